@@ -1,0 +1,49 @@
+# fireq_layer(NAME <dir> [DEPENDS layer...] [LINK lib...])
+#
+# One static library fireq_<name> of all .cpp files of the calling folder (not of sub-folders), and,
+# where tests/<dir> exists, one test program <name>_test of its *_test.cpp files.
+function(fireq_layer)
+  cmake_parse_arguments(arg "" "NAME" "DEPENDS;LINK" ${ARGN})
+  file(RELATIVE_PATH dir "${PROJECT_SOURCE_DIR}/src/fireq" "${CMAKE_CURRENT_SOURCE_DIR}")
+  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp")
+  set(target fireq_${arg_NAME})
+  set(depends ${arg_DEPENDS})
+  list(TRANSFORM depends PREPEND fireq_)
+  if(sources)
+    add_library(${target} STATIC ${sources})
+    set(scope PUBLIC)
+    target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:fireq_flags>)
+  else()
+    add_library(${target} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  target_include_directories(${target} ${scope}
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_link_libraries(${target} ${scope} ${depends} ${arg_LINK})
+  set_property(GLOBAL APPEND PROPERTY FIREQ_LAYER_TARGETS ${target})
+  set_property(GLOBAL APPEND PROPERTY FIREQ_LAYER_DIRS "${arg_NAME}|${dir}")
+endfunction()
+
+# Test programs are made after all layers exist; called once, from tests/CMakeLists.txt.
+function(fireq_layer_tests)
+  get_property(layers GLOBAL PROPERTY FIREQ_LAYER_DIRS)
+  foreach(entry IN LISTS layers)
+    string(REPLACE "|" ";" pair "${entry}")
+    list(GET pair 0 name)
+    list(GET pair 1 dir)
+    file(GLOB tests CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/${dir}/*_test.cpp")
+    if(tests)
+      fireq_test(${name}_test SOURCES ${tests} LINK fireq_${name})
+    endif()
+  endforeach()
+endfunction()
+
+# fireq_test(NAME SOURCES ... LINK ...): a GoogleTest program whose cases ctest knows one by one.
+function(fireq_test name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_LINK} fireq_test_support fireq_flags GTest::gtest
+                                        GTest::gmock GTest::gtest_main)
+  target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}")
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+endfunction()

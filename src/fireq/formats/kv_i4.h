@@ -1,0 +1,58 @@
+// INT4 quantisation of one K or V vector (one token, one KV head).
+//
+//   x_hat = (q - z) * s;  s BF16, z 0..15, q 0..15
+//   asymmetric: hi = max(0, max x), lo = min(0, min x); s = BF16((hi - lo) / 15);
+//               z = clamp(rne(-lo / s), 0, 15); q = clamp(rne(x / s) + z, 0, 15)
+//   symmetric:  s = BF16(max|x| / 7), z = 8, q = clamp(rne(x / s), -8, 7) + 8
+//   signed:     s = BF16(-x_m / 8), x_m the (first) element of largest magnitude, z = 8, q as above
+//   A scale that comes out zero is 2^-9.
+// Source: served arithmetic, "K and V" (docs/FORMATS.md). Where the bytes lie: formats/kv_page.h.
+#pragma once
+
+#include <cstdint>
+
+#include "fireq/base/macros.h"
+#include "fireq/formats/bf16.h"
+#include "fireq/formats/rounding.h"
+
+namespace fireq {
+
+enum class KvGrid : uint8_t { kFloat, kSymmetric, kSigned, kAsymmetric };
+
+struct KvScale {
+  bf16_t scale;
+  uint8_t zero;
+};
+
+namespace internal {
+FIREQ_HD constexpr bf16_t NonZeroScale(float scale) {
+  const bf16_t rounded = FloatToBf16(scale);
+  return (rounded & 0x7FFFu) == 0 ? FloatToBf16(0x1p-9f) : rounded;
+}
+FIREQ_HD constexpr float Clamp(float x, float lo, float hi) {
+  return x < lo ? lo : (x > hi ? hi : x);  // NaN passes through
+}
+}  // namespace internal
+
+// lo <= 0 <= hi are the vector's extremes with zero included.
+FIREQ_HD constexpr KvScale AsymmetricKvScale(float lo, float hi) {
+  const bf16_t scale = internal::NonZeroScale((hi - lo) / 15.0f);
+  const float zero = internal::Clamp(RoundHalfEven(-lo / Bf16ToFloat(scale)), 0.0f, 15.0f);
+  return {scale, static_cast<uint8_t>(zero == zero ? zero : 0.0f)};
+}
+FIREQ_HD constexpr KvScale SymmetricKvScale(float absmax) {
+  return {internal::NonZeroScale(absmax / 7.0f), 8};
+}
+// `extreme` is the signed element of largest magnitude.
+FIREQ_HD constexpr KvScale SignedKvScale(float extreme) {
+  return {internal::NonZeroScale(-extreme / 8.0f), 8};
+}
+
+// A NaN becomes code 0 with the NaN scale its vector has, so the vector stays NaN.
+FIREQ_HD constexpr uint8_t KvCode(float x, KvScale s) {
+  const float code = internal::Clamp(
+      RoundHalfEven(x / Bf16ToFloat(s.scale)) + static_cast<float>(s.zero), 0.0f, 15.0f);
+  return static_cast<uint8_t>(code == code ? code : 0.0f);
+}
+
+}  // namespace fireq
