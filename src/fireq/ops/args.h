@@ -1,0 +1,134 @@
+// One plain struct an op: what a Backend computes, with dtype, shape and unit of every field.
+//
+// Tensors lie in the backend's memory unless said otherwise. "border" is BF16 where the model's
+// Arithmetic has bf16_borders, else F32 (a float model). See docs/ARCHITECTURE.md for the letters.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fireq/formats/kv_page.h"
+#include "fireq/formats/weight_i4.h"
+#include "fireq/tensor/tensor.h"
+#include "fireq/tensor/weight_i4.h"
+
+namespace fireq {
+
+// The input of a linear layer (or Q): float values, or E4M3 codes with a scale a row.
+struct ActTensor {
+  Tensor values;  // border or E4M3 [T, K]
+  Tensor scale;   // F32 [T] (Q: [T, H]); defined exactly when values are E4M3
+  Tensor sums;    // F32 [T, ceil(K/128)]: sum of codes a group; E4M3 inputs of linears only
+};
+
+// A linear weight made ready by a backend (tile order, expansion, fusion). Opaque.
+class PreparedLinear {
+ public:
+  virtual ~PreparedLinear() = default;
+  virtual int64_t n() const = 0;  // output rows, all parts together
+  virtual int64_t k() const = 0;  // input columns
+  virtual bool quantized() const = 0;
+};
+
+// One matrix of a (fused) linear layer, on the host. Exactly one of `weight`, `i4` is set.
+struct LinearPart {
+  std::string name;  // for errors
+  Tensor weight;     // F32, F16 or BF16 [N, K]
+  WeightI4 i4;       // i4.codes defined when quantised
+  Tensor bias;       // F32 [N] or undefined
+};
+
+struct LinearSpec {
+  std::vector<LinearPart> parts;  // stacked along N: {q, k, v}, {gate, up} or one
+  // {gate, up} of equal N whose rows a kernel may interleave for the SiLU epilogue. Row order of
+  // the result is as if stacked, whatever the backend does inside.
+  bool gate_up = false;
+};
+
+struct EmbedArgs {
+  Tensor ids;    // I32 [T], each in [0, V)
+  Tensor table;  // F32, F16 or BF16 [V, D]
+  Tensor out;    // border [T, D]
+};
+
+// out = x / sqrt(mean(x^2) + eps) * weight in FP32, then rounded as `out.values` has it (token
+// quantisation for E4M3).
+struct RmsNormArgs {
+  Tensor x;       // border [T, D]
+  Tensor weight;  // F32 [D]
+  float eps;
+  ActTensor out;  // border or E4M3 [T, D]
+};
+
+// Plain token quantisation of a border tensor.
+struct QuantizeArgs {
+  Tensor x;       // border [T, K]
+  ActTensor out;  // E4M3 [T, K]
+};
+
+enum class Epilogue : uint8_t {
+  kNone,      // y = x w^T + bias
+  kResidual,  // y = border(residual + border(x w^T + bias)); y may be residual
+  kSiluMul,   // gate_up only: y = silu(gate) * up from the FP32 accumulators, [T, N/2]
+};
+
+// y[T, N] = epilogue(x[T, K] . w[N, K]^T); the products of the served arithmetic when w is INT4.
+struct LinearArgs {
+  ActTensor x;
+  const PreparedLinear* w = nullptr;
+  Epilogue epilogue = Epilogue::kNone;
+  Products products = Products::kServed;
+  Tensor residual;  // border [T, N] for kResidual
+  Tensor y;         // border [T, N] (kSiluMul: [T, N/2]); F32 [T, V] for logits
+};
+
+// One layer's K and V pages.
+struct KvLayer {
+  Tensor pages;         // U8 [num_pages, layout.page_bytes()]
+  KvPageLayout layout;  // where the codes, scales and zero points of a page lie
+};
+
+// Where the T tokens of a step belong. All I32, in the backend's memory.
+struct BatchView {
+  int64_t num_tokens = 0;     // T
+  int64_t num_sequences = 0;  // S
+  int64_t max_query_len = 0;  // longest of the S runs of tokens
+  int64_t max_context = 0;    // longest context_len
+  Tensor ids;                 // [T]
+  Tensor positions;           // [T] position of each token in its sequence
+  Tensor query_start;         // [S + 1] first token of each sequence in the step, cumulative
+  Tensor context_len;         // [S] tokens in the cache once the step has written its own
+  Tensor page_table;          // [S, max_pages] page numbers; entries past the context are not read
+};
+
+// Optional q/k norm, RoPE, CRS, optional Hadamard; Q to E4M3 per token and head (or float), K and V
+// to the cache's grid, written into their pages. FP32 inside.
+struct RopeKvWriteArgs {
+  Tensor qkv;  // border [T, (H + 2 Hk) Dh]
+  const BatchView* batch = nullptr;
+  Tensor rope_cos;  // F32 [L, Dh/2], L > every position
+  Tensor rope_sin;  // F32 [L, Dh/2]
+  Tensor q_norm;    // F32 [Dh] or undefined
+  Tensor k_norm;    // F32 [Dh] or undefined
+  float norm_eps = 0.0f;
+  Tensor crs_q;  // F32 [Hk, Dh] or undefined
+  Tensor crs_k;  // F32 [Hk, Dh] or undefined
+  bool qk_hadamard = false;
+  int64_t num_heads = 0;  // H
+  ActTensor q;            // F32 or E4M3 [T, H Dh], scale [T, H]
+  KvLayer kv;             // written
+};
+
+// Causal attention of the step's tokens over their sequences' cache; FP32 statistics.
+struct AttentionArgs {
+  ActTensor q;  // as RopeKvWrite left it
+  KvLayer kv;
+  const BatchView* batch = nullptr;
+  int64_t num_heads = 0;
+  bool e4m3_probs = false;
+  Tensor out;  // border [T, H Dh]
+};
+
+}  // namespace fireq

@@ -1,0 +1,21 @@
+// Names the intermediates of a forward pass as they are made: calibration and CPU/GPU comparison.
+#pragma once
+
+#include <string_view>
+
+#include "fireq/ops/args.h"
+
+namespace fireq {
+
+class Tracer {
+ public:
+  virtual ~Tracer() = default;
+  // `layer` is -1 outside the blocks. Names, in order of a block: "attn_input" (normed input of
+  // q,k,v), "qkv" (before RoPE), "query" (as attention reads it), "attn_out" (input of o),
+  // "attn_residual", "mlp_input" (normed input of gate|up), "mlp_hidden" (input of down, silu*up),
+  // "block_out"; outside: "embed", "final_norm", "logits". Tensors live in the backend's memory and
+  // are valid during the call only.
+  virtual void OnTensor(int64_t layer, std::string_view name, const ActTensor& tensor) = 0;
+};
+
+}  // namespace fireq

@@ -1,0 +1,18 @@
+// A quantised linear weight as tensors, in the logical order of formats/weight_i4.h.
+#pragma once
+
+#include "fireq/formats/weight_i4.h"
+#include "fireq/tensor/tensor.h"
+
+namespace fireq {
+
+struct WeightI4 {
+  Tensor codes;    // U8 [N, ceil(K/2)], low nibble = even k
+  Tensor scale;    // E4M3 [N, ceil(K/128)], either sign, never zero or NaN
+  Tensor zero;     // U8 [N, ceil(K/128)], 0..15
+  float t = 1.0f;  // power of two; w_hat = (q - z) * s / t
+  int64_t n = 0;
+  int64_t k = 0;
+};
+
+}  // namespace fireq
