@@ -1,0 +1,62 @@
+# CUDA for sm_90a, and fireq_kernel(): one folder of src/fireq/backends/sm90.
+#
+# With FIREQ_CUDA off only the pure host parts of the kernel folders are built (plans, layouts), so
+# that g++ alone can test them.
+if(FIREQ_CUDA)
+  # CMake 3.25 knows CUDA dialects up to 17 and no "90a": both are said by hand.
+  set(CMAKE_CUDA_ARCHITECTURES OFF)
+  # The launcher turns what ptxas only mentions (serialised wgmma, ignored setmaxnreg) into errors.
+  set(CMAKE_CUDA_COMPILER_LAUNCHER
+      "${PROJECT_SOURCE_DIR}/cmake/strict_nvcc.sh" ${FIREQ_CCACHE})
+  enable_language(CUDA)
+  find_package(CUDAToolkit 12.8 REQUIRED)
+  add_library(fireq_cuda_flags INTERFACE)
+  target_compile_options(fireq_cuda_flags INTERFACE
+    "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-std=c++20 -gencode arch=compute_90a,code=sm_90a>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Xptxas -warn-spills,-warn-lmem-usage -Werror all-warnings>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:--expt-relaxed-constexpr -lineinfo -Xcompiler -Wall>"
+    # A device assert serialises wgmma, whatever the build type.
+    $<$<COMPILE_LANGUAGE:CUDA>:-DNDEBUG>)
+endif()
+
+# fireq_kernel(NAME <name> [HOST plan.cpp ...] [DEPENDS target ...])
+#
+# Library fireq_<name>_plan of the HOST sources, always; with FIREQ_CUDA also fireq_<name> of every
+# other .cpp and every .cu of the folder. Tests of tests/<dir>: *_test.cpp need no device,
+# *_gpu_test.{cpp,cu} skip without one.
+function(fireq_kernel)
+  cmake_parse_arguments(arg "" "NAME" "HOST;DEPENDS" ${ARGN})
+  file(RELATIVE_PATH dir "${PROJECT_SOURCE_DIR}/src/fireq" "${CMAKE_CURRENT_SOURCE_DIR}")
+  set(target fireq_${arg_NAME})
+  set(links fireq_base fireq_formats fireq_tensor)
+  file(GLOB gpu_tests CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/${dir}/*_gpu_test.c*")
+  file(GLOB tests CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/${dir}/*_test.cpp")
+  list(FILTER tests EXCLUDE REGEX "_gpu_test")
+  if(arg_HOST)
+    add_library(${target}_plan STATIC ${arg_HOST})
+    target_include_directories(${target}_plan PUBLIC "${PROJECT_SOURCE_DIR}/src")
+    target_link_libraries(${target}_plan PUBLIC ${links} PRIVATE fireq_flags)
+    list(APPEND links ${target}_plan)
+    if(tests AND FIREQ_TESTS)
+      fireq_test(${arg_NAME}_plan_test SOURCES ${tests} LINK ${target}_plan)
+    endif()
+  endif()
+  if(NOT FIREQ_CUDA)
+    return()
+  endif()
+  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp"
+                                      "${CMAKE_CURRENT_SOURCE_DIR}/*.cu")
+  foreach(host IN LISTS arg_HOST)
+    list(REMOVE_ITEM sources "${CMAKE_CURRENT_SOURCE_DIR}/${host}")
+  endforeach()
+  if(NOT sources)
+    return()
+  endif()
+  add_library(${target} STATIC ${sources})
+  target_include_directories(${target} PUBLIC "${PROJECT_SOURCE_DIR}/src")
+  target_link_libraries(${target} PUBLIC ${links} ${arg_DEPENDS} CUDA::cudart_static
+                                  PRIVATE fireq_flags fireq_cuda_flags)
+  if(gpu_tests AND FIREQ_TESTS)
+    fireq_test(${arg_NAME}_gpu_test SOURCES ${gpu_tests} LINK ${target} fireq_cuda_flags)
+  endif()
+endfunction()

@@ -1,0 +1,67 @@
+// Conversions and byte permutes. One instruction a function (PTX ISA 8.x: cvt, prmt, lop3).
+#pragma once
+
+#include <cstdint>
+
+namespace fireq::sm90 {
+
+// cvt.rn.satfinite.e4m3x2.f32: `low` in bits 0..7, `high` in 8..15; NaN gives 0x7F.
+__device__ __forceinline__ uint16_t FloatsToE4M3x2(float low, float high) {
+  uint16_t packed;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+__device__ __forceinline__ uint32_t FloatsToE4M3x4(float x0, float x1, float x2, float x3) {
+  return static_cast<uint32_t>(FloatsToE4M3x2(x0, x1)) |
+         (static_cast<uint32_t>(FloatsToE4M3x2(x2, x3)) << 16);
+}
+
+// cvt.rn.f16x2.e4m3x2: exact.
+__device__ __forceinline__ uint32_t E4M3x2ToHalf2(uint16_t packed) {
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(packed));
+  return halves;
+}
+
+// cvt.rn.bf16x2.f32 and cvt.rn.f16x2.f32: `low` in bits 0..15.
+__device__ __forceinline__ uint32_t FloatsToBf16x2(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+__device__ __forceinline__ uint32_t FloatsToHalf2(float low, float high) {
+  uint32_t packed;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+__device__ __forceinline__ float Bf16LowToFloat(uint32_t packed) {
+  return __uint_as_float(packed << 16);
+}
+__device__ __forceinline__ float Bf16HighToFloat(uint32_t packed) {
+  return __uint_as_float(packed & 0xFFFF0000u);
+}
+
+// ex2.approx.ftz: 2^x, relative error below 2^-22.
+__device__ __forceinline__ float Exp2Approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// prmt: result byte i is byte (selector nibble i) & 7 of {high, low}; bit 3 of a nibble replicates
+// the sign instead, so it must be clear.
+__device__ __forceinline__ uint32_t PermuteBytes(uint32_t low, uint32_t high, uint32_t selector) {
+  uint32_t out;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(out) : "r"(low), "r"(high), "r"(selector));
+  return out;
+}
+
+// lop3 with the truth table kTable (0xF0, 0xCC, 0xAA stand for a, b, c).
+template <int kTable>
+__device__ __forceinline__ uint32_t Lop3(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t out;
+  asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(out) : "r"(a), "r"(b), "r"(c), "n"(kTable));
+  return out;
+}
+
+}  // namespace fireq::sm90

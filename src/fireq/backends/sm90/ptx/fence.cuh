@@ -1,0 +1,74 @@
+// Fences, named barriers, clusters and programmatic dependent launch. One instruction a function
+// (PTX ISA 8.x: membar/fence, bar, barrier.cluster, griddepcontrol, setmaxnreg).
+#pragma once
+
+#include <cstdint>
+
+namespace fireq::sm90 {
+
+// fence.proxy.async: orders ordinary shared-memory writes before reads by wgmma and the copy
+// engine; every writing thread runs it, before the barrier.
+__device__ __forceinline__ void FenceProxyAsync() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// bar.sync `id` (1..15; 0 is __syncthreads) among `threads` threads, whole warps.
+__device__ __forceinline__ void NamedBarrierSync(uint32_t id, uint32_t threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+// bar.arrive: counts without waiting.
+__device__ __forceinline__ void NamedBarrierArrive(uint32_t id, uint32_t threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// barrier.cluster: all threads of all CTAs of the cluster; arrive releases, wait acquires.
+__device__ __forceinline__ void ClusterArrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void ClusterWait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void ClusterSync() {
+  ClusterArrive();
+  ClusterWait();
+}
+__device__ __forceinline__ uint32_t ClusterRank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// griddepcontrol.wait: until the kernels before this one have ended and their writes are visible
+// (returns at once in an ordinary launch).
+__device__ __forceinline__ void GridDependencyWait() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+// griddepcontrol.launch_dependents: the next kernel may start once every CTA has said so or ended.
+__device__ __forceinline__ void GridDependencyLaunch() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+// elect.sync: one thread of a converged warp.
+__device__ __forceinline__ bool ElectOne() {
+  uint32_t elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "elect.sync _|p, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(elected));
+  return elected != 0;
+}
+
+// setmaxnreg: registers a thread of this warpgroup, a multiple of 8; all four warps must run it.
+template <int kRegisters>
+__device__ __forceinline__ void RegistersIncrease() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void RegistersDecrease() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+}  // namespace fireq::sm90

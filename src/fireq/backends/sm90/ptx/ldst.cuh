@@ -1,0 +1,48 @@
+// Wide loads and stores. One instruction a function (PTX ISA 8.x: ld, st, stmatrix).
+#pragma once
+
+#include <cstdint>
+
+#include "fireq/backends/sm90/ptx/mbarrier.cuh"
+
+namespace fireq::sm90 {
+
+// ld.shared.v4: 16-byte aligned.
+__device__ __forceinline__ uint4 LoadShared128(const void* shared) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(SharedAddress(shared)));
+  return v;
+}
+
+// ld.shared::cluster.v4.f32 from an address made by ClusterAddress.
+__device__ __forceinline__ float4 LoadCluster128(uint32_t address) {
+  float4 v;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
+// ld.global.nc.L1::no_allocate.v4: 16 bytes read once, of memory that no running kernel writes.
+__device__ __forceinline__ uint4 LoadGlobalOnce128(const void* global) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(global));
+  return v;
+}
+
+// stmatrix.x4.trans: four 8x8 tiles of 16-bit elements, transposed; lane i gives the address of row
+// i % 8 of tile i / 8.
+__device__ __forceinline__ void StoreMatrix4Trans(void* shared, uint32_t r0, uint32_t r1,
+                                                  uint32_t r2, uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   SharedAddress(shared)),
+               "r"(r0), "r"(r1), "r"(r2), "r"(r3)
+               : "memory");
+}
+
+}  // namespace fireq::sm90

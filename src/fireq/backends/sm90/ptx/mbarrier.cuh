@@ -1,0 +1,95 @@
+// mbarrier: shared-memory barriers that count arrivals and copied bytes. One instruction a function
+// (PTX ISA 8.x, "Parallel Synchronization: mbarrier").
+#pragma once
+
+#include <cstdint>
+
+namespace fireq::sm90 {
+
+using Mbarrier = uint64_t;  // opaque, 8-byte aligned, in shared memory
+
+// The 32-bit address of shared memory that PTX wants.
+__device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// mbarrier.init: `arrivals` arrivals (and all announced bytes) complete a phase.
+__device__ __forceinline__ void MbarrierInit(Mbarrier* barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),
+               "r"(arrivals)
+               : "memory");
+}
+
+// fence.mbarrier_init: makes inits visible to the copy engine and to the cluster; follow it with a
+// CTA or cluster barrier.
+__device__ __forceinline__ void FenceMbarrierInit() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// mbarrier.arrive.expect_tx: announces `bytes` of copies and arrives once.
+__device__ __forceinline__ void MbarrierArriveExpectTx(Mbarrier* barrier, uint32_t bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(SharedAddress(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+
+// mbarrier.arrive (release at CTA scope).
+__device__ __forceinline__ void MbarrierArrive(Mbarrier* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+}
+
+// mapa: the address, in the cluster's window, of the same place in CTA `rank`'s shared memory.
+__device__ __forceinline__ uint32_t ClusterAddress(const void* pointer, uint32_t rank) {
+  uint32_t address;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(address)
+               : "r"(SharedAddress(pointer)), "r"(rank));
+  return address;
+}
+
+// mbarrier.arrive on the same barrier of CTA `rank` of the cluster.
+__device__ __forceinline__ void MbarrierArriveCluster(Mbarrier* barrier, uint32_t rank) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(
+                   ClusterAddress(barrier, rank))
+               : "memory");
+}
+
+// mbarrier.try_wait.parity: true once the phase of this parity has completed (may sleep a while).
+__device__ __forceinline__ bool MbarrierTryWait(Mbarrier* barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(SharedAddress(barrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
+// Waits until the phase of this parity has completed (acquire at CTA scope).
+__device__ __forceinline__ void MbarrierWait(Mbarrier* barrier, uint32_t parity) {
+  while (!MbarrierTryWait(barrier, parity)) {
+  }
+}
+
+// The same with acquire at cluster scope: after it, what other CTAs wrote before arriving is seen.
+__device__ __forceinline__ void MbarrierWaitCluster(Mbarrier* barrier, uint32_t parity) {
+  uint32_t done = 0;
+  while (done == 0) {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}\n"
+        : "=r"(done)
+        : "r"(SharedAddress(barrier)), "r"(parity)
+        : "memory");
+  }
+}
+
+}  // namespace fireq::sm90
