@@ -19,22 +19,53 @@ struct ForwardContext {
   Arithmetic arithmetic;
   bool qk_hadamard = false;
   Products products = Products::kServed;
-  Tensor rope_cos, rope_sin;  // F32 [L, Dh/2] (MakeRopeTable), in the backend's memory
+  Tensor rope_cos, rope_sin;  // F32 [L, Dh/2] (model/rope.h), in the backend's memory
   Tracer* tracer = nullptr;   // may be null
+
+  // What crosses a kernel's border.
+  DType border() const { return arithmetic.bf16_borders ? DType::kBF16 : DType::kF32; }
 };
 
-// cos and sin of position * inv_freq for positions [0, length): F32 [length, Dh/2] on the host. The
-// frequencies are FP32 as the reference implementations have them, llama3 scaling included.
-struct RopeTable {
-  Tensor cos, sin;
+// Scratch for up to `max_tokens` tokens a step, made once and reused by every block.
+class ForwardBuffers {
+ public:
+  ForwardBuffers(const ForwardContext& context, int64_t max_tokens);
+  int64_t max_tokens() const { return max_tokens_; }
+
+ private:
+  friend class BlockForward;
+  friend Tensor ForwardHidden(const ForwardContext&, ForwardBuffers&, const ModelWeights&,
+                              const BatchView&, const std::vector<KvLayer>&);
+
+  // An activation on both sides of its token quantisation; codes only where the model has them.
+  struct Activation {
+    Tensor border;
+    ActTensor codes;
+  };
+  Activation MakeActivation(const ForwardContext& context, int64_t width) const;
+
+  int64_t max_tokens_;
+  Tensor residual_;     // border [T, D]
+  Tensor qkv_;          // border [T, (H + 2 Hk) Dh]
+  ActTensor query_;     // F32 or E4M3 [T, H Dh]
+  Activation normed_;   // [T, D]
+  Activation context_;  // [T, H Dh]: attention's output
+  Activation hidden_;   // [T, F]: silu(gate) * up
 };
-RopeTable MakeRopeTable(const RopeConfig& rope, int64_t head_dim, int64_t length);
 
-// Scratch for up to `max_tokens` tokens a step, made once and reused.
-class ForwardBuffers;
-
-// x [T, D] (border dtype, updated in place) through block `layer`.
+// x [T, D] (border, updated in place) through block `layer`; its K and V are written to `kv`.
 void ForwardBlock(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
-                  const BlockWeights& block, const BatchView& batch, const KvLayer& kv, Tensor& x);
+                  const BlockWeights& block, const BatchView& batch, const KvLayer& kv,
+                  const Tensor& x);
+
+// Embeds batch.ids and runs all blocks: the residual stream [T, D] (border) before the final norm.
+// It lives in `buffers` until their next use. `kv` has one entry a layer.
+Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
+                     const ModelWeights& weights, const BatchView& batch,
+                     const std::vector<KvLayer>& kv);
+
+// Final norm and lm_head of `hidden` [R, D]: logits F32 [R, V] in the backend's memory.
+Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,
+                     const Tensor& hidden);
 
 }  // namespace fireq

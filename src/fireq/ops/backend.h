@@ -20,6 +20,7 @@ class Backend {
   virtual Tensor Allocate(DType dtype, Shape shape) = 0;  // uninitialised
   virtual Tensor Upload(const Tensor& host) = 0;          // host -> backend memory
   virtual Tensor Download(const Tensor& tensor) = 0;      // backend -> host memory, synchronous
+  virtual void Copy(const Tensor& from, const Tensor& to) = 0;  // same dtype and size, same memory
   virtual void Synchronize() = 0;
 
   virtual std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) = 0;
@@ -30,7 +31,7 @@ class Backend {
   virtual void Linear(const LinearArgs& args) = 0;
   virtual void RopeKvWrite(const RopeKvWriteArgs& args) = 0;
   virtual void Attention(const AttentionArgs& args) = 0;
-  // out [R, D] = x[rows[i]], rows I32 [R]
+  // out [R, D] = x[rows[i]]; x and out of one dtype, rows I32 [R]
   virtual void GatherRows(const Tensor& x, const Tensor& rows, const Tensor& out) = 0;
 };
 

@@ -1,0 +1,48 @@
+// Perplexity of a model over token ids, and its distance from a reference model on the same ids.
+//
+// The ids are cut into windows of `context`, each run from an empty cache through the same forward
+// and the same backend that serve; the short last window is dropped. Perplexity is over the
+// context - 1 targets of each window; KL and agreement over all positions.
+// Source: served arithmetic, "Evaluation" (docs/FORMATS.md).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+
+#include "fireq/model/model.h"
+
+namespace fireq {
+
+struct PerplexityOptions {
+  int64_t context = 2048;
+  int64_t max_tokens = 0;  // rounded down to whole windows; 0: all
+  Products products = Products::kServed;
+  // Called after each window; may throw to stop.
+  std::function<void(int64_t tokens_done, int64_t tokens_total, double perplexity_so_far)> progress;
+};
+
+struct PerplexityResult {
+  double perplexity = 0.0;
+  double perplexity_stderr = 0.0;  // from the spread of the per-token losses
+  int64_t tokens = 0;              // windows x context
+  double seconds = 0.0;            // in the evaluated model alone
+  double tokens_per_second = 0.0;
+
+  struct Distance {
+    double kl_mean = 0.0;  // KL(reference || model), nats a position
+    double kl_stderr = 0.0;
+    double kl_p99 = 0.0;
+    double top1_agreement = 0.0;  // share of positions with the same first choice
+    double top1_stderr = 0.0;
+  };
+  std::optional<Distance> distance;  // with a reference
+};
+
+// Throws kInvalidArgument if there is not one whole window, or the models' vocabularies differ.
+PerplexityResult EvaluatePerplexity(Backend& backend, const Model& model,
+                                    std::span<const int32_t> ids, const PerplexityOptions& options,
+                                    const Model* reference = nullptr);
+
+}  // namespace fireq

@@ -1,0 +1,185 @@
+#include "fireq/model/llama.h"
+
+namespace fireq {
+
+ForwardBuffers::ForwardBuffers(const ForwardContext& context, int64_t max_tokens)
+    : max_tokens_(max_tokens) {
+  const ModelConfig& config = *context.config;
+  Backend& backend = *context.backend;
+  residual_ = backend.Allocate(context.border(), {max_tokens, config.hidden});
+  qkv_ = backend.Allocate(context.border(), {max_tokens, config.qkv_rows()});
+  const bool e4m3_query = context.arithmetic.e4m3_query;
+  query_.values =
+      backend.Allocate(e4m3_query ? DType::kE4M3 : DType::kF32, {max_tokens, config.q_rows()});
+  if (e4m3_query) query_.scale = backend.Allocate(DType::kF32, {max_tokens, config.num_heads});
+  normed_ = MakeActivation(context, config.hidden);
+  context_ = MakeActivation(context, config.q_rows());
+  hidden_ = MakeActivation(context, config.ffn);
+}
+
+ForwardBuffers::Activation ForwardBuffers::MakeActivation(const ForwardContext& context,
+                                                          int64_t width) const {
+  Backend& backend = *context.backend;
+  Activation out;
+  out.border = backend.Allocate(context.border(), {max_tokens_, width});
+  if (context.arithmetic.e4m3_activations) {
+    out.codes.values = backend.Allocate(DType::kE4M3, {max_tokens_, width});
+    out.codes.scale = backend.Allocate(DType::kF32, {max_tokens_});
+    out.codes.sums = backend.Allocate(DType::kF32, {max_tokens_, CeilDiv<int64_t>(width, kGroup)});
+  }
+  return out;
+}
+
+namespace {
+
+ActTensor FirstRows(const ActTensor& tensor, int64_t count) {
+  ActTensor out;
+  out.values = tensor.values.Rows(0, count);
+  if (tensor.scale.defined()) out.scale = tensor.scale.Rows(0, count);
+  if (tensor.sums.defined()) out.sums = tensor.sums.Rows(0, count);
+  return out;
+}
+
+}  // namespace
+
+// One block over one batch: the steps of ForwardBlock with what they share.
+class BlockForward {
+ public:
+  BlockForward(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
+               const BatchView& batch)
+      : context_(context),
+        backend_(*context.backend),
+        buffers_(buffers),
+        layer_(layer),
+        batch_(batch) {}
+
+  void Attention(const BlockWeights& block, const KvLayer& kv, const Tensor& x) {
+    const ActTensor input = Normed(x, block.attn_norm, *block.qkv);
+    Trace("attn_input", input);
+    const Tensor qkv = buffers_.qkv_.Rows(0, batch_.num_tokens);
+    Linear(input, *block.qkv, Epilogue::kNone, {}, qkv);
+    Trace("qkv", {qkv, {}, {}});
+
+    const ActTensor query = FirstRows(buffers_.query_, batch_.num_tokens);
+    RopeKvWriteArgs rope{.qkv = qkv, .batch = &batch_};
+    rope.rope_cos = context_.rope_cos;
+    rope.rope_sin = context_.rope_sin;
+    rope.q_norm = block.q_norm;
+    rope.k_norm = block.k_norm;
+    rope.norm_eps = context_.config->rms_eps;
+    rope.crs_q = block.crs_q;
+    rope.crs_k = block.crs_k;
+    rope.qk_hadamard = context_.qk_hadamard;
+    rope.num_heads = context_.config->num_heads;
+    rope.q = query;
+    rope.kv = kv;
+    backend_.RopeKvWrite(rope);
+    Trace("query", query);
+
+    const Tensor out = buffers_.context_.border.Rows(0, batch_.num_tokens);
+    backend_.Attention({.q = query,
+                        .kv = kv,
+                        .batch = &batch_,
+                        .num_heads = context_.config->num_heads,
+                        .e4m3_probs = context_.arithmetic.e4m3_probs,
+                        .out = out});
+    const ActTensor o_input = Quantized(buffers_.context_, *block.o);
+    Trace("attn_out", o_input);
+    Linear(o_input, *block.o, Epilogue::kResidual, x, x);
+    Trace("attn_residual", {x, {}, {}});
+  }
+
+  void Mlp(const BlockWeights& block, const Tensor& x) {
+    const ActTensor input = Normed(x, block.mlp_norm, *block.gate_up);
+    Trace("mlp_input", input);
+    Linear(input, *block.gate_up, Epilogue::kSiluMul, {},
+           buffers_.hidden_.border.Rows(0, batch_.num_tokens));
+    const ActTensor down_input = Quantized(buffers_.hidden_, *block.down);
+    Trace("mlp_hidden", down_input);
+    Linear(down_input, *block.down, Epilogue::kResidual, x, x);
+    Trace("block_out", {x, {}, {}});
+  }
+
+ private:
+  // Quantised linears take E4M3 codes where the model has quantised activations; everything else
+  // takes what crossed the border.
+  bool TakesCodes(const PreparedLinear& consumer) const {
+    return context_.arithmetic.e4m3_activations && consumer.quantized();
+  }
+
+  ActTensor Normed(const Tensor& x, const Tensor& weight, const PreparedLinear& consumer) {
+    const ForwardBuffers::Activation& to = buffers_.normed_;
+    const ActTensor out = TakesCodes(consumer)
+                              ? FirstRows(to.codes, batch_.num_tokens)
+                              : ActTensor{to.border.Rows(0, batch_.num_tokens), {}, {}};
+    backend_.RmsNorm({.x = x, .weight = weight, .eps = context_.config->rms_eps, .out = out});
+    return out;
+  }
+
+  ActTensor Quantized(const ForwardBuffers::Activation& from, const PreparedLinear& consumer) {
+    const Tensor border = from.border.Rows(0, batch_.num_tokens);
+    if (!TakesCodes(consumer)) return {border, {}, {}};
+    const ActTensor out = FirstRows(from.codes, batch_.num_tokens);
+    backend_.Quantize({.x = border, .out = out});
+    return out;
+  }
+
+  void Linear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
+              const Tensor& residual, const Tensor& y) {
+    backend_.Linear({.x = x,
+                     .w = &w,
+                     .epilogue = epilogue,
+                     .products = context_.products,
+                     .residual = residual,
+                     .y = y});
+  }
+
+  void Trace(std::string_view name, const ActTensor& tensor) {
+    if (context_.tracer != nullptr) context_.tracer->OnTensor(layer_, name, tensor);
+  }
+
+  const ForwardContext& context_;
+  Backend& backend_;
+  ForwardBuffers& buffers_;
+  int64_t layer_;
+  const BatchView& batch_;
+};
+
+void ForwardBlock(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
+                  const BlockWeights& block, const BatchView& batch, const KvLayer& kv,
+                  const Tensor& x) {
+  BlockForward forward(context, buffers, layer, batch);
+  forward.Attention(block, kv, x);
+  forward.Mlp(block, x);
+}
+
+Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
+                     const ModelWeights& weights, const BatchView& batch,
+                     const std::vector<KvLayer>& kv) {
+  FIREQ_CHECK(batch.num_tokens <= buffers.max_tokens(), kInvalidArgument, "a step of ",
+              batch.num_tokens, " tokens in buffers for ", buffers.max_tokens());
+  FIREQ_CHECK(kv.size() == weights.blocks.size(), kInvalidArgument, kv.size(),
+              " cache layers for a model of ", weights.blocks.size());
+  const Tensor x = buffers.residual_.Rows(0, batch.num_tokens);
+  context.backend->Embed({.ids = batch.ids, .table = weights.embedding, .out = x});
+  if (context.tracer != nullptr) context.tracer->OnTensor(-1, "embed", {x, {}, {}});
+  for (size_t layer = 0; layer < weights.blocks.size(); ++layer)
+    ForwardBlock(context, buffers, static_cast<int64_t>(layer), weights.blocks[layer], batch,
+                 kv[layer], x);
+  return x;
+}
+
+Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,
+                     const Tensor& hidden) {
+  Backend& backend = *context.backend;
+  const ActTensor normed{backend.Allocate(context.border(), hidden.shape()), {}, {}};
+  backend.RmsNorm(
+      {.x = hidden, .weight = weights.final_norm, .eps = context.config->rms_eps, .out = normed});
+  if (context.tracer != nullptr) context.tracer->OnTensor(-1, "final_norm", normed);
+  const Tensor logits = backend.Allocate(DType::kF32, {hidden.dim(0), context.config->vocab_size});
+  backend.Linear({.x = normed, .w = weights.lm_head.get(), .y = logits});
+  if (context.tracer != nullptr) context.tracer->OnTensor(-1, "logits", {logits, {}, {}});
+  return logits;
+}
+
+}  // namespace fireq

@@ -1,0 +1,34 @@
+// A loaded model: configuration, meaning of its bytes, weights prepared for one backend.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "fireq/checkpoint/model_config.h"
+#include "fireq/checkpoint/model_source.h"
+#include "fireq/checkpoint/quant_config.h"
+#include "fireq/model/llama.h"
+#include "fireq/model/weights.h"
+#include "fireq/ops/backend.h"
+
+namespace fireq {
+
+struct Model {
+  ModelConfig config;
+  QuantConfig quant;  // of a float model: all defaults
+  bool quantized = false;
+  ModelWeights weights;
+};
+
+// Loads a float model or a FireQ checkpoint, whichever `path` is. Throws what the reader throws
+// (kNotFound, kCorrupt, kUnsupported), naming file and tensor.
+Model LoadModel(Backend& backend, const std::filesystem::path& path);
+
+// The float block `layer` of `source`, prepared for `backend`: what calibration runs.
+BlockWeights LoadFloatBlock(Backend& backend, const ModelSource& source, int64_t layer);
+
+// A context for forwards of `model` over up to `max_context` tokens a sequence.
+ForwardContext MakeContext(Backend& backend, const Model& model, int64_t max_context,
+                           Products products);
+
+}  // namespace fireq
