@@ -1,0 +1,40 @@
+#!/bin/sh
+# All tests of FireQ: hygiene, the CPU product, the same under AddressSanitizer and UBSan, and, where
+# nvcc is found, every sm_90a kernel compiled (and run, where there is a Hopper GPU).
+#
+#   ./test.sh            everything
+#   ./test.sh cpu        one part: check, cpu, asan, tsan or hopper
+#
+# Real data: tests that need it read the folder FIREQ_TEST_DATA names and say "skipped" without it.
+set -eu
+cd "$(dirname "$0")"
+parts=${*:-"check cpu asan hopper"}
+sh tools/install_packages.sh build run test
+
+if [ -z "${FIREQ_TEST_DATA:-}" ] && [ -d ../shared/data ]; then
+  FIREQ_TEST_DATA=$(cd ../shared/data && pwd)
+  export FIREQ_TEST_DATA
+fi
+jobs=$(nproc)
+for part in $parts; do
+  echo "== test.sh: $part"
+  case $part in
+    check) sh tools/check.sh ;;
+    cpu | asan | tsan)
+      cmake --preset "$part"
+      cmake --build --preset "$part" -j "$jobs"
+      ctest --preset "$part" -j "$jobs"
+      ;;
+    hopper)
+      if ! command -v nvcc >/dev/null; then
+        echo "no nvcc on the PATH: the sm_90a kernels are not compiled here (CUDA >= 12.8 does it)"
+        continue
+      fi
+      cmake --preset hopper
+      cmake --build --preset hopper -j "$jobs"
+      ctest --preset hopper -j "$jobs" -L gpu --no-tests=ignore
+      ;;
+    *) echo "test.sh: no part '$part': check, cpu, asan, tsan, hopper" >&2; exit 2 ;;
+  esac
+done
+echo "test.sh: all of '$parts' passed"
