@@ -19,11 +19,11 @@ Session::Session(Backend& backend, const Model& model, const SessionOptions& opt
 }
 
 void Session::Reserve(int64_t tokens) {
-  const int64_t needed = CeilDiv<int64_t>(tokens, kKvPageTokens);
+  const int64_t needed = CeilDiv<int64_t>(tokens, kTokensPerPage);
   const int64_t have = cache_ ? cache_->num_pages() : 0;
   if (needed <= have) return;
   // Doubling keeps the copies of a long generation linear in its length.
-  const int64_t limit = CeilDiv<int64_t>(max_context_, kKvPageTokens);
+  const int64_t limit = CeilDiv<int64_t>(max_context_, kTokensPerPage);
   const int64_t grown = std::min(limit, std::max(needed, 2 * have));
   KvCache bigger(backend_, model_.config, model_.quant.arithmetic.kv, model_.config.num_layers,
                  grown);

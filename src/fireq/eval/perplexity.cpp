@@ -26,7 +26,7 @@ class WindowRunner {
         model_(model),
         context_(MakeContext(backend, model, context, products)),
         buffers_(context_, context),
-        pages_(static_cast<size_t>(CeilDiv<int64_t>(context, kKvPageTokens))),
+        pages_(static_cast<size_t>(CeilDiv<int64_t>(context, kTokensPerPage))),
         cache_(backend, model.config, model.quant.arithmetic.kv, model.config.num_layers,
                static_cast<int64_t>(pages_.size())) {
     std::iota(pages_.begin(), pages_.end(), 0);

@@ -27,7 +27,7 @@ BatchView MakeBatch(Backend& backend, std::span<const SequenceStep> steps) {
     const SequenceStep& step = steps[s];
     const int64_t count = static_cast<int64_t>(step.ids.size());
     const int64_t context = step.position + count;
-    const int64_t pages = CeilDiv<int64_t>(context, kKvPageTokens);
+    const int64_t pages = CeilDiv<int64_t>(context, kTokensPerPage);
     FIREQ_CHECK(count > 0, kInvalidArgument, "sequence ", s, " of the step has no tokens");
     FIREQ_CHECK(pages <= static_cast<int64_t>(step.pages.size()), kInvalidArgument, "sequence ", s,
                 " needs ", pages, " pages for ", context, " tokens, has ", step.pages.size());

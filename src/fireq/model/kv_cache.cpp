@@ -5,7 +5,8 @@ namespace fireq {
 KvCache::KvCache(Backend& backend, const ModelConfig& config, KvGrid grid, int64_t num_layers,
                  int64_t num_pages)
     : num_pages_(num_pages) {
-  const KvPageLayout layout(grid, config.num_kv_heads, config.head_dim);
+  const KvPageLayout layout{grid, static_cast<int>(config.num_kv_heads),
+                            static_cast<int>(config.head_dim)};
   for (int64_t i = 0; i < num_layers; ++i)
     layers_.push_back({backend.Allocate(DType::kU8, {num_pages, layout.page_bytes()}), layout});
 }

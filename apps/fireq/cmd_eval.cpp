@@ -1,0 +1,90 @@
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "command.h"
+
+namespace fireq::app {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  std::string model, text_file, reference;
+  PerplexityRequest request;
+  ProductsMode products = ProductsMode::kServed;
+};
+
+void Run(const Options& options) {
+  PerplexityRequest request = options.request;
+  request.text = ReadWhole(options.text_file);
+  const RuntimeOptions runtime = options.common.Runtime();
+  const LoadOptions load{runtime, request.context, options.products};
+  LanguageModel model = LanguageModel::Load(options.model, load);
+  std::optional<LanguageModel> reference;
+  if (!options.reference.empty()) reference.emplace(LanguageModel::Load(options.reference, load));
+
+  PerplexityReport report;
+  {
+    Progress progress;
+    request.progress = [&](int64_t done, int64_t total, double perplexity) {
+      progress.Update(StrCat(done, " of ", total, " tokens, perplexity ", perplexity),
+                      static_cast<double>(done) / static_cast<double>(total));
+    };
+    report = model.EvaluatePerplexity(request, reference ? &*reference : nullptr);
+  }
+
+  nlohmann::ordered_json out = {{"perplexity", report.perplexity},
+                                {"perplexity_stderr", report.perplexity_stderr},
+                                {"tokens", report.tokens},
+                                {"seconds", report.seconds},
+                                {"tokens_per_second", report.tokens_per_second}};
+  if (report.distance) {
+    out["kl_mean"] = report.distance->kl_mean;
+    out["kl_stderr"] = report.distance->kl_stderr;
+    out["kl_p99"] = report.distance->kl_p99;
+    out["top1_agreement"] = report.distance->top1_agreement;
+    out["top1_stderr"] = report.distance->top1_stderr;
+  }
+  if (options.common.json) {
+    PrintJson(out);
+    return;
+  }
+  std::string text;
+  for (const auto& [key, value] : out.items()) text += key + ": " + value.dump() + "\n";
+  PrintOut(text);
+}
+
+}  // namespace
+
+void AddEval(CLI::App& app) {
+  CLI::App* eval = app.add_subcommand("eval", "Measure a model");
+  eval->require_subcommand(1);
+  CLI::App* command = eval->add_subcommand(
+      "perplexity", "Perplexity on a text, and the distance from a reference model");
+  auto options = std::make_shared<Options>();
+  command->add_option("MODEL", options->model, kModelHelp)->required();
+  command->add_option("--text", options->text_file, "Text, UTF-8; - is standard input")
+      ->required()
+      ->type_name("FILE");
+  command->add_option("--context", options->request.context, "Tokens a window")
+      ->capture_default_str();
+  command->add_option("--max-tokens", options->request.max_tokens,
+                      "Use this many tokens at most, in whole windows (0: all)");
+  command->add_option("--reference", options->reference,
+                      "Float model to measure KL divergence and top-1 agreement against");
+  command
+      ->add_option("--products", options->products,
+                   "served: as served, by tokens a step; table or exact: always that one")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, ProductsMode>{{"served", ProductsMode::kServed},
+                                              {"table", ProductsMode::kTable},
+                                              {"exact", ProductsMode::kExact}},
+          CLI::ignore_case));
+  options->common.AddTo(*command);
+  command->footer(
+      "Example:\n  fireq eval perplexity out --text test.txt --max-tokens 65536 --reference "
+      "smollm2-135m\n");
+  command->callback([options] { Run(*options); });
+}
+
+}  // namespace fireq::app

@@ -1,0 +1,69 @@
+#include <memory>
+
+#include "command.h"
+
+namespace fireq::app {
+namespace {
+
+constexpr const char* kFooter = R"(Recipes (docs/QUANTISATION.md):
+  default         the best fixed recipe, chosen by measurement on calibration text
+  fireq           the paper's: CAS by mean, per-tensor t, RPN, CRS, symmetric INT4
+  fireq-absmax    the same with CAS by absolute maximum
+  rtn             plain round to nearest
+A recipe is also a JSON file. --set changes one part of it, e.g. --set kv=asymmetric
+--set weights.grid=signed --set exclude='layers\.0\..*'
+
+Example:
+  fireq quantize smollm2-135m -o out --calib text.txt --recipe fireq --set crs=false
+)";
+
+struct Options {
+  CommonOptions common;
+  QuantizeRequest request;
+  std::string calibration_file;
+};
+
+void Run(const Options& options) {
+  QuantizeRequest request = options.request;
+  request.runtime = options.common.Runtime();
+  if (!options.calibration_file.empty())
+    request.calibration_text = ReadWhole(options.calibration_file);
+  Progress progress;
+  request.progress = [&](std::string_view step, double fraction) {
+    progress.Update(std::string(step), fraction);
+  };
+  const std::string report = Quantize(request);
+  if (options.common.json) {
+    PrintOut(report + "\n");
+  } else {
+    PrintOut("wrote " + request.output_dir + "\n");
+  }
+}
+
+}  // namespace
+
+void AddQuantize(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "quantize", "Quantise a float model to W4A8KV4: INT4 weights and KV cache, FP8 activations");
+  auto options = std::make_shared<Options>();
+  QuantizeRequest& r = options->request;
+  command->add_option("MODEL", r.model, kModelHelp)->required();
+  command->add_option("-o,--output", r.output_dir, "Checkpoint directory to write")->required();
+  command->add_option("--recipe", r.recipe, "Recipe name or JSON file")->capture_default_str();
+  command->add_option("--set", r.settings, "KEY=VALUE over the recipe; may be repeated")
+      ->type_name("KEY=VALUE")
+      ->expected(1)
+      ->take_all();
+  command->add_option("--calib", options->calibration_file, "Calibration text, UTF-8")
+      ->type_name("TEXTFILE");
+  command->add_option("--calib-tokens", r.calibration_tokens, "Tokens of it to use")
+      ->capture_default_str();
+  command->add_option("--calib-context", r.calibration_context, "Tokens a window")
+      ->capture_default_str();
+  command->add_option("--seed", r.seed, "Seed of whatever is random")->capture_default_str();
+  options->common.AddTo(*command);
+  command->footer(kFooter);
+  command->callback([options] { Run(*options); });
+}
+
+}  // namespace fireq::app

@@ -1,0 +1,88 @@
+#include "command.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+namespace fireq::app {
+
+const char* const kModelHelp =
+    "Hugging Face directory, .gguf file, FireQ checkpoint, or the alias smollm2-135m";
+
+void CommonOptions::AddTo(CLI::App& command, bool with_json) {
+  command.add_option("--threads", threads, "Threads to use (default: all)")
+      ->check(CLI::Range(1, 1024));
+  if (with_json) command.add_flag("--json", json, "Print one JSON object and nothing else");
+}
+
+RuntimeOptions CommonOptions::Runtime() const {
+  RuntimeOptions out;
+  out.num_threads = threads;
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  if (cache != nullptr && *cache != '\0') {
+    out.cache_dir = std::string(cache) + "/fireq";
+  } else if (home != nullptr && *home != '\0') {
+    out.cache_dir = std::string(home) + "/.cache/fireq";
+  }
+  return out;
+}
+
+namespace {
+
+double NowSeconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+Progress::Progress() : terminal_(isatty(STDERR_FILENO) == 1), start_seconds_(NowSeconds()) {}
+
+Progress::~Progress() {
+  if (open_) std::fputc('\n', stderr);
+}
+
+void Progress::Update(const std::string& text, double fraction) {
+  const double elapsed = NowSeconds() - start_seconds_;
+  char line[256];
+  if (fraction > 0.02) {
+    std::snprintf(line, sizeof line, "%3.0f %%  %s  (%.0f s, %.0f s left)", 100.0 * fraction,
+                  text.c_str(), elapsed, elapsed * (1.0 - fraction) / fraction);
+  } else {
+    std::snprintf(line, sizeof line, "%3.0f %%  %s  (%.0f s)", 100.0 * fraction, text.c_str(),
+                  elapsed);
+  }
+  if (terminal_) {
+    std::fprintf(stderr, "\r\033[K%s", line);
+    open_ = true;
+  } else if (const int tenth = static_cast<int>(fraction * 10); tenth != last_tenth_) {
+    last_tenth_ = tenth;
+    std::fprintf(stderr, "%s\n", line);
+  }
+  std::fflush(stderr);
+}
+
+void PrintOut(const std::string& text) {
+  std::cout << text << std::flush;
+  FIREQ_CHECK(std::cout.good(), kIo, "cannot write to standard output (disk full?)");
+}
+
+void PrintJson(const nlohmann::ordered_json& value) {
+  PrintOut(value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+std::string ReadWhole(const std::string& path) {
+  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  std::ifstream file(path, std::ios::binary);
+  FIREQ_CHECK(file.good(), kNotFound, "cannot open ", path);
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  FIREQ_CHECK(!file.bad(), kIo, "cannot read ", path);
+  return text;
+}
+
+}  // namespace fireq::app

@@ -1,0 +1,59 @@
+// What the commands of `fireq` share: options every command has, progress, printing JSON.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "fireq/api/fireq.h"
+
+namespace fireq::app {
+
+// Options that every command has.
+struct CommonOptions {
+  int threads = 0;
+  bool json = false;
+
+  void AddTo(CLI::App& command, bool with_json = true);
+  // Reads the environment for the cache of fetched models: only the program does that.
+  RuntimeOptions Runtime() const;
+};
+
+// Each adds its sub-command; the callback runs when it was chosen.
+void AddQuantize(CLI::App& app);
+void AddEval(CLI::App& app);
+void AddGenerate(CLI::App& app);
+void AddChat(CLI::App& app);
+void AddInspect(CLI::App& app);
+void AddTokenize(CLI::App& app);
+
+// Text of MODEL for --help.
+extern const char* const kModelHelp;
+
+// One line on stderr that is rewritten, only where stderr is a terminal; a plain line a tenth of
+// the way elsewhere.
+class Progress {
+ public:
+  Progress();
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  void Update(const std::string& text, double fraction);
+
+ private:
+  bool terminal_;
+  bool open_ = false;
+  int last_tenth_ = -1;
+  double start_seconds_;
+};
+
+// Writes text to stdout and checks that it arrived (a full disk behind a redirection is an error).
+void PrintOut(const std::string& text);
+void PrintJson(const nlohmann::ordered_json& value);
+
+// The whole of a file; throws kNotFound or kIo naming it. "-" is standard input.
+std::string ReadWhole(const std::string& path);
+
+}  // namespace fireq::app

@@ -1,0 +1,50 @@
+// fireq: arguments to api/fireq.h, nothing else.
+#include <exception>
+#include <iostream>
+#include <new>
+
+#include "command.h"
+
+namespace {
+
+constexpr const char* kFooter = R"(Exit status:
+  0 success; 2 an argument is wrong; 3 unsupported; 4 a file is corrupt; 5 not found;
+  6 input/output (disk full, permissions); 7 out of memory; 8 CUDA; 9 cancelled; 10 a bug
+
+Examples:
+  fireq chat smollm2-135m
+  fireq quantize smollm2-135m -o smollm2-w4a8kv4 --calib some_text.txt
+  fireq eval perplexity smollm2-w4a8kv4 --text other_text.txt --reference smollm2-135m
+)";
+
+int Fail(fireq::ErrorCode code, const std::string& message) {
+  std::cerr << "fireq: " << fireq::ErrorCodeName(code) << ": " << message << "\n";
+  return fireq::ExitCode(code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"FireQ: 4-bit LLM inference (INT4 weights and KV cache, FP8 activations)", "fireq"};
+  app.footer(kFooter);
+  app.require_subcommand(1);
+  app.set_version_flag("--version", FIREQ_VERSION);
+  fireq::app::AddQuantize(app);
+  fireq::app::AddEval(app);
+  fireq::app::AddGenerate(app);
+  fireq::app::AddChat(app);
+  fireq::app::AddInspect(app);
+  fireq::app::AddTokenize(app);
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : fireq::ExitCode(fireq::ErrorCode::kInvalidArgument);
+  } catch (const fireq::Error& e) {
+    return Fail(e.code(), e.what());
+  } catch (const std::bad_alloc&) {
+    return Fail(fireq::ErrorCode::kOutOfMemory, "host memory is exhausted");
+  } catch (const std::exception& e) {
+    return Fail(fireq::ErrorCode::kInternal, e.what());
+  }
+}

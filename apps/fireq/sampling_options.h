@@ -1,0 +1,19 @@
+// Sampling options of generate and chat.
+#pragma once
+
+#include "command.h"
+
+namespace fireq::app {
+
+inline void AddSampling(CLI::App& command, GenerateRequest& request) {
+  command.add_option("--temperature", request.temperature, "0: greedy")->capture_default_str();
+  command.add_option("--top-k", request.top_k, "Keep the k likeliest (0: all)");
+  command.add_option("--top-p", request.top_p, "Keep the likeliest up to this probability");
+  command.add_option("--min-p", request.min_p, "Drop what is below this share of the likeliest");
+  command.add_option("--seed", request.seed, "Seed of the random choice");
+  command.add_option("--stop", request.stop, "End before this text; may be repeated")
+      ->expected(1)
+      ->take_all();
+}
+
+}  // namespace fireq::app

