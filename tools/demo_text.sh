@@ -3,6 +3,8 @@
 # for calibration, even ones for scoring, so that no text is in both. Downloads the package with
 # apt-get (no root needed), unwraps its lines and leaves nothing but DIR/calib.txt, DIR/score.txt.
 #
+# Headings hold no-break spaces; the table of contents, before the first chapter, is dropped.
+#
 # usage: tools/demo_text.sh DIR
 set -eu
 out=$1
@@ -16,9 +18,11 @@ if ! (cd "$work" && apt-get -q download debian-faq >apt.log 2>&1); then
   exit 1
 fi
 dpkg-deb -x "$work"/debian-faq_*.deb "$work/faq"
-gzip -dc "$work/faq/usr/share/doc/debian/FAQ/debian-faq.en.txt.gz" | awk -v out="$work" '
-  # The table of contents comes before the first chapter.
-  /^Chapter [0-9]+\./ { file = out; file = file (int($2) % 2 ? "/calib.txt" : "/score.txt") }
+gzip -dc "$work/faq/usr/share/doc/debian/FAQ/debian-faq.en.txt.gz" |
+  sed 's/\xc2\xa0/ /g' | awk -v out="$work" '
+  /^Chapter [0-9]+\./ {
+    file = int($2) % 2 ? out "/calib.txt" : out "/score.txt"
+  }
   file == "" { next }
   /^[[:space:]]*$/ { if (paragraph != "") print paragraph "\n" > file; paragraph = ""; next }
   { sub(/^[[:space:]]+/, ""); paragraph = paragraph == "" ? $0 : paragraph " " $0 }
