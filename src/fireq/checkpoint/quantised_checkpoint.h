@@ -1,0 +1,90 @@
+// The quantised checkpoint that FireQ writes and serves: reader and writer (docs/FORMATS.md).
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+
+#include "fireq/checkpoint/model_config.h"
+#include "fireq/checkpoint/quant_config.h"
+#include "fireq/io/atomic_directory.h"
+#include "fireq/io/safetensors.h"
+#include "fireq/io/safetensors_writer.h"
+#include "fireq/tensor/tensor.h"
+
+namespace fireq {
+
+// One quantised linear in logical order (formats/weight_i4.h).
+struct StoredLinear {
+  Tensor codes;    // U8 [N, ceil(K/2)], low nibble = even k
+  Tensor scale;    // E4M3 [N, ceil(K/128)], never zero or NaN
+  Tensor zero;     // U8 [N, ceil(K/128)], 0..15
+  float t = 1.0f;  // a power of two
+};
+
+// Throws kShapeMismatch or kCorrupt, naming the tensor, the index and the value, unless `stored` is
+// a valid [n, k] linear.
+void ValidateStoredLinear(const StoredLinear& stored, int64_t n, int64_t k,
+                          const std::string& name);
+
+// Immutable and thread-safe; tensors are read-only views of mapped files.
+class QuantisedCheckpoint {
+ public:
+  // Checks configuration, names, dtypes and shapes. Errors name the file and the JSON path or the
+  // tensor: kNotFound, kCorrupt, kShapeMismatch, kUnsupported (a newer format version).
+  explicit QuantisedCheckpoint(const std::filesystem::path& directory);
+
+  const ModelConfig& config() const { return config_; }
+  const QuantConfig& quant() const { return quant_; }
+  const std::filesystem::path& directory() const { return tensors_.directory(); }
+
+  // Linears are named as LinearName() does: no ".weight".
+  bool IsExcluded(const std::string& linear) const { return excluded_.contains(linear); }
+  // Values are validated too. Errors: kInvalidArgument for an excluded linear; kCorrupt.
+  StoredLinear LoadLinear(const std::string& linear, int64_t n, int64_t k) const;
+  bool Has(const std::string& name) const { return tensors_.Has(name); }
+  // Any other tensor of StoredTensors(), as stored; checked to be finite. Errors: kNotFound,
+  // kCorrupt.
+  Tensor Load(const std::string& name) const;
+
+ private:
+  void CheckTensors() const;
+
+  SafetensorsDirectory tensors_;
+  ModelConfig config_;
+  QuantConfig quant_;
+  std::set<std::string> excluded_;
+};
+
+// True if `directory` holds a config.json whose quantization_config.quant_method is "fireq".
+bool IsQuantisedCheckpoint(const std::filesystem::path& directory);
+
+// Writes a quantised checkpoint with at most one tensor in memory. The directory appears at Finish
+// (AtomicDirectory); before that an existing checkpoint of the same name stays as it is.
+class QuantisedCheckpointWriter {
+ public:
+  // Takes the disk space of all tensors. Errors: those of AtomicDirectory and SafetensorsWriter.
+  QuantisedCheckpointWriter(const std::filesystem::path& target, ModelConfig config,
+                            QuantConfig quant, int64_t max_shard_bytes = kDefaultShardBytes);
+
+  // Each linear that is not excluded, once, in any order. Errors: those of ValidateStoredLinear.
+  void WriteLinear(const std::string& linear, const StoredLinear& stored);
+  // Every other tensor of StoredTensors(), in the dtype listed there.
+  void Write(const std::string& name, const Tensor& tensor);
+  // A file beside the tensors, such as tokenizer.json. Errors: kInvalidArgument if `name` is not a
+  // plain file name or is one that the writer itself writes.
+  void AddFile(const std::string& name, std::string_view text);
+
+  // Writes config.json last and moves the directory into place.
+  void Finish();
+
+ private:
+  AtomicDirectory directory_;
+  ModelConfig config_;
+  QuantConfig quant_;
+  SafetensorsWriter tensors_;
+};
+
+}  // namespace fireq
