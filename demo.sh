@@ -9,7 +9,7 @@ sh tools/install_packages.sh build run
 fireq=build/cpu/fireq
 out=demo-out
 model=smollm2-135m
-tokens=16384
+calib_tokens=20480
 echo "== build"
 cmake --preset cpu -DFIREQ_TESTS=OFF -DFIREQ_BENCH=OFF
 cmake --build --preset cpu -j "$(nproc)" --target fireq
@@ -21,18 +21,18 @@ echo "== model: $model (fetched once, then kept)"
 $fireq inspect $model | sed -n 1,12p
 
 score() {
-  $fireq eval perplexity "$1" --text "$out/text/score.txt" --max-tokens $tokens \
+  $fireq eval perplexity "$1" --text "$out/text/score.txt"  \
     --reference $model --json >"$2"
 }
 for recipe in rtn fireq default; do
   echo "== quantise: $recipe"
   $fireq quantize $model -o "$out/$recipe" --recipe $recipe --calib "$out/text/calib.txt" \
-    --calib-tokens $tokens
+    --calib-tokens $calib_tokens
   echo "== score: $recipe against the float model"
   score "$out/$recipe" "$out/$recipe.json"
 done
 echo "== score: the float model itself"
-$fireq eval perplexity $model --text "$out/text/score.txt" --max-tokens $tokens --json \
+$fireq eval perplexity $model --text "$out/text/score.txt"  --json \
   >"$out/float.json"
 
 python3 - "$out" <<'TABLE'
