@@ -1,0 +1,316 @@
+#include "fireq/quant/recipe.h"
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <regex>
+#include <sstream>
+#include <utility>
+
+#include "fireq/base/error.h"
+#include "fireq/io/json.h"
+
+namespace fireq::quant {
+namespace {
+
+using nlohmann::json;
+
+struct Key {
+  std::string_view name;
+  std::string values;
+  std::string_view about;
+  std::function<json(const Recipe&)> get;
+  std::function<void(Recipe&, const std::string&)> set;
+};
+
+[[noreturn]] void Refuse(std::string_view key, const std::string& value, const std::string& takes) {
+  Throw(ErrorCode::kInvalidArgument,
+        StrCat("recipe: ", key, " = \"", value, "\": expected ", takes));
+}
+
+template <class E>
+Key EnumKey(std::string_view name, E Recipe::*member, std::vector<std::pair<E, std::string>> values,
+            std::string_view about) {
+  std::string list;
+  for (const auto& [value, text] : values) list += (list.empty() ? "" : "|") + text;
+  const auto get = [member, values](const Recipe& recipe) -> json {
+    for (const auto& [value, text] : values)
+      if (recipe.*member == value) return text;
+    return nullptr;
+  };
+  const auto set = [member, values, name, list](Recipe& recipe, const std::string& given) {
+    for (const auto& [value, text] : values) {
+      if (given != text) continue;
+      recipe.*member = value;
+      return;
+    }
+    Refuse(name, given, list);
+  };
+  return {name, list, about, get, set};
+}
+
+// A flag; besides true and false it takes the two names, e.g. "e4m3" and "float".
+Key FlagKey(std::string_view name, bool Recipe::*member, const std::string& on,
+            const std::string& off, std::string_view about) {
+  const std::string list = StrCat(on, "|", off);
+  const bool plain = on == "true";
+  const auto get = [=](const Recipe& recipe) -> json {
+    if (plain) return recipe.*member;
+    return recipe.*member ? on : off;
+  };
+  const auto set = [=](Recipe& recipe, const std::string& given) {
+    if (given != on && given != off) Refuse(name, given, list);
+    recipe.*member = given == on;
+  };
+  return {name, list, about, get, set};
+}
+
+Key NumberKey(std::string_view name, double Recipe::*member, double min, double max,
+              std::string_view about) {
+  const std::string list = StrCat("a number in ", min, "..", max);
+  const auto set = [=](Recipe& recipe, const std::string& given) {
+    size_t used = 0;
+    double value = std::numeric_limits<double>::quiet_NaN();
+    try {
+      value = std::stod(given, &used);
+    } catch (const std::exception&) {
+      used = 0;
+    }
+    if (used == 0 || used != given.size() || !(value >= min && value <= max))
+      Refuse(name, given, list);
+    recipe.*member = value;
+  };
+  return {name, list, about, [member](const Recipe& recipe) -> json { return recipe.*member; },
+          set};
+}
+
+Key IntKey(std::string_view name, int64_t Recipe::*member, int64_t min, int64_t max,
+           std::string_view about) {
+  const std::string list = StrCat("an integer in ", min, "..", max);
+  const auto set = [=](Recipe& recipe, const std::string& given) {
+    size_t used = 0;
+    int64_t value = 0;
+    try {
+      value = std::stoll(given, &used);
+    } catch (const std::exception&) {
+      used = 0;
+    }
+    if (used == 0 || used != given.size() || value < min || value > max) Refuse(name, given, list);
+    recipe.*member = value;
+  };
+  return {name, list, about, [member](const Recipe& recipe) -> json { return recipe.*member; },
+          set};
+}
+
+Key LambdasKey() {
+  const std::string takes = "a comma-separated subset of 1,2,3";
+  const auto set = [takes](Recipe& recipe, const std::string& given) {
+    std::istringstream parts(given);
+    std::string part;
+    while (std::getline(parts, part, ','))
+      if (part != "1" && part != "2" && part != "3") Refuse("cas.lambdas", given, takes);
+    if (given.empty() || given.back() == ',') Refuse("cas.lambdas", given, takes);
+    recipe.cas_lambdas = given;
+  };
+  return {"cas.lambdas", takes, "which inputs CAS scales: 1 = o, 2 = gate|up, 3 = down",
+          [](const Recipe& recipe) -> json { return recipe.cas_lambdas; }, set};
+}
+
+Key ExcludeKey() {
+  const auto set = [](Recipe& recipe, const std::string& given) {
+    try {
+      const std::regex compiled(given);
+    } catch (const std::regex_error& error) {
+      Refuse("exclude", given, StrCat("an ECMAScript regular expression (", error.what(), ")"));
+    }
+    recipe.exclude = given;
+  };
+  return {"exclude", "REGEX",
+          "linears whose name it finds stay BF16; q, k, v and gate, up go together",
+          [](const Recipe& recipe) -> json { return recipe.exclude; }, set};
+}
+
+std::vector<Key> MakeKeys() {
+  using R = Recipe;
+  std::vector<Key> keys;
+  keys.push_back(EnumKey<WeightGrid>("weights.grid", &R::weights_grid,
+                                     {{WeightGrid::kNone, "none"},
+                                      {WeightGrid::kRtn, "rtn"},
+                                      {WeightGrid::kSigned, "signed"},
+                                      {WeightGrid::kAsymmetric, "asym"}},
+                                     "the 16 values of a group of weights"));
+  keys.push_back(FlagKey("weights.search", &R::weights_search, "true", "false",
+                         "search clipping (and the sign) of each group's scale"));
+  keys.push_back(FlagKey("weights.t", &R::weights_t, "true", "false",
+                         "power of two per matrix against underflow of group scales"));
+  keys.push_back(EnumKey<ErrorProducts>("weights.products", &R::weights_products,
+                                        {{ErrorProducts::kTable, "table"},
+                                         {ErrorProducts::kExact, "exact"},
+                                         {ErrorProducts::kMean, "mean"}},
+                                        "the products that errors are measured with"));
+  keys.push_back(EnumKey<WeightSolver>(
+      "weights.solver", &R::weights_solver,
+      {{WeightSolver::kNearest, "nearest"}, {WeightSolver::kGptq, "gptq"}},
+      "codes one by one, or error-compensated with the Hessian of the layer's input"));
+  keys.push_back(NumberKey("weights.damping", &R::weights_damping, 0.0, 100.0,
+                           "times the mean of diag(X^T X), added to the diagonal"));
+  keys.push_back(IntKey("weights.sweeps", &R::weights_sweeps, 0, 100,
+                        "rounds of coordinate descent on the codes after gptq"));
+  keys.push_back(EnumKey<CasKind>(
+      "cas", &R::cas,
+      {{CasKind::kNone, "none"}, {CasKind::kMean, "mean"}, {CasKind::kAbsMax, "absmax"}},
+      "channel-wise scaling folded into the layer in front"));
+  keys.push_back(LambdasKey());
+  keys.push_back(FlagKey("rpn", &R::rpn, "true", "false",
+                         "pre-RoPE normalisation of K's channel pairs, undone in Q"));
+  keys.push_back(NumberKey("rpn.alpha", &R::rpn_alpha, 1e-3, 1e3, "pair norm after RPN"));
+  keys.push_back(FlagKey("crs", &R::crs, "true", "false",
+                         "post-RoPE scaling of K's largest channels, undone in Q"));
+  keys.push_back(NumberKey("crs.beta", &R::crs_beta, 1e-3, 1e3, "channel maximum after CRS"));
+  keys.push_back(IntKey("crs.top_k", &R::crs_top_k, 0, 1024, "channels (with their partners)"));
+  keys.push_back(FlagKey("rotate.residual", &R::rotate_residual, "true", "false",
+                         "rotate the residual stream; norms are folded, lm_head is untied"));
+  keys.push_back(
+      FlagKey("rotate.v", &R::rotate_v, "true", "false", "rotate each head of V, undone in o"));
+  keys.push_back(FlagKey("hadamard.qk", &R::hadamard_qk, "true", "false",
+                         "Hadamard transform of each head of Q and K after RoPE, at run time"));
+  keys.push_back(IntKey("rotate.seed", &R::rotate_seed, 0, int64_t{1} << 31, "of random signs"));
+  keys.push_back(EnumKey<KvGrid>("kv", &R::kv,
+                                 {{KvGrid::kFloat, "float"},
+                                  {KvGrid::kSymmetric, "symmetric"},
+                                  {KvGrid::kSigned, "signed"},
+                                  {KvGrid::kAsymmetric, "asymmetric"}},
+                                 "K and V in the cache"));
+  keys.push_back(
+      FlagKey("activations", &R::e4m3_activations, "e4m3", "float", "inputs of quantised linears"));
+  keys.push_back(FlagKey("query", &R::e4m3_query, "e4m3", "float", "Q into attention"));
+  keys.push_back(FlagKey("probs", &R::e4m3_probs, "e4m3", "float", "probabilities into PV"));
+  keys.push_back(
+      FlagKey("borders", &R::bf16_borders, "bf16", "f32", "what crosses a kernel's border"));
+  keys.push_back(ExcludeKey());
+  return keys;
+}
+
+const std::vector<Key>& Keys() {
+  static const std::vector<Key> keys = MakeKeys();
+  return keys;
+}
+
+Recipe Rtn() {
+  Recipe recipe;
+  recipe.name = "rtn";
+  recipe.weights_grid = WeightGrid::kRtn;
+  recipe.weights_search = false;
+  recipe.weights_t = false;
+  recipe.rpn = false;
+  recipe.crs = false;
+  recipe.kv = KvGrid::kSymmetric;
+  return recipe;
+}
+
+// The paper, in the form its reference run uses.
+Recipe FireQ(CasKind cas) {
+  Recipe recipe = Rtn();
+  recipe.name = cas == CasKind::kMean ? "fireq" : "fireq-absmax";
+  recipe.weights_t = true;
+  recipe.cas = cas;
+  recipe.rpn = true;
+  recipe.crs = true;
+  return recipe;
+}
+
+Recipe Default() {
+  Recipe recipe;
+  recipe.name = "default";
+  return recipe;
+}
+
+}  // namespace
+
+bool Recipe::CasLambda(int which) const {
+  return cas != CasKind::kNone && cas_lambdas.find(std::to_string(which)) != std::string::npos;
+}
+
+std::vector<std::string> RecipeNames() { return {"default", "fireq", "fireq-absmax", "rtn"}; }
+
+std::vector<RecipeKeyHelp> RecipeKeys() {
+  std::vector<RecipeKeyHelp> out;
+  for (const Key& key : Keys())
+    out.push_back({std::string(key.name), key.values, std::string(key.about)});
+  return out;
+}
+
+Recipe BuiltinRecipe(std::string_view name) {
+  if (name == "default") return Default();
+  if (name == "fireq") return FireQ(CasKind::kMean);
+  if (name == "fireq-absmax") return FireQ(CasKind::kAbsMax);
+  if (name == "rtn") return Rtn();
+  std::string list;
+  for (const std::string& known : RecipeNames()) list += " " + known;
+  Throw(ErrorCode::kNotFound,
+        StrCat("recipe \"", name, "\" does not exist; there are:", list, ", or a .json file"));
+}
+
+Recipe LoadRecipe(const std::string& name_or_path) {
+  if (!name_or_path.ends_with(".json") && name_or_path.find('/') == std::string::npos)
+    return BuiltinRecipe(name_or_path);
+  return ParseRecipe(ReadJsonFile(name_or_path), name_or_path);
+}
+
+void SetRecipeKey(Recipe& recipe, std::string_view key, const std::string& value) {
+  std::string list;
+  for (const Key& known : Keys()) {
+    if (known.name == key) return known.set(recipe, value);
+    list += StrCat(" ", known.name);
+  }
+  Throw(ErrorCode::kInvalidArgument, StrCat("recipe: unknown key \"", key, "\"; there are:", list));
+}
+
+void ApplySetting(Recipe& recipe, const std::string& assignment) {
+  const size_t equals = assignment.find('=');
+  FIREQ_CHECK(equals != std::string::npos, kInvalidArgument, "--set ", assignment,
+              ": expected KEY=VALUE");
+  SetRecipeKey(recipe, assignment.substr(0, equals), assignment.substr(equals + 1));
+}
+
+void CheckRecipe(const Recipe& recipe) {
+  FIREQ_CHECK(
+      recipe.weights_solver != WeightSolver::kGptq || recipe.weights_grid != WeightGrid::kNone,
+      kInvalidArgument, "recipe: weights.solver = gptq needs weights.grid other than none");
+  FIREQ_CHECK(recipe.weights_sweeps == 0 || recipe.weights_solver == WeightSolver::kGptq,
+              kInvalidArgument, "recipe: weights.sweeps = ", recipe.weights_sweeps,
+              " needs weights.solver = gptq");
+}
+
+json ToJson(const Recipe& recipe) {
+  json out = json::object();
+  out["base"] = recipe.name;
+  for (const Key& key : Keys()) out[std::string(key.name)] = key.get(recipe);
+  return out;
+}
+
+Recipe ParseRecipe(const json& value, const std::string& place) {
+  const JsonObject object(value, place);
+  Recipe recipe = BuiltinRecipe(object.StringOr("base", "default"));
+  for (const auto& [key, entry] : value.items()) {
+    if (key == "base") continue;
+    try {
+      SetRecipeKey(recipe, key, entry.is_string() ? entry.get<std::string>() : entry.dump());
+    } catch (const Error& error) {
+      Throw(error.code(), StrCat(place, ": ", error.what()));
+    }
+  }
+  return recipe;
+}
+
+Arithmetic ArithmeticOf(const Recipe& recipe) {
+  Arithmetic arithmetic;
+  arithmetic.bf16_borders = recipe.bf16_borders;
+  arithmetic.e4m3_activations = recipe.e4m3_activations && recipe.weights_grid != WeightGrid::kNone;
+  arithmetic.e4m3_query = recipe.e4m3_query;
+  arithmetic.e4m3_probs = recipe.e4m3_probs;
+  arithmetic.kv = recipe.kv;
+  return arithmetic;
+}
+
+}  // namespace fireq::quant
