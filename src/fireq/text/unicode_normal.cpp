@@ -1,0 +1,122 @@
+#include "fireq/text/unicode_normal.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "fireq/base/error.h"
+#include "fireq/text/utf8.h"
+
+namespace fireq::text {
+namespace {
+
+// Below U+00C0 nothing decomposes canonically; below U+0300 nothing combines, and the Latin-1
+// letters are composed already.
+bool IsTriviallyNormal(std::string_view text, NormalForm form) {
+  const char32_t limit = form == NormalForm::kNfc ? 0x300 : form == NormalForm::kNfd ? 0xC0 : 0x80;
+  const auto lead_limit = limit == 0x300 ? 0xCC : limit == 0xC0 ? 0xC3 : 0x80;
+  return std::ranges::all_of(text, [&](char c) {
+    const auto byte = static_cast<unsigned char>(c);
+    return byte < 0xC0 ? (byte < 0x80 || lead_limit > 0x80) : byte < lead_limit;
+  });
+}
+
+std::vector<utf8proc_int32_t> Decompose(std::string_view text, int options) {
+  std::vector<utf8proc_int32_t> out;
+  out.reserve(text.size() + 1);
+  while (!text.empty()) {
+    const DecodedChar c = DecodeFirst(text);
+    text.remove_prefix(static_cast<size_t>(std::max(c.length, 1)));
+    utf8proc_int32_t parts[32];  // no character has more than 18
+    const auto count =
+        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.code), parts, std::size(parts),
+                                static_cast<utf8proc_option_t>(options), nullptr);
+    FIREQ_CHECK(count >= 0 && count <= static_cast<ptrdiff_t>(std::size(parts)), kInternal,
+                "normalising U+", static_cast<int64_t>(c.code), ": ", utf8proc_errmsg(count));
+    out.insert(out.end(), parts, parts + count);
+  }
+  return out;
+}
+
+int CombiningClass(utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; }
+
+// Canonical ordering: marks between two starters sorted by class, equal classes in order.
+void SortMarks(std::vector<utf8proc_int32_t>& codes) {
+  auto at = codes.begin();
+  while (at != codes.end()) {
+    if (CombiningClass(*at) == 0) {
+      ++at;
+      continue;
+    }
+    const auto end =
+        std::find_if(at, codes.end(), [](auto code) { return CombiningClass(code) == 0; });
+    std::stable_sort(at, end, [](auto a, auto b) { return CombiningClass(a) < CombiningClass(b); });
+    at = end;
+  }
+}
+
+std::string ToUtf8(const std::vector<utf8proc_int32_t>& codes) {
+  std::string out;
+  out.reserve(codes.size());
+  for (const auto code : codes) AppendUtf8(out, static_cast<char32_t>(code));
+  return out;
+}
+
+template <class Map>
+std::string MapChars(std::string_view text, const Map& map) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    const DecodedChar c = DecodeFirst(text);
+    text.remove_prefix(static_cast<size_t>(std::max(c.length, 1)));
+    map(out, c.code);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string NormalizeUnicode(std::string_view text, NormalForm form) {
+  if (IsTriviallyNormal(text, form)) return std::string(text);
+  const bool compatible = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
+  const bool compose = form == NormalForm::kNfc || form == NormalForm::kNfkc;
+  const int options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0);
+  std::vector<utf8proc_int32_t> codes = Decompose(text, options);
+  SortMarks(codes);
+  if (compose && !codes.empty()) {
+    const auto size = static_cast<utf8proc_ssize_t>(codes.size());
+    const auto left = utf8proc_normalize_utf32(
+        codes.data(), size, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    FIREQ_CHECK(left >= 0, kInternal, "composing ", size, " characters: ", utf8proc_errmsg(left));
+    codes.resize(static_cast<size_t>(left));
+  }
+  return ToUtf8(codes);
+}
+
+std::string LowerCase(std::string_view text) {
+  return MapChars(text, [](std::string& out, char32_t code) {
+    // The one character whose lower case is two (Unicode SpecialCasing, unconditional).
+    if (code == 0x130) return out.append("i\xCC\x87"), void();
+    AppendUtf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<int32_t>(code))));
+  });
+}
+
+std::string StripAccents(std::string_view text) {
+  return MapChars(text, [](std::string& out, char32_t code) {
+    if (utf8proc_category(static_cast<int32_t>(code)) != UTF8PROC_CATEGORY_MN) {
+      AppendUtf8(out, code);
+    }
+  });
+}
+
+bool IsPunctuation(char32_t code) {
+  if (code < 0x80) {
+    return (code >= 33 && code <= 47) || (code >= 58 && code <= 64) || (code >= 91 && code <= 96) ||
+           (code >= 123 && code <= 126);
+  }
+  const auto category = utf8proc_category(static_cast<int32_t>(code));
+  return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+}
+
+}  // namespace fireq::text
