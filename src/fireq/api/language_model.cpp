@@ -1,0 +1,149 @@
+#include <algorithm>
+#include <filesystem>
+
+#include "fireq/api/fireq.h"
+#include "fireq/api/text_tools.h"
+#include "fireq/backends/cpu/cpu_backend.h"
+#include "fireq/engine/generate.h"
+#include "fireq/eval/perplexity.h"
+#include "fireq/io/json.h"
+#include "fireq/model/model.h"
+#include "fireq/text/detokenizer.h"
+
+namespace fireq {
+namespace {
+
+Products ToProducts(ProductsMode mode) {
+  switch (mode) {
+    case ProductsMode::kTable:
+      return Products::kTable;
+    case ProductsMode::kExact:
+      return Products::kExact;
+    case ProductsMode::kServed:
+      break;
+  }
+  return Products::kServed;
+}
+
+const char* Name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStopId:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kContextFull:
+      return "context";
+    case FinishReason::kCancelled:
+      return "cancelled";
+  }
+  return "?";
+}
+
+double Rate(int64_t count, double seconds) {
+  return count > 0 && seconds > 0 ? static_cast<double>(count) / seconds : 0.0;
+}
+
+}  // namespace
+
+struct LanguageModel::Impl {
+  std::unique_ptr<Backend> backend;
+  Model model;
+  TextTools text;
+  SessionOptions session_options;
+  std::optional<Session> session;  // kept between calls: a chat's next turn continues it
+
+  Session& GetSession() {
+    if (!session) session.emplace(*backend, model, session_options);
+    return *session;
+  }
+};
+
+LanguageModel::LanguageModel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+LanguageModel::LanguageModel(LanguageModel&&) noexcept = default;
+LanguageModel& LanguageModel::operator=(LanguageModel&&) noexcept = default;
+LanguageModel::~LanguageModel() = default;
+
+LanguageModel LanguageModel::Load(const std::string& model, const LoadOptions& options) {
+  const std::filesystem::path path = ResolveModel(model, options.runtime);
+  auto backend = MakeCpuBackend({.num_threads = options.runtime.num_threads});
+  Model loaded = LoadModel(*backend, path);
+  SessionOptions session;
+  session.max_context = options.max_context;
+  session.products = ToProducts(options.products);
+  return LanguageModel(std::make_unique<Impl>(
+      Impl{std::move(backend), std::move(loaded), LoadTextTools(path), session, {}}));
+}
+
+int64_t LanguageModel::max_context() const {
+  return impl_->session_options.max_context > 0 ? impl_->session_options.max_context
+                                                : impl_->model.config.max_context;
+}
+
+GenerateResult LanguageModel::Generate(const GenerateRequest& request,
+                                       const std::function<bool(std::string_view)>& on_text) {
+  const text::Tokenizer& tokenizer = impl_->text.tokenizer;
+  GenerateResult out;
+  out.prompt_ids = request.prompt_ids;
+  if (out.prompt_ids.empty())
+    out.prompt_ids = tokenizer.Encode(request.prompt, {.add_special = request.add_special,
+                                                       .parse_special = request.parse_special});
+
+  GenerateParams params;
+  params.max_new_tokens = request.max_new_tokens;
+  params.sampling = {request.temperature, request.top_k, request.top_p, request.min_p,
+                     request.seed};
+  if (!request.ignore_eos) params.stop_ids = impl_->model.config.eos_ids;
+
+  text::Detokenizer detokenizer(tokenizer, {.skip_special = true, .stops = request.stop});
+  const auto emit = [&](const std::string& piece) {
+    out.text += piece;
+    return piece.empty() || !on_text || on_text(piece);
+  };
+  const Generation generation = fireq::Generate(
+      impl_->GetSession(), out.prompt_ids, params,
+      [&](int32_t id) { return emit(detokenizer.Add(id)) && !detokenizer.stopped(); });
+  emit(detokenizer.Flush());
+
+  out.ids = generation.ids;
+  out.finish_reason = detokenizer.stopped() ? "stop" : Name(generation.reason);
+  out.prefill_tokens_per_second = Rate(generation.prefill_tokens, generation.prefill_seconds);
+  out.decode_tokens_per_second =
+      Rate(static_cast<int64_t>(generation.ids.size()) - 1, generation.decode_seconds);
+  return out;
+}
+
+std::string LanguageModel::RenderChat(const std::string& messages_json,
+                                      bool add_generation_prompt) const {
+  FIREQ_CHECK(impl_->text.chat_template.has_value(), kNotFound,
+              "the model has no chat template: use generate, or an instruction-tuned model");
+  return impl_->text.chat_template->Render(ParseJson(messages_json, "messages"),
+                                           add_generation_prompt);
+}
+
+PerplexityReport LanguageModel::EvaluatePerplexity(const PerplexityRequest& request,
+                                                   LanguageModel* reference) {
+  const std::vector<int32_t> ids =
+      impl_->text.tokenizer.Encode(request.text, {.add_special = true, .parse_special = true});
+  PerplexityOptions options;
+  options.context = request.context;
+  options.max_tokens = request.max_tokens;
+  options.products = impl_->session_options.products;
+  options.progress = request.progress;
+  const PerplexityResult result =
+      fireq::EvaluatePerplexity(*impl_->backend, impl_->model, ids, options,
+                                reference != nullptr ? &reference->impl_->model : nullptr);
+  PerplexityReport out{result.perplexity, result.perplexity_stderr, result.tokens,
+                       result.seconds,    result.tokens_per_second, {}};
+  if (result.distance)
+    out.distance = {result.distance->kl_mean, result.distance->kl_stderr, result.distance->kl_p99,
+                    result.distance->top1_agreement, result.distance->top1_stderr};
+  return out;
+}
+
+std::vector<int32_t> Tokenize(const std::string& model, std::string_view text, bool add_special,
+                              const RuntimeOptions& options) {
+  const TextTools tools = LoadTextTools(ResolveModel(model, options));
+  return tools.tokenizer.Encode(text, {.add_special = add_special, .parse_special = true});
+}
+
+}  // namespace fireq

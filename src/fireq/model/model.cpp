@@ -1,0 +1,145 @@
+#include "fireq/model/model.h"
+
+#include "fireq/checkpoint/quantised_checkpoint.h"
+#include "fireq/checkpoint/schema.h"
+#include "fireq/model/rope.h"
+
+namespace fireq {
+namespace {
+
+// Where the tensors of a block come from: a float model or a checkpoint.
+class TensorStore {
+ public:
+  virtual ~TensorStore() = default;
+  virtual LinearPart LoadLinear(const std::string& linear, Shape shape) const = 0;
+  virtual Tensor Load(const std::string& name) const = 0;  // as stored
+  virtual bool Has(const std::string& name) const = 0;
+  Tensor LoadF32(const std::string& name) const { return ToF32(Load(name), name); }
+};
+
+class FloatStore : public TensorStore {
+ public:
+  explicit FloatStore(const ModelSource& source) : source_(source) {}
+  LinearPart LoadLinear(const std::string& linear, Shape) const override {
+    return {.name = linear, .weight = source_.Load(linear + ".weight")};
+  }
+  Tensor Load(const std::string& name) const override { return source_.Load(name); }
+  bool Has(const std::string& name) const override { return source_.Has(name); }
+
+ private:
+  const ModelSource& source_;
+};
+
+class QuantisedStore : public TensorStore {
+ public:
+  explicit QuantisedStore(const QuantisedCheckpoint& checkpoint) : checkpoint_(checkpoint) {}
+  LinearPart LoadLinear(const std::string& linear, Shape shape) const override {
+    if (checkpoint_.IsExcluded(linear))
+      return {.name = linear, .weight = checkpoint_.Load(linear + ".weight")};
+    const StoredLinear stored = checkpoint_.LoadLinear(linear, shape[0], shape[1]);
+    return {.name = linear,
+            .i4 = {stored.codes, stored.scale, stored.zero, stored.t, shape[0], shape[1]}};
+  }
+  Tensor Load(const std::string& name) const override { return checkpoint_.Load(name); }
+  bool Has(const std::string& name) const override { return checkpoint_.Has(name); }
+
+ private:
+  const QuantisedCheckpoint& checkpoint_;
+};
+
+class BlockLoader {
+ public:
+  BlockLoader(Backend& backend, const ModelConfig& config, const TensorStore& store)
+      : backend_(backend), config_(config), store_(store) {}
+
+  BlockWeights Block(int64_t layer) const {
+    BlockWeights block;
+    block.attn_norm = Norm(LayerTensorName(layer, kInputNorm));
+    block.qkv = Fused(layer, {Linear::kQ, Linear::kK, Linear::kV});
+    block.q_norm = Optional(LayerTensorName(layer, kQNorm));
+    block.k_norm = Optional(LayerTensorName(layer, kKNorm));
+    block.crs_q = Optional(LayerTensorName(layer, kCrsQFactor));
+    block.crs_k = Optional(LayerTensorName(layer, kCrsKFactor));
+    block.o = Fused(layer, {Linear::kO});
+    block.mlp_norm = Norm(LayerTensorName(layer, kPostNorm));
+    block.gate_up = Fused(layer, {Linear::kGate, Linear::kUp});
+    block.down = Fused(layer, {Linear::kDown});
+    return block;
+  }
+
+  ModelWeights Whole() const {
+    ModelWeights weights;
+    const Tensor embedding = store_.Load(kEmbeddingName);
+    weights.embedding = backend_.Upload(embedding);
+    for (int64_t layer = 0; layer < config_.num_layers; ++layer)
+      weights.blocks.push_back(Block(layer));
+    weights.final_norm = Norm(kFinalNormName);
+    LinearSpec head;
+    head.parts.push_back(
+        {.name = kLmHeadName,
+         .weight = config_.tied_embeddings ? embedding : store_.Load(kLmHeadName)});
+    weights.lm_head = backend_.Prepare(std::move(head));
+    return weights;
+  }
+
+ private:
+  Tensor Norm(const std::string& name) const { return backend_.Upload(store_.LoadF32(name)); }
+  Tensor Optional(const std::string& name) const {
+    return store_.Has(name) ? Norm(name) : Tensor();
+  }
+
+  std::shared_ptr<const PreparedLinear> Fused(int64_t layer,
+                                              std::initializer_list<Linear> linears) const {
+    LinearSpec spec;
+    for (const Linear linear : linears) {
+      const std::string name = LinearName(layer, linear);
+      LinearPart part = store_.LoadLinear(name, LinearShape(config_, linear));
+      if (HasBias(config_, linear)) part.bias = store_.LoadF32(name + ".bias");
+      spec.parts.push_back(std::move(part));
+    }
+    spec.gate_up = linears.size() == 2;
+    return backend_.Prepare(std::move(spec));
+  }
+
+  Backend& backend_;
+  const ModelConfig& config_;
+  const TensorStore& store_;
+};
+
+}  // namespace
+
+Model LoadModel(Backend& backend, const std::filesystem::path& path) {
+  Model model;
+  if (DetectModelKind(path) == ModelKind::kFireqQuantised) {
+    const QuantisedCheckpoint checkpoint(path);
+    model.config = checkpoint.config();
+    model.quant = checkpoint.quant();
+    model.quantized = true;
+    model.weights = BlockLoader(backend, model.config, QuantisedStore(checkpoint)).Whole();
+    return model;
+  }
+  const auto source = ModelSource::Open(path);
+  model.config = source->config();
+  model.weights = BlockLoader(backend, model.config, FloatStore(*source)).Whole();
+  return model;
+}
+
+BlockWeights LoadFloatBlock(Backend& backend, const ModelSource& source, int64_t layer) {
+  return BlockLoader(backend, source.config(), FloatStore(source)).Block(layer);
+}
+
+ForwardContext MakeContext(Backend& backend, const Model& model, int64_t max_context,
+                           Products products) {
+  const RopeTable rope = MakeRopeTable(model.config.rope, model.config.head_dim, max_context);
+  ForwardContext context;
+  context.backend = &backend;
+  context.config = &model.config;
+  context.arithmetic = model.quant.arithmetic;
+  context.qk_hadamard = model.quant.qk_hadamard;
+  context.products = products;
+  context.rope_cos = backend.Upload(rope.cos);
+  context.rope_sin = backend.Upload(rope.sin);
+  return context;
+}
+
+}  // namespace fireq

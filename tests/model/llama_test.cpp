@@ -1,0 +1,117 @@
+// The forward pass against an independent double-precision one, on every switch a family has.
+#include "fireq/model/llama.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+
+#include "fireq/backends/cpu/cpu_backend.h"
+#include "fireq/engine/session.h"
+#include "fireq/model/model.h"
+#include "tests/io/io_testing.h"
+#include "tests/support/tiny_llama.h"
+
+namespace fireq::test {
+namespace {
+
+std::vector<int32_t> RandomIds(const ModelConfig& config, size_t count) {
+  std::mt19937 rng(42);
+  std::vector<int32_t> ids(count);
+  for (int32_t& id : ids)
+    id = static_cast<int32_t>(rng() % static_cast<uint64_t>(config.vocab_size));
+  return ids;
+}
+
+struct Case {
+  std::string name;
+  ModelConfig config;
+};
+
+std::vector<Case> Cases() {
+  std::vector<Case> out{{"gqa", TinyConfig()}};
+  ModelConfig c = TinyConfig();
+  c.num_kv_heads = c.num_heads;
+  out.push_back({"mha", c});
+  c = TinyConfig();
+  c.tied_embeddings = true;
+  out.push_back({"tied", c});
+  c = TinyConfig();
+  c.rope = {.theta = 10000.0,
+            .scaling = RopeScaling::kLlama3,
+            .factor = 8.0,
+            .low_freq_factor = 1.0,
+            .high_freq_factor = 4.0,
+            .original_context = 64};
+  out.push_back({"llama3_rope", c});
+  c = TinyConfig();
+  c.family = "qwen2";
+  c.architecture = "Qwen2ForCausalLM";
+  c.qkv_bias = true;
+  out.push_back({"qwen2", c});
+  c = TinyConfig();
+  c.family = "qwen3";
+  c.architecture = "Qwen3ForCausalLM";
+  c.qk_norm = true;
+  out.push_back({"qwen3", c});
+  return out;
+}
+
+class FloatForward : public testing::TestWithParam<Case> {};
+
+TEST_P(FloatForward, LogitsOfEveryPositionMatchTheReference) {
+  const ModelConfig& config = GetParam().config;
+  const TemporaryDirectory directory;
+  const TinyWeights weights = RandomWeights(config, 7);
+  WriteHuggingFace(directory.path(), config, weights);
+  const auto backend = MakeCpuBackend({.num_threads = 2});
+  const Model model = LoadModel(*backend, directory.path());
+
+  const std::vector<int32_t> ids = RandomIds(config, 150);  // crosses two page borders
+  const auto expected = ReferenceLogits(config, weights, ids);
+  Session session(*backend, model, {.prefill_chunk = 97});
+  size_t at = 0;
+  // A long chunk, one across the chunk limit, then one token at a time.
+  for (const size_t count : {70u, 75u, 1u, 1u, 3u}) {
+    const Tensor logits = session.Append({ids.data() + at, count});
+    at += count;
+    for (int64_t v = 0; v < config.vocab_size; ++v)
+      ASSERT_NEAR(logits.as<float>()[v], expected[at - 1][static_cast<size_t>(v)], 2e-4)
+          << "position " << at - 1;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, FloatForward, testing::ValuesIn(Cases()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(Session, TruncateForgetsAndRepeatsExactly) {
+  const TemporaryDirectory directory;
+  WriteHuggingFace(directory.path(), TinyConfig(), RandomWeights(TinyConfig(), 3));
+  const auto backend = MakeCpuBackend({.num_threads = 1});
+  const Model model = LoadModel(*backend, directory.path());
+  const std::vector<int32_t> ids = RandomIds(model.config, 80);
+  Session session(*backend, model, {});
+  session.Append({ids.data(), 40});
+  const Tensor first = session.Append({ids.data() + 40, 1});
+  session.Append({ids.data() + 41, 30});
+  session.Truncate(40);
+  const Tensor again = session.Append({ids.data() + 40, 1});
+  for (int64_t v = 0; v < model.config.vocab_size; ++v)
+    EXPECT_EQ(first.as<float>()[v], again.as<float>()[v]);
+}
+
+TEST(Session, RefusesEmptyUnknownAndOverlong) {
+  const TemporaryDirectory directory;
+  WriteHuggingFace(directory.path(), TinyConfig(), RandomWeights(TinyConfig(), 3));
+  const auto backend = MakeCpuBackend({.num_threads = 1});
+  const Model model = LoadModel(*backend, directory.path());
+  Session session(*backend, model, {.max_context = 8});
+  EXPECT_THROW(session.Append({}), Error);
+  EXPECT_THROW(session.Append(std::vector<int32_t>{67}), Error);
+  EXPECT_THROW(session.Append(std::vector<int32_t>{-1}), Error);
+  EXPECT_THROW(session.Append(std::vector<int32_t>(9, 1)), Error);
+  EXPECT_EQ(session.Append(std::vector<int32_t>(8, 1)).num_elements(), 67);
+}
+
+}  // namespace
+}  // namespace fireq::test
