@@ -9,10 +9,14 @@ if(FIREQ_CUDA)
   set(CMAKE_CUDA_COMPILER_LAUNCHER
       "${PROJECT_SOURCE_DIR}/cmake/strict_nvcc.sh" ${FIREQ_CCACHE})
   enable_language(CUDA)
+  if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+  endif()
   find_package(CUDAToolkit 12.8 REQUIRED)
   add_library(fireq_cuda_flags INTERFACE)
   target_compile_options(fireq_cuda_flags INTERFACE
-    "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-std=c++20 -gencode arch=compute_90a,code=sm_90a>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_90a,code=sm_90a>"
     "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Xptxas -warn-spills,-warn-lmem-usage -Werror all-warnings>"
     "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:--expt-relaxed-constexpr -lineinfo -Xcompiler -Wall>"
     # A device assert serialises wgmma, whatever the build type.
