@@ -2,7 +2,7 @@
 #pragma once
 
 #include <filesystem>
-#include <memory>
+#include <map>
 #include <set>
 #include <string>
 #include <string_view>
@@ -42,8 +42,9 @@ class QuantisedCheckpoint {
 
   // Linears are named as LinearName() does: no ".weight".
   bool IsExcluded(const std::string& linear) const { return excluded_.contains(linear); }
-  // Values are validated too. Errors: kInvalidArgument for an excluded linear; kCorrupt.
-  StoredLinear LoadLinear(const std::string& linear, int64_t n, int64_t k) const;
+  // Values are validated too. Errors: kInvalidArgument for an excluded linear or a name that
+  // is none; kCorrupt.
+  StoredLinear LoadLinear(const std::string& linear) const;
   bool Has(const std::string& name) const { return tensors_.Has(name); }
   // Any other tensor of StoredTensors(), as stored; checked to be finite. Errors: kNotFound,
   // kCorrupt.
@@ -56,6 +57,7 @@ class QuantisedCheckpoint {
   ModelConfig config_;
   QuantConfig quant_;
   std::set<std::string> excluded_;
+  std::map<std::string, Shape> linears_;
 };
 
 // True if `directory` holds a config.json whose quantization_config.quant_method is "fireq".
@@ -84,6 +86,7 @@ class QuantisedCheckpointWriter {
   AtomicDirectory directory_;
   ModelConfig config_;
   QuantConfig quant_;
+  std::map<std::string, Shape> linears_;
   SafetensorsWriter tensors_;
 };
 
