@@ -174,7 +174,7 @@ std::vector<Key> MakeKeys() {
       FlagKey("rotate.v", &R::rotate_v, "true", "false", "rotate each head of V, undone in o"));
   keys.push_back(FlagKey("hadamard.qk", &R::hadamard_qk, "true", "false",
                          "Hadamard transform of each head of Q and K after RoPE, at run time"));
-  keys.push_back(IntKey("rotate.seed", &R::rotate_seed, 0, int64_t{1} << 31, "of random signs"));
+  keys.push_back(IntKey("seed", &R::seed, 0, int64_t{1} << 53, "of the random rotations"));
   keys.push_back(EnumKey<KvGrid>("kv", &R::kv,
                                  {{KvGrid::kFloat, "float"},
                                   {KvGrid::kSymmetric, "symmetric"},

@@ -62,7 +62,7 @@ struct Recipe {
   bool rotate_residual = false;
   bool rotate_v = false;
   bool hadamard_qk = false;
-  int64_t rotate_seed = 0;
+  int64_t seed = 0;
 
   KvGrid kv = KvGrid::kAsymmetric;
   bool e4m3_activations = true;
