@@ -1,0 +1,268 @@
+"""The program end to end on a small random model, and what it says to hostile input.
+
+usage: cli_test.py FIREQ_PROGRAM [unittest arguments]
+"""
+
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import tiny_model
+
+FIREQ = None
+TEXT = "The quick brown fox jumps over the lazy dog. " * 60
+
+
+def run(*arguments, stdin: str = "", code: int | None = 0, **kwargs) -> subprocess.CompletedProcess:
+    done = subprocess.run([FIREQ, *map(str, arguments)], input=stdin, capture_output=True, text=True,
+                          timeout=300, check=False, **kwargs)
+    if code is not None and done.returncode != code:
+        raise AssertionError(f"fireq {arguments}: exit {done.returncode}, expected {code}\n"
+                             f"{done.stdout}{done.stderr}")
+    return done
+
+
+def run_json(*arguments, **kwargs) -> dict:
+    return json.loads(run(*arguments, "--json", **kwargs).stdout)
+
+
+class WithModel(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = pathlib.Path(tempfile.mkdtemp(prefix="fireq_e2e_"))
+        cls.model = tiny_model.write_model(cls.dir / "model")
+        cls.text = cls.dir / "text.txt"
+        cls.text.write_text(TEXT)
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.dir)
+
+    def quantise(self, name: str, *more, model=None, **kwargs):
+        out = self.dir / name
+        done = run("quantize", model or self.model, "-o", out, "--calib", self.text, "--calib-tokens", 512,
+                   "--calib-context", 128, *more, **kwargs)
+        return out, done
+
+
+class MainJob(WithModel):
+    def test_quantise_inspect_eval_generate(self):
+        reports = {}
+        for recipe in ("rtn", "fireq", "default"):
+            out, _ = self.quantise(recipe, "--recipe", recipe)
+            self.assertTrue((out / "config.json").exists())
+            self.assertEqual(json.loads((out / "config.json").read_text())["quantization_config"]
+                             ["quant_method"], "fireq")
+            self.assertTrue((out / "tokenizer.json").exists())
+            self.assertIn("quant", run("inspect", out).stdout)
+            reports[recipe] = run_json("eval", "perplexity", out, "--text", self.text, "--context", 128,
+                                       "--max-tokens", 1024, "--reference", self.model)
+            self.assertEqual(reports[recipe]["tokens"], 1024)
+            self.assertGreater(reports[recipe]["kl_mean"], 0)
+            self.assertLess(reports[recipe]["kl_mean"], 1)
+        self.assertLess(reports["default"]["kl_mean"], reports["rtn"]["kl_mean"])
+
+    def test_float_model_is_its_own_reference(self):
+        r = run_json("eval", "perplexity", self.model, "--text", self.text, "--context", 128,
+                     "--max-tokens", 512, "--reference", self.model)
+        self.assertEqual(r["kl_mean"], 0)
+        self.assertEqual(r["top1_agreement"], 1)
+
+    def test_products_can_be_forced(self):
+        out, _ = self.quantise("products", "--recipe", "rtn")
+        ppl = {p: run_json("eval", "perplexity", out, "--text", self.text, "--context", 128, "--max-tokens",
+                           512, "--products", p)["perplexity"] for p in ("table", "exact", "served")}
+        self.assertNotEqual(ppl["table"], ppl["exact"])
+        self.assertEqual(ppl["table"], ppl["served"])  # windows of 128 tokens are served by the table
+
+    def test_quantising_twice_gives_the_same_bytes(self):
+        first, _ = self.quantise("again1", "--threads", 1)
+        second, _ = self.quantise("again2", "--threads", 2)
+        self.assertEqual((first / "model.safetensors").read_bytes(),
+                         (second / "model.safetensors").read_bytes())
+
+    def test_exclude_keeps_whole_groups_in_bf16(self):
+        out, _ = self.quantise("excluded", "--set", r"exclude=layers\.0\.self_attn\.k_proj")
+        header = (out / "model.safetensors").read_bytes()
+        names = json.loads(header[8:8 + struct.unpack("<Q", header[:8])[0]])
+        for p in ("q", "k", "v"):
+            self.assertEqual(names[f"model.layers.0.self_attn.{p}_proj.weight"]["dtype"], "BF16")
+        self.assertIn("model.layers.1.self_attn.k_proj.weight_codes", names)
+        run("generate", out, "--prompt", "abc", "-n", 3)
+
+    def test_generate_is_deterministic_and_agrees_with_ids(self):
+        a = run_json("generate", self.model, "--prompt", "Hello", "-n", 12, "--ignore-eos")
+        b = run_json("generate", self.model, "--prompt-ids", ",".join(map(str, a["prompt_ids"])), "-n", 12,
+                     "--ignore-eos")
+        self.assertEqual(a["ids"], b["ids"])
+        self.assertEqual(len(a["ids"]), 12)
+        seeds = [run_json("generate", self.model, "--prompt", "Hello", "-n", 12, "--ignore-eos",
+                          "--temperature", 1, "--seed", s)["ids"] for s in (1, 1, 2)]
+        self.assertEqual(seeds[0], seeds[1])
+        self.assertNotEqual(seeds[0], seeds[2])
+
+    def test_tokenize(self):
+        ids = run_json("tokenize", self.model, "--file", self.text)["ids"]
+        self.assertEqual(len(ids), len(TEXT))
+
+    def test_chat_streams_an_answer_a_line(self):
+        done = run("chat", self.model, "--temperature", 0, "-n", 4, stdin="hi\nthere\n")
+        self.assertGreaterEqual(len(done.stdout.splitlines()), 2)
+
+    def test_help_teaches_and_versions_print(self):
+        self.assertIn("quantize", run("--help").stdout)
+        self.assertIn("rtn", run("quantize", "--help").stdout)
+        self.assertRegex(run("--version").stdout, r"\d+\.\d+")
+
+
+class Hostile(WithModel):
+    """Each case: what is broken, which words the message must have, which exit code."""
+
+    def refuse(self, model, code, *words, command=("generate", "--prompt", "x", "-n", "1")):
+        done = run(command[0], model, *command[1:], code=code)
+        self.assertEqual(done.stdout, "")
+        for word in words:
+            self.assertIn(word, done.stderr)
+
+    def broken(self, name, **changes):
+        return tiny_model.write_model(self.dir / name, **changes)
+
+    def test_not_found(self):
+        self.refuse(self.dir / "nowhere", 5, "nowhere")
+
+    def test_unknown_architecture(self):
+        self.refuse(self.broken("arch", architectures=["FooForCausalLM"], model_type="foo"), 3, "FooForCausalLM")
+
+    def test_active_sliding_window(self):
+        self.refuse(self.broken("window", sliding_window=16, model_type="mistral",
+                                architectures=["MistralForCausalLM"]), 3, "sliding_window")
+
+    def test_truncated_weights(self):
+        model = self.broken("truncated")
+        path = model / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-1000])
+        self.refuse(model, 4, "model.safetensors")
+
+    def test_header_claims_4_gb(self):
+        model = self.broken("claim")
+        path = model / "model.safetensors"
+        path.write_bytes(struct.pack("<Q", 1 << 32) + path.read_bytes()[8:])
+        self.refuse(model, 4, "4294967296")
+
+    def edit_header(self, name, edit):
+        model = self.broken(name)
+        path = model / "model.safetensors"
+        data = path.read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8:8 + size])
+        text = edit(header)
+        text = (text if isinstance(text, str) else json.dumps(header)).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size:])
+        return model
+
+    def test_overlapping_tensors(self):
+        def edit(header):
+            header["model.norm.weight"]["data_offsets"] = [0, 256]
+        self.refuse(self.edit_header("overlap", edit), 4, "model.")
+
+    def test_wrong_shape_and_dtype(self):
+        def shape(header):
+            header["model.norm.weight"]["shape"] = [32, 2]
+        self.refuse(self.edit_header("shape", shape), 2, "model.norm.weight")
+
+        def dtype(header):
+            header["model.norm.weight"]["dtype"] = "I32"
+        self.refuse(self.edit_header("dtype", dtype), None, "model.norm.weight")
+
+    def test_overflowing_shape(self):
+        def edit(header):
+            header["model.norm.weight"]["shape"] = [2**62, 4]
+        self.refuse(self.edit_header("overflow", edit), 4, "model.norm.weight")
+
+    def test_duplicate_key(self):
+        def edit(header):
+            return json.dumps(header)[:-1] + ', "model.norm.weight": {}}'
+        self.refuse(self.edit_header("duplicate", edit), 4, "model.norm.weight")
+
+    def test_deep_nesting(self):
+        model = self.broken("deep")
+        (model / "config.json").write_text("[" * 100000)
+        self.refuse(model, 4, "config.json")
+
+    def test_nan_weight_is_refused_by_the_quantiser(self):
+        model = self.broken("nan")
+        path = model / "model.safetensors"
+        data = bytearray(path.read_bytes())
+        size = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8:8 + size])
+        at = 8 + size + header["model.layers.1.mlp.up_proj.weight"]["data_offsets"][0] + 4 * 5
+        data[at:at + 4] = struct.pack("<f", float("nan"))
+        path.write_bytes(data)
+        out, done = self.quantise("nan_out", model=model, code=4)
+        self.assertIn("model.layers.1.mlp.up_proj.weight", done.stderr)
+        self.assertFalse(out.exists())
+
+    def test_missing_shard(self):
+        model = self.broken("shard")
+        (model / "model.safetensors").rename(model / "model-00001-of-00002.safetensors")
+        (model / "model.safetensors.index.json").write_text(json.dumps(
+            {"metadata": {}, "weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}))
+        self.refuse(model, None, "model-00002-of-00002.safetensors")
+
+    def test_empty_and_enormous_prompts(self):
+        self.assertIn("prompt", run("generate", self.model, "--prompt", "", "-n", 1, code=2).stderr)
+        self.assertIn("256", run("generate", self.model, "--prompt", "x" * 20000, "-n", 1, code=2).stderr)
+        self.assertIn("260", run("generate", self.model, "--prompt-ids", "1,99999", code=2).stderr)
+
+    def test_unknown_recipe_key_and_value(self):
+        _, done = self.quantise("no_recipe", "--recipe", "nonsense", code=5)
+        self.assertIn("default", done.stderr)
+        _, done = self.quantise("no_key", "--set", "wheights=1", code=2)
+        self.assertIn("wheights", done.stderr)
+
+    def test_text_shorter_than_a_window(self):
+        short = self.dir / "short.txt"
+        short.write_text("tiny")
+        self.assertIn("window", run("eval", "perplexity", self.model, "--text", short, code=2).stderr)
+
+    def test_full_disk_leaves_nothing(self):
+        def small_files():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+        out, done = self.quantise("full", code=6, preexec_fn=small_files)
+        self.assertFalse(out.exists())
+        self.assertIn("full", done.stderr)
+        self.assertEqual([p.name for p in self.dir.iterdir() if p.name.startswith("full")], [])
+
+    def test_killed_run_leaves_no_half_checkpoint(self):
+        big = tiny_model.write_model(self.dir / "big", num_hidden_layers=6)
+        out = self.dir / "killed"
+        for delay in (0.05, 0.2, 0.4):
+            child = subprocess.Popen([FIREQ, "quantize", str(big), "-o", str(out), "--calib", str(self.text),
+                                      "--calib-context", "128", "--calib-tokens", "2048"],
+                                     stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            time.sleep(delay)
+            child.kill()
+            child.wait()
+            if out.exists():  # it was faster than the kill: then it is whole
+                run("generate", out, "--prompt", "x", "-n", 1)
+                shutil.rmtree(out)
+
+    def test_lying_gguf(self):
+        path = self.dir / "lie.gguf"
+        path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60))
+        self.refuse(path, 4, "lie.gguf")
+
+
+if __name__ == "__main__":
+    FIREQ = os.path.abspath(sys.argv.pop(1))
+    unittest.main(verbosity=2)
