@@ -86,6 +86,8 @@ Vectors ReadCache(const AttentionCase& c, int s, int kv_head) {
 // One row: `keys` keys are visible.
 void AttendRow(const Vectors& cache, const uint8_t* q, float q_scale, int dim, int keys,
                ProbRounding rounding, double* out) {
+  std::fill(out, out + dim, 0.0);
+  if (keys <= 0) return;
   std::vector<double> scores(keys);
   double query_sum = 0.0;
   for (int d = 0; d < dim; ++d) query_sum += E4M3ToFloat(q[d]);
@@ -102,7 +104,6 @@ void AttendRow(const Vectors& cache, const uint8_t* q, float q_scale, int dim, i
   }
   const double m = std::ceil(max_score);
   const double r = std::exp2(std::ceil(std::log2(max_scale)));
-  std::fill(out, out + dim, 0.0);
   double l = 0.0;
   for (int t = 0; t < keys; ++t) {
     const double p = std::exp2(scores[t] - m);

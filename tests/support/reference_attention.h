@@ -27,7 +27,7 @@ struct AttentionCase {
 
 struct AttentionShape {
   std::vector<int32_t> query_len;    // [S]
-  std::vector<int32_t> context_len;  // [S] >= query_len
+  std::vector<int32_t> context_len;  // [S] >= query_len, or 0
   int num_heads = 0;
   KvPageLayout layout;
 };
@@ -42,7 +42,8 @@ enum class ProbRounding {
   kNone,
 };
 
-// out [T, H, Dh], not rounded. Rows of a sequence see its keys 0 .. context - query_len + i.
+// out [T, H, Dh], not rounded. Row i of a sequence sees the keys 0 .. context - query_len + i; a
+// row that sees none is zero.
 std::vector<double> ReferenceAttention(const AttentionCase& c, ProbRounding rounding);
 
 // ||actual - expected|| / ||expected||; NaN if anything is, 0 where both are empty.
