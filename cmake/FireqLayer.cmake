@@ -1,9 +1,9 @@
-# fireq_layer(NAME <dir> [DEPENDS layer...] [LINK lib...])
+# fireq_layer(NAME <dir> [DEPENDS layer...] [LINK lib...] [TEST_DEPENDS layer...])
 #
 # One static library fireq_<name> of all .cpp files of the calling folder (not of sub-folders), and,
 # where tests/<dir> exists, one test program <name>_test of its *_test.cpp files.
 function(fireq_layer)
-  cmake_parse_arguments(arg "" "NAME" "DEPENDS;LINK" ${ARGN})
+  cmake_parse_arguments(arg "" "NAME" "DEPENDS;LINK;TEST_DEPENDS" ${ARGN})
   file(RELATIVE_PATH dir "${PROJECT_SOURCE_DIR}/src/fireq" "${CMAKE_CURRENT_SOURCE_DIR}")
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp")
   set(target fireq_${arg_NAME})
@@ -22,6 +22,7 @@ function(fireq_layer)
   target_link_libraries(${target} ${scope} ${depends} ${arg_LINK})
   set_property(GLOBAL APPEND PROPERTY FIREQ_LAYER_TARGETS ${target})
   set_property(GLOBAL APPEND PROPERTY FIREQ_LAYER_DIRS "${arg_NAME}|${dir}")
+  set_property(GLOBAL PROPERTY FIREQ_TEST_DEPENDS_${arg_NAME} ${arg_TEST_DEPENDS})
 endfunction()
 
 # Test programs are made after all layers exist; called once, from tests/CMakeLists.txt.
@@ -33,7 +34,9 @@ function(fireq_layer_tests)
     list(GET pair 1 dir)
     file(GLOB tests CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/${dir}/*_test.cpp")
     if(tests)
-      fireq_test(${name}_test SOURCES ${tests} LINK fireq_${name})
+      get_property(depends GLOBAL PROPERTY FIREQ_TEST_DEPENDS_${name})
+      list(TRANSFORM depends PREPEND fireq_)
+      fireq_test(${name}_test SOURCES ${tests} LINK fireq_${name} ${depends})
     endif()
   endforeach()
 endfunction()

@@ -36,7 +36,7 @@ class QuantisedStore : public TensorStore {
   LinearPart LoadLinear(const std::string& linear, Shape shape) const override {
     if (checkpoint_.IsExcluded(linear))
       return {.name = linear, .weight = checkpoint_.Load(linear + ".weight")};
-    const StoredLinear stored = checkpoint_.LoadLinear(linear, shape[0], shape[1]);
+    const StoredLinear stored = checkpoint_.LoadLinear(linear);
     return {.name = linear,
             .i4 = {stored.codes, stored.scale, stored.zero, stored.t, shape[0], shape[1]}};
   }
