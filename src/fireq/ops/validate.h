@@ -1,0 +1,22 @@
+// Every check on the args of ops, once for every backend; what passes needs no further check.
+//
+// Errors: kShapeMismatch for tensors that do not fit each other, kInvalidArgument for values,
+// kUnsupported for what no backend does; each names the op and the tensor and gives the values.
+// Contents of tensors are read only where they lie on the host (ids, page tables, scales).
+#pragma once
+
+#include "fireq/ops/args.h"
+
+namespace fireq {
+
+void Validate(const LinearSpec& spec);
+void Validate(const EmbedArgs& args);
+void Validate(const RmsNormArgs& args);
+void Validate(const QuantizeArgs& args);
+void Validate(const LinearArgs& args);
+void Validate(const RopeKvWriteArgs& args);
+void Validate(const AttentionArgs& args);
+void ValidateCopy(const Tensor& from, const Tensor& to);
+void ValidateGatherRows(const Tensor& x, const Tensor& rows, const Tensor& out);
+
+}  // namespace fireq
