@@ -82,7 +82,7 @@ TEST_P(FloatForward, LogitsOfEveryPositionMatchTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, FloatForward, testing::ValuesIn(Cases()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& each) { return each.param.name; });
 
 TEST(Session, TruncateForgetsAndRepeatsExactly) {
   const TemporaryDirectory directory;
