@@ -1,0 +1,107 @@
+// Times the attention kernels on shapes given as arguments; one CSV row a shape on stdout.
+//
+//   fireq_bench_attention decode  BATCHxCONTEXTxHEADSxKVHEADSxDIM[xQUERIES] ...
+//
+// decode:  batch,context,heads,kv_heads,head_dim,median_us,floor_us,ratio_floor,low_us,high_us
+// The floor is the cache's INT4 bytes at 4.4 TB/s. Caches rotate past the L2.
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench/attention/random_step.h"
+#include "bench/attention/timing.h"
+#include "fireq/backends/sm90/attn_decode_i4/launch.h"
+
+namespace fireq::bench {
+namespace {
+
+constexpr double kReadBytesPerUs = 4.4e6;
+constexpr int64_t kRotatedBytes = int64_t{256} << 20;
+
+struct Shape {
+  int batch = 0;
+  int context = 0;
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int queries = 1;
+};
+
+Shape ParseShape(const char* text) {
+  Shape s;
+  const int fields = std::sscanf(text, "%dx%dx%dx%dx%dx%d", &s.batch, &s.context, &s.heads,
+                                 &s.kv_heads, &s.head_dim, &s.queries);
+  FIREQ_CHECK(fields >= 5, kInvalidArgument, "bench attention: shape ", text);
+  return s;
+}
+
+using Steps = std::vector<std::unique_ptr<RandomStep>>;
+
+Steps MakeSteps(const StepShape& shape, int64_t bytes) {
+  Steps steps;
+  for (int64_t total = 0; steps.empty() || total < kRotatedBytes; total += bytes)
+    steps.push_back(std::make_unique<RandomStep>(shape, static_cast<uint32_t>(steps.size()) + 1));
+  return steps;
+}
+
+void BenchDecode(const Shape& s, bool programmatic) {
+  const KvPageLayout layout{KvGrid::kAsymmetric, s.kv_heads, s.head_dim};
+  const int64_t bytes =
+      int64_t{s.batch} * s.context * s.kv_heads * (layout.head_bytes() / kTokensPerPage);
+  const Steps steps = MakeSteps({s.batch, s.queries, s.context, s.heads, layout}, bytes);
+  const sm90::AttnDecodePlan plan = sm90::MakeAttnDecodePlan(
+      {s.batch, s.heads, s.kv_heads, s.head_dim, s.queries, sm90::NumSms()});
+  sm90::DeviceBuffer<float> workspace(plan.workspace_bytes / 4);
+  workspace.FillBytes(0);
+  const int launches = std::max<int>(static_cast<int>(steps.size()), 20);
+  const Timing t = TimeGraph(launches, 15, [&](int i, cudaStream_t stream) {
+    const RandomStep& step = *steps[static_cast<size_t>(i) % steps.size()];
+    sm90::AttnDecodeArgs args;
+    args.programmatic = programmatic;
+    args.tensors = {.q = step.q.data(),
+                    .scale_q = step.scale_q.data(),
+                    .pages = step.pages.data(),
+                    .query_start = step.query_start.data(),
+                    .context_len = step.context_len.data(),
+                    .page_table = step.page_table.data(),
+                    .out = step.out.data(),
+                    .workspace = workspace.data(),
+                    .num_sequences = s.batch,
+                    .num_heads = s.heads,
+                    .kv_heads = s.kv_heads,
+                    .max_pages = step.max_pages};
+    LaunchAttnDecodeI4(plan, args, stream);
+  });
+  const double floor_us = static_cast<double>(bytes) / kReadBytesPerUs;
+  std::printf("%d,%d,%d,%d,%d,%.2f,%.2f,%.2f,%.2f,%.2f\n", s.batch, s.context, s.heads, s.kv_heads,
+              s.head_dim, t.median_us, floor_us, t.median_us / floor_us, t.low_us, t.high_us);
+  std::fflush(stdout);
+}
+
+int Main(int argc, char** argv) {
+  FIREQ_CHECK(argc >= 3, kInvalidArgument, "bench attention: decode SHAPE ...");
+  const std::string what = argv[1];
+  for (int i = 2; i < argc; ++i) {
+    const Shape shape = ParseShape(argv[i]);
+    if (what == "decode" || what == "decode-pdl") {
+      BenchDecode(shape, what == "decode-pdl");
+    } else {
+      Throw(ErrorCode::kInvalidArgument, StrCat("bench attention: ", what));
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace fireq::bench
+
+int main(int argc, char** argv) {
+  try {
+    return fireq::bench::Main(argc, argv);
+  } catch (const fireq::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return fireq::ExitCode(error.code());
+  }
+}

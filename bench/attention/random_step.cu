@@ -1,0 +1,83 @@
+#include "bench/attention/random_step.h"
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+
+#include "fireq/base/math.h"
+#include "fireq/formats/e4m3.h"
+
+namespace fireq::bench {
+namespace {
+
+__device__ uint32_t Hash(uint64_t x) {
+  x ^= x >> 33;
+  x *= 0xFF51AFD7ED558CCDull;
+  x ^= x >> 33;
+  x *= 0xC4CEB9FE1A85EC53ull;
+  return static_cast<uint32_t>(x >> 32);
+}
+__device__ float Uniform(uint64_t x) { return static_cast<float>(Hash(x)) * 0x1p-32f; }
+
+// One 32-bit word a thread: codes anything, scales 0.15 .. 0.35, zero points 0 .. 15.
+__global__ void FillPages(uint32_t* words, int64_t count, KvPageLayout layout, uint64_t seed) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const int64_t at = i * 4 % layout.head_bytes();
+  const uint64_t key = seed + static_cast<uint64_t>(i) * 2;
+  if (at < layout.k_scale_offset()) {
+    words[i] = Hash(key);
+  } else if (at < layout.k_zero_offset()) {
+    const uint32_t low = FloatToBf16(0.15f + 0.2f * Uniform(key));
+    const uint32_t high = FloatToBf16(0.15f + 0.2f * Uniform(key + 1));
+    words[i] = low | high << 16;
+  } else {
+    words[i] = Hash(key) & 0x0F0F0F0Fu;
+  }
+}
+
+// Sum of four uniforms: near enough to normal, absmax below 448 / 128.
+__global__ void FillQueries(uint8_t* q, int64_t count, uint64_t seed) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const uint64_t key = seed + static_cast<uint64_t>(i) * 4;
+  const float sum = Uniform(key) + Uniform(key + 1) + Uniform(key + 2) + Uniform(key + 3);
+  q[i] = FloatToE4M3((sum - 2.0f) * 1.7f * 128.0f);
+}
+
+__global__ void FillFloats(float* x, int64_t count, float value) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < count) x[i] = value;
+}
+
+unsigned Blocks(int64_t count) { return static_cast<unsigned>(CeilDiv<int64_t>(count, 256)); }
+
+}  // namespace
+
+RandomStep::RandomStep(const StepShape& s, uint32_t seed)
+    : shape(s),
+      max_pages(CeilDiv(s.context, kTokensPerPage)),
+      q(int64_t{s.sequences} * s.query_len * s.heads * s.layout.head_dim),
+      scale_q(int64_t{s.sequences} * s.query_len * s.heads),
+      pages(int64_t{s.sequences} * max_pages * s.layout.page_bytes()),
+      out(q.count()) {
+  std::mt19937 rng(seed);
+  std::vector<int32_t> table(static_cast<size_t>(s.sequences) * max_pages);
+  std::iota(table.begin(), table.end(), 0);
+  std::shuffle(table.begin(), table.end(), rng);
+  std::vector<int32_t> starts;
+  for (int i = 0; i <= s.sequences; ++i) starts.push_back(i * s.query_len);
+  page_table = sm90::DeviceBuffer<int32_t>(table);
+  query_start = sm90::DeviceBuffer<int32_t>(starts);
+  context_len = sm90::DeviceBuffer<int32_t>(std::vector<int32_t>(s.sequences, s.context));
+  const int64_t words = pages.size_bytes() / 4;
+  const uint64_t key = uint64_t{rng()} << 32;
+  FillPages<<<Blocks(words), 256>>>(reinterpret_cast<uint32_t*>(pages.data()), words, s.layout,
+                                    key);
+  FillQueries<<<Blocks(q.count()), 256>>>(q.data(), q.count(), key + rng());
+  FillFloats<<<Blocks(scale_q.count()), 256>>>(scale_q.data(), scale_q.count(), 1.0f / 128.0f);
+  sm90::CheckLaunch("bench attention fill");
+  FIREQ_CUDA(cudaDeviceSynchronize());
+}
+
+}  // namespace fireq::bench

@@ -1,0 +1,37 @@
+// A random decode or prefill step in device memory, made there: caches of gigabytes.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "fireq/backends/sm90/runtime/device_buffer.h"
+#include "fireq/formats/bf16.h"
+#include "fireq/formats/kv_page.h"
+
+namespace fireq::bench {
+
+// Every sequence has the same lengths; its pages lie in a random order. Scales and zero points are
+// of the size that normal data gives, codes uniform, Q normal.
+struct StepShape {
+  int sequences = 0;
+  int query_len = 0;
+  int context = 0;
+  int heads = 0;
+  KvPageLayout layout;
+};
+
+struct RandomStep {
+  RandomStep(const StepShape& shape, uint32_t seed);
+
+  StepShape shape;
+  int max_pages = 0;
+  sm90::DeviceBuffer<uint8_t> q;
+  sm90::DeviceBuffer<float> scale_q;
+  sm90::DeviceBuffer<uint8_t> pages;
+  sm90::DeviceBuffer<int32_t> query_start;
+  sm90::DeviceBuffer<int32_t> context_len;
+  sm90::DeviceBuffer<int32_t> page_table;
+  sm90::DeviceBuffer<bf16_t> out;
+};
+
+}  // namespace fireq::bench

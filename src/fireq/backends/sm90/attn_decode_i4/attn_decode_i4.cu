@@ -1,0 +1,58 @@
+#include <mutex>
+
+#include "fireq/backends/sm90/attn_decode_i4/kernel.cuh"
+#include "fireq/backends/sm90/attn_decode_i4/launch.h"
+#include "fireq/backends/sm90/runtime/check.h"
+
+namespace fireq::sm90 {
+namespace {
+
+template <int kDim, int kTiles, class Probs>
+void Launch(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool programmatic,
+            cudaStream_t stream) {
+  const auto kernel = AttnDecodeI4<kDim, kTiles, Probs>;
+  static std::once_flag once;
+  std::call_once(once, [&] {
+    FIREQ_CUDA(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
+  });
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(plan.ctas));
+  config.blockDim = dim3(kDecodeThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(plan.shared.bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = programmatic ? 1 : 0;
+  FIREQ_CUDA(cudaLaunchKernelEx(&config, kernel, params, plan.shared));
+}
+
+template <int kDim, class Probs>
+void LaunchRows(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool programmatic,
+                cudaStream_t stream) {
+  if (plan.rows == 8) {
+    Launch<kDim, 1, Probs>(plan, params, programmatic, stream);
+  } else {
+    Launch<kDim, 2, Probs>(plan, params, programmatic, stream);
+  }
+}
+
+}  // namespace
+
+void LaunchAttnDecodeI4(const AttnDecodePlan& plan, const AttnDecodeArgs& args,
+                        cudaStream_t stream) {
+  AttnDecodeParams params = args.tensors;
+  FIREQ_CHECK(params.kv_heads > 0 && params.num_heads % params.kv_heads == 0, kInvalidArgument,
+              "decode attention: ", params.num_heads, " heads over ", params.kv_heads, " KV heads");
+  params.row_tiles = plan.row_tiles;
+  params.stages = plan.stages;
+  const auto launch =
+      plan.head_dim == 128
+          ? (args.e4m3_probs ? LaunchRows<128, ProbsE4M3> : LaunchRows<128, ProbsHalf>)
+          : (args.e4m3_probs ? LaunchRows<64, ProbsE4M3> : LaunchRows<64, ProbsHalf>);
+  launch(plan, params, args.programmatic, stream);
+}
+
+}  // namespace fireq::sm90

@@ -1,0 +1,29 @@
+// What the decode attention kernel is told: pointers and sizes, passed by value.
+#pragma once
+
+#include <cstdint>
+
+#include "fireq/formats/bf16.h"
+
+namespace fireq::sm90 {
+
+// Everything on the device. Lengths and tables are read by the kernel, so one captured launch
+// serves every step of the same num_sequences, as long as max_query_len and max_pages hold.
+struct AttnDecodeParams {
+  const uint8_t* q = nullptr;            // e4m3 [T, H, Dh]
+  const float* scale_q = nullptr;        // f32 [T, H]
+  const uint8_t* pages = nullptr;        // KvPageLayout pages of one layer
+  const int32_t* query_start = nullptr;  // i32 [S + 1]
+  const int32_t* context_len = nullptr;  // i32 [S]; 0 gives a zero output
+  const int32_t* page_table = nullptr;   // i32 [S, max_pages]
+  bf16_t* out = nullptr;                 // bf16 [T, H, Dh]
+  float* workspace = nullptr;            // AttnDecodePlan::workspace_bytes, zeroed once
+  int32_t num_sequences = 0;             // S
+  int32_t num_heads = 0;                 // H
+  int32_t kv_heads = 0;                  // Hk
+  int32_t max_pages = 0;
+  int32_t row_tiles = 1;  // of kRows query rows, to hold max_query_len * H / Hk of them
+  int32_t stages = 0;     // pages of shared memory
+};
+
+}  // namespace fireq::sm90

@@ -1,0 +1,54 @@
+#include "fireq/backends/sm90/attn_decode_i4/plan.h"
+
+#include <algorithm>
+
+#include "fireq/base/error.h"
+#include "fireq/base/math.h"
+#include "fireq/formats/kv_page.h"
+
+namespace fireq::sm90 {
+namespace {
+constexpr int64_t kSharedLimit = 227 * 1024;  // of a CTA on sm_90
+}  // namespace
+
+AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
+  FIREQ_CHECK(shape.head_dim == 64 || shape.head_dim == 128, kUnsupported,
+              "decode attention: head_dim ", shape.head_dim, " is neither 64 nor 128");
+  FIREQ_CHECK(shape.kv_heads > 0 && shape.num_heads % shape.kv_heads == 0, kShapeMismatch,
+              "decode attention: ", shape.num_heads, " heads over ", shape.kv_heads, " KV heads");
+  FIREQ_CHECK(shape.num_sequences >= 0 && shape.max_query_len >= 1 && shape.num_sms >= 1,
+              kInvalidArgument, "decode attention: S ", shape.num_sequences, ", max_query_len ",
+              shape.max_query_len, ", SMs ", shape.num_sms);
+  const int64_t rows = shape.num_heads / shape.kv_heads * shape.max_query_len;
+  AttnDecodePlan plan;
+  plan.head_dim = static_cast<int>(shape.head_dim);
+  plan.rows = rows <= 8 ? 8 : kDecodeMaxRows;
+  plan.row_tiles = static_cast<int>(CeilDiv<int64_t>(rows, plan.rows));
+  plan.ctas = static_cast<int>(shape.num_sms);
+
+  const KvPageLayout layout{KvGrid::kAsymmetric, 1, plan.head_dim};
+  const int64_t sums = int64_t{kDecodeWarps} * 8 * (plan.head_dim + kDecodePadding) * 4;
+  const int64_t stats = int64_t{2} * kDecodeWarps * kDecodeMaxRows * 8;
+  const int64_t fixed = sums + stats + 2 * kDecodeMaxStages * 8 + 64 +
+                        AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
+  plan.stages = static_cast<int>(
+      std::min<int64_t>(kDecodeMaxStages, (kSharedLimit - fixed) / layout.head_bytes()));
+  FIREQ_CHECK(plan.stages >= kDecodeWarps, kUnsupported, "decode attention: ", shape.num_sequences,
+              " sequences leave shared memory for ", plan.stages, " pages only");
+
+  AttnDecodeShared& shared = plan.shared;
+  shared.sums = static_cast<int32_t>(plan.stages * layout.head_bytes());
+  shared.stats = shared.sums + static_cast<int32_t>(sums);
+  shared.barriers = shared.stats + static_cast<int32_t>(stats);
+  shared.flag = shared.barriers + 2 * kDecodeMaxStages * 8;
+  shared.prefix = shared.flag + 64;
+  shared.bytes = static_cast<int32_t>(plan.stages * layout.head_bytes() + fixed);
+
+  // Two partial segments a CTA (its first and its last), each rows of sums and statistics; then a
+  // counter a CTA.
+  plan.workspace_bytes =
+      int64_t{plan.ctas} * (2 * kDecodeMaxRows * (int64_t{plan.head_dim} * 4 + 8) + 4);
+  return plan;
+}
+
+}  // namespace fireq::sm90

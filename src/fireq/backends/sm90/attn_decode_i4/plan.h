@@ -1,0 +1,46 @@
+// How decode attention is split over the GPU: pure host arithmetic.
+#pragma once
+
+#include <cstdint>
+
+namespace fireq::sm90 {
+
+inline constexpr int kDecodeWarps = 8;       // that compute; one more loads
+inline constexpr int kDecodeMaxStages = 32;  // barriers
+inline constexpr int kDecodeMaxRows = 16;    // query rows a tile at most
+inline constexpr int kDecodePadding = 4;     // floats behind a row of the combine buffer
+
+// Offsets in dynamic shared memory, in bytes.
+struct AttnDecodeShared {
+  int32_t sums = 0;      // f32 [kDecodeWarps][8 rows][Dh + kDecodePadding]
+  int32_t stats = 0;     // float2 [2][kDecodeWarps][kDecodeMaxRows]: maximum, sum
+  int32_t barriers = 0;  // u64 [2][kDecodeMaxStages]
+  int32_t flag = 0;      // i32 [16]
+  int32_t prefix = 0;    // i32 [S + 1]
+  int32_t bytes = 0;
+};
+
+struct AttnDecodePlan {
+  int head_dim = 0;
+  int rows = 0;       // query rows a tile: 8 or 16
+  int row_tiles = 0;  // tiles a sequence and KV head
+  int ctas = 0;
+  int stages = 0;
+  AttnDecodeShared shared;
+  int64_t workspace_bytes = 0;
+};
+
+struct AttnDecodeShape {
+  int64_t num_sequences = 0;
+  int64_t num_heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_query_len = 1;
+  int64_t num_sms = 0;
+};
+
+// Throws kUnsupported (head_dim other than 64 and 128, more sequences than the shared memory
+// holds) and kShapeMismatch (H no multiple of Hk) with the values.
+AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape);
+
+}  // namespace fireq::sm90

@@ -1,0 +1,176 @@
+// Decode attention on the device against the double-precision reference.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include "fireq/backends/sm90/attn_decode_i4/launch.h"
+#include "fireq/backends/sm90/runtime/stream.h"
+#include "tests/backends/sm90/attention_on_device.h"
+
+namespace fireq::sm90 {
+namespace {
+
+using testing::AttentionCase;
+using testing::AttentionOnDevice;
+using testing::MakeAttentionCase;
+using testing::ProbRounding;
+using testing::ReferenceAttention;
+using testing::RelativeError;
+
+class Runner {
+ public:
+  explicit Runner(const AttentionCase& c)
+      : plan_(MakeAttnDecodePlan({c.num_sequences(), c.num_heads, c.layout.kv_heads,
+                                  c.layout.head_dim, MaxQueryLen(c), NumSms()})),
+        workspace_(plan_.workspace_bytes / 4) {
+    workspace_.FillBytes(0);
+  }
+
+  AttnDecodeArgs Args(const AttentionCase& c, const AttentionOnDevice& d) const {
+    AttnDecodeArgs args;
+    args.tensors = {.q = d.q.data(),
+                    .scale_q = d.q_scale.data(),
+                    .pages = d.pages.data(),
+                    .query_start = d.query_start.data(),
+                    .context_len = d.context_len.data(),
+                    .page_table = d.page_table.data(),
+                    .out = d.out.data(),
+                    .workspace = workspace_.data(),
+                    .num_sequences = c.num_sequences(),
+                    .num_heads = c.num_heads,
+                    .kv_heads = c.layout.kv_heads,
+                    .max_pages = c.max_pages};
+    return args;
+  }
+  void Launch(const AttnDecodeArgs& args) const {
+    LaunchAttnDecodeI4(plan_, args, stream_.get());
+    stream_.Synchronize();
+  }
+  const AttnDecodePlan& plan() const { return plan_; }
+
+ private:
+  static int MaxQueryLen(const AttentionCase& c) {
+    int longest = 1;
+    for (int s = 0; s < c.num_sequences(); ++s)
+      longest = std::max(longest, c.query_start[s + 1] - c.query_start[s]);
+    return longest;
+  }
+  AttnDecodePlan plan_;
+  DeviceBuffer<float> workspace_;
+  Stream stream_;
+};
+
+struct Case {
+  const char* name;
+  std::vector<int32_t> query_len;
+  std::vector<int32_t> context_len;
+  int heads;
+  int kv_heads;
+  int head_dim;
+  KvGrid grid;
+};
+
+class AttnDecodeI4Cases : public ::testing::TestWithParam<Case> {};
+
+TEST_P(AttnDecodeI4Cases, MatchesTheReference) {
+  FIREQ_NEEDS_HOPPER();
+  const Case& t = GetParam();
+  const AttentionCase c =
+      MakeAttentionCase({t.query_len, t.context_len, t.heads, {t.grid, t.kv_heads, t.head_dim}},
+                        std::random_device{}());
+  const AttentionOnDevice device(c);
+  const Runner runner(c);
+  AttnDecodeArgs args = runner.Args(c, device);
+  runner.Launch(args);
+  const std::vector<float> first = device.Output();
+  const std::vector<double> rounded = ReferenceAttention(c, ProbRounding::kE4M3);
+  const std::vector<double> exact = ReferenceAttention(c, ProbRounding::kNone);
+  const double served_error = RelativeError(first, rounded);
+  const double exact_error = RelativeError(first, exact);
+  runner.Launch(args);
+  const std::vector<float> second = device.Output();
+  EXPECT_EQ(0, std::memcmp(first.data(), second.data(), first.size() * sizeof(float)));
+  args.e4m3_probs = false;
+  runner.Launch(args);
+  const double half_error = RelativeError(device.Output(), exact);
+  std::printf("decode %-16s served %.2e  unrounded %.2e  probs in FP16 %.2e\n", t.name,
+              served_error, exact_error, half_error);
+  EXPECT_LE(served_error, 3e-3);
+  EXPECT_LE(exact_error, 3e-2);
+  EXPECT_LE(half_error, 2.5e-3);
+}
+
+constexpr KvGrid kAsym = KvGrid::kAsymmetric;
+INSTANTIATE_TEST_SUITE_P(
+    , AttnDecodeI4Cases,
+    ::testing::Values(
+        Case{"one page", {1}, {64}, 4, 1, 128, kAsym},
+        Case{"edges", {1, 1, 1, 1, 1, 1}, {1, 63, 64, 65, 127, 1000}, 32, 8, 128, kAsym},
+        Case{"empty", {1, 0, 1, 1, 0}, {0, 0, 17, 300, 70}, 32, 8, 128, kAsym},
+        Case{"queries", {1, 8, 3, 5, 8, 2}, {1, 8, 70, 65, 700, 64}, 32, 8, 128, kAsym},
+        Case{"two tiles", {4, 4, 3}, {100, 333, 64}, 32, 8, 128, kAsym},
+        Case{"heads of 64", {1, 2, 1}, {1, 130, 2000}, 16, 4, 64, kAsym},
+        Case{"64, queries", {8, 5}, {200, 2001}, 32, 8, 64, kAsym},
+        Case{"mha", {1, 1, 3}, {77, 500, 900}, 8, 8, 128, kAsym},
+        Case{"group of 7", {1, 8}, {300, 1000}, 28, 4, 128, kAsym},
+        Case{"symmetric", {1, 2}, {100, 3000}, 32, 8, 128, KvGrid::kSymmetric},
+        Case{"signed", {1, 2}, {100, 3000}, 32, 8, 128, KvGrid::kSigned},
+        Case{"long", {1}, {40000}, 8, 2, 128, kAsym}),
+    [](const auto& info) { return "Case" + std::to_string(info.index); });
+
+TEST(AttnDecodeI4, ManyRaggedSequences) {
+  FIREQ_NEEDS_HOPPER();
+  std::mt19937 rng(std::random_device{}());
+  std::vector<int32_t> queries(300, 1), contexts(300);
+  for (int32_t& context : contexts) context = rng() % 8 == 0 ? 700 + rng() % 500 : 1 + rng() % 90;
+  const AttentionCase c = MakeAttentionCase({queries, contexts, 8, {kAsym, 2, 128}}, rng());
+  const AttentionOnDevice device(c);
+  const Runner runner(c);
+  runner.Launch(runner.Args(c, device));
+  EXPECT_LE(RelativeError(device.Output(), ReferenceAttention(c, ProbRounding::kE4M3)), 3e-3);
+}
+
+// A captured launch follows the lengths on the device.
+TEST(AttnDecodeI4, ReplaysWithNewLengths) {
+  FIREQ_NEEDS_HOPPER();
+  const AttentionCase c =
+      MakeAttentionCase({{1, 1, 1}, {1000, 200, 513}, 32, {kAsym, 8, 128}}, std::random_device{}());
+  AttentionOnDevice device(c);
+  const Runner runner(c);
+  const AttnDecodeArgs args = runner.Args(c, device);
+  const Graph graph([&](cudaStream_t stream) { LaunchAttnDecodeI4(runner.plan(), args, stream); });
+  const Stream stream;
+  for (const std::vector<int32_t>& lengths :
+       {std::vector<int32_t>{1000, 200, 513}, {3, 64, 500}, {999, 1, 0}}) {
+    AttentionCase now = c;
+    now.context_len = lengths;
+    device.context_len.CopyFrom(lengths.data(), 3);
+    device.out.FillBytes(0xFF);
+    graph.Launch(stream.get());
+    stream.Synchronize();
+    EXPECT_LE(RelativeError(device.Output(), ReferenceAttention(now, ProbRounding::kE4M3)), 3e-3);
+  }
+}
+
+// Page numbers whose byte offsets do not fit 32 bits.
+TEST(AttnDecodeI4, CachesBeyondFourGigabytes) {
+  FIREQ_NEEDS_HOPPER();
+  const AttentionCase c =
+      MakeAttentionCase({{1, 1}, {700, 90}, 32, {kAsym, 8, 128}}, std::random_device{}());
+  AttentionCase far = c;
+  const int64_t page_bytes = c.layout.page_bytes();
+  const int32_t shift = static_cast<int32_t>((int64_t{9} << 29) / page_bytes);
+  for (int32_t& page : far.page_table) page += page >= 0 ? shift : 0;
+  AttentionOnDevice device(far);
+  device.pages = DeviceBuffer<uint8_t>(shift * page_bytes + static_cast<int64_t>(c.pages.size()));
+  device.pages.FillBytes(0xFF);
+  FIREQ_CUDA(cudaMemcpy(device.pages.data() + shift * page_bytes, c.pages.data(), c.pages.size(),
+                        cudaMemcpyHostToDevice));
+  const Runner runner(far);
+  runner.Launch(runner.Args(far, device));
+  EXPECT_LE(RelativeError(device.Output(), ReferenceAttention(c, ProbRounding::kE4M3)), 3e-3);
+}
+
+}  // namespace
+}  // namespace fireq::sm90

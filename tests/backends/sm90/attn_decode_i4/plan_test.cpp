@@ -1,0 +1,43 @@
+#include "fireq/backends/sm90/attn_decode_i4/plan.h"
+
+#include <gtest/gtest.h>
+
+#include "fireq/base/error.h"
+
+namespace fireq::sm90 {
+namespace {
+
+TEST(AttnDecodePlan, FitsSharedMemoryForEverySupportedShape) {
+  for (const int64_t dim : {64, 128}) {
+    for (const int64_t sequences : {0, 1, 256, 2048}) {
+      const AttnDecodePlan plan = MakeAttnDecodePlan({sequences, 32, 8, dim, 1, 132});
+      EXPECT_GE(plan.stages, kDecodeWarps);
+      EXPECT_LE(plan.stages, kDecodeMaxStages);
+      EXPECT_LE(plan.shared.bytes, 227 * 1024);
+      EXPECT_EQ(plan.shared.sums % 16, 0);
+      EXPECT_EQ(plan.shared.barriers % 8, 0);
+      EXPECT_EQ(plan.shared.prefix + (sequences + 1) * 4 + (-(sequences + 1) * 4 & 15),
+                plan.shared.bytes);
+    }
+  }
+}
+
+TEST(AttnDecodePlan, RowTilesHoldEveryQueryRow) {
+  EXPECT_EQ(MakeAttnDecodePlan({1, 32, 8, 128, 1, 132}).rows, 8);
+  EXPECT_EQ(MakeAttnDecodePlan({1, 32, 8, 128, 2, 132}).rows, 8);
+  EXPECT_EQ(MakeAttnDecodePlan({1, 32, 8, 128, 4, 132}).rows, 16);
+  for (int64_t queries = 1; queries <= 8; ++queries) {
+    const AttnDecodePlan plan = MakeAttnDecodePlan({3, 28, 4, 128, queries, 132});
+    EXPECT_GE(plan.rows * plan.row_tiles, 7 * queries);
+    EXPECT_LT(plan.rows * (plan.row_tiles - 1), 7 * queries);
+  }
+}
+
+TEST(AttnDecodePlan, RefusesWhatNoKernelDoes) {
+  EXPECT_THROW(MakeAttnDecodePlan({1, 32, 8, 96, 1, 132}), Error);
+  EXPECT_THROW(MakeAttnDecodePlan({1, 30, 8, 128, 1, 132}), Error);
+  EXPECT_THROW(MakeAttnDecodePlan({1 << 20, 32, 8, 128, 1, 132}), Error);
+}
+
+}  // namespace
+}  // namespace fireq::sm90
