@@ -1,0 +1,28 @@
+// A block from a float model, onto a backend, and into tensors that a checkpoint takes.
+#pragma once
+
+#include <string>
+
+#include "fireq/checkpoint/model_source.h"
+#include "fireq/model/weights.h"
+#include "fireq/ops/backend.h"
+#include "fireq/quant/block.h"
+#include "fireq/tensor/tensor.h"
+
+namespace fireq::quant {
+
+// Block `layer` in F32. Throws kCorrupt naming the tensor and the place of a NaN or an infinity.
+Block<float> LoadBlock(const ModelSource& source, int64_t layer);
+
+// The float block ready to run. Its weights may alias `block`, which must outlive the result.
+BlockWeights PrepareBlock(Backend& backend, Block<float>& block, int64_t head_dim);
+
+// A host matrix [N, K] in F32 of the tensor (F32, F16 or BF16).
+Matrix<float> ToMatrix(const Tensor& tensor);
+
+Tensor F32Tensor(const std::vector<float>& values, Shape shape);
+
+// Rounded to BF16.
+Tensor Bf16Tensor(const Matrix<float>& matrix);
+
+}  // namespace fireq::quant

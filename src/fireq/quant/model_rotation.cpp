@@ -1,0 +1,45 @@
+#include "fireq/quant/model_rotation.h"
+
+#include <algorithm>
+
+#include "fireq/checkpoint/schema.h"
+#include "fireq/quant/block_io.h"
+#include "fireq/quant/fold_rotation.h"
+
+namespace fireq::quant {
+
+ModelRotation::ModelRotation(const ModelConfig& config, const Recipe& recipe) : config_(config) {
+  const uint64_t seed = static_cast<uint64_t>(recipe.seed);
+  if (recipe.rotate_residual) residual_.emplace(config.hidden, 2 * seed);
+  if (recipe.rotate_v) v_.emplace(config.head_dim, 2 * seed + 1);
+}
+
+ModelConfig ModelRotation::StoredConfig() const {
+  ModelConfig out = config_;
+  if (residual_) out.tied_embeddings = false;
+  return out;
+}
+
+OuterTensors ModelRotation::LoadOuter(const ModelSource& source, ThreadPool& pool) const {
+  OuterTensors out;
+  out.embedding = ToMatrix(source.LoadFiniteF32(kEmbeddingName));
+  const Tensor norm = source.LoadFiniteF32(kFinalNormName);
+  out.final_norm.assign(norm.as<float>(), norm.as<float>() + norm.num_elements());
+  if (!config_.tied_embeddings) out.lm_head = ToMatrix(source.LoadFiniteF32(kLmHeadName));
+  if (!residual_) return out;
+  if (config_.tied_embeddings) out.lm_head = out.embedding;
+  ScaleColumns(out.lm_head, out.final_norm);
+  std::fill(out.final_norm.begin(), out.final_norm.end(), 1.0f);
+  residual_->RotateInput(out.lm_head, 0, pool);
+  residual_->RotateInput(out.embedding, 0, pool);
+  return out;
+}
+
+void ModelRotation::Fold(Block<float>& block, ThreadPool& pool) const {
+  if (v_) RotateV(block, config_, *v_, pool);
+  if (!residual_) return;
+  FoldNorms(block);
+  RotateResidual(block, *residual_, pool);
+}
+
+}  // namespace fireq::quant

@@ -1,0 +1,168 @@
+#include "fireq/quant/pipeline.h"
+
+#include <array>
+#include <chrono>
+#include <optional>
+#include <regex>
+
+#include "fireq/checkpoint/quantised_checkpoint.h"
+#include "fireq/checkpoint/schema.h"
+#include "fireq/io/text_file.h"
+#include "fireq/quant/block_io.h"
+#include "fireq/quant/calibrate.h"
+#include "fireq/quant/fold_cas.h"
+#include "fireq/quant/fold_rotation.h"
+#include "fireq/quant/model_rotation.h"
+
+namespace fireq::quant {
+namespace {
+
+// Linears that stay BF16: all of them without a grid, else whole fused groups that `exclude` names.
+std::vector<std::string> ExcludedLinears(const ModelConfig& config, const Recipe& recipe) {
+  using Group = std::vector<fireq::Linear>;
+  const std::array<Group, 4> groups = {
+      Group{fireq::Linear::kQ, fireq::Linear::kK, fireq::Linear::kV}, Group{fireq::Linear::kO},
+      Group{fireq::Linear::kGate, fireq::Linear::kUp}, Group{fireq::Linear::kDown}};
+  const std::regex pattern(recipe.exclude);
+  std::vector<std::string> out;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const Group& group : groups) {
+      bool named = recipe.weights_grid == WeightGrid::kNone;
+      for (const fireq::Linear linear : group)
+        named = named ||
+                (!recipe.exclude.empty() && std::regex_search(LinearName(layer, linear), pattern));
+      if (!named) continue;
+      for (const fireq::Linear linear : group) out.push_back(LinearName(layer, linear));
+    }
+  }
+  return out;
+}
+
+QuantConfig MakeQuantConfig(const ModelConfig& config, const Recipe& recipe) {
+  QuantConfig out;
+  out.arithmetic = ArithmeticOf(recipe);
+  out.crs = recipe.crs;
+  out.qk_hadamard = recipe.hadamard_qk;
+  out.excluded = ExcludedLinears(config, recipe);
+  out.recipe_json = ToJson(recipe).dump();
+  return out;
+}
+
+class Pipeline {
+ public:
+  explicit Pipeline(const QuantizeJob& job)
+      : job_(job),
+        recipe_(job.recipe),
+        config_(job.source->config()),
+        quant_(MakeQuantConfig(config_, recipe_)),
+        rotation_(config_, recipe_),
+        writer_(job.target, rotation_.StoredConfig(), quant_) {}
+
+  Report Run() {
+    const auto start = std::chrono::steady_clock::now();
+    report_.recipe = ToJson(recipe_);
+    report_.excluded = quant_.excluded;
+    WriteOuterTensors();
+    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+      Progress(StrCat("block ", layer + 1, " of ", config_.num_layers), layer);
+      Block<float> block = LoadBlock(*job_.source, layer);
+      FoldCas(block, config_, recipe_);
+      rotation_.Fold(block, *job_.pool);
+      std::optional<BlockStats> stats;
+      if (calibration_)
+        stats = calibration_->RunBlock(block, layer, recipe_.weights_solver == WeightSolver::kGptq);
+      if (recipe_.rpn || recipe_.crs) FoldRope(block, config_, recipe_, stats->keys);
+      WriteSmallTensors(block, layer);
+      WriteLinears({&block.q, &block.k, &block.v}, stats ? &stats->attn_input : nullptr);
+      WriteLinears({&block.o}, stats ? &stats->attn_out : nullptr);
+      WriteLinears({&block.gate, &block.up}, stats ? &stats->mlp_input : nullptr);
+      WriteLinears({&block.down}, stats ? &stats->mlp_hidden : nullptr);
+    }
+    Progress("writing", config_.num_layers);
+    writer_.Finish();
+    report_.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return std::move(report_);
+  }
+
+ private:
+  void Progress(std::string_view step, int64_t layers_done) const {
+    if (job_.progress)
+      job_.progress(step,
+                    static_cast<double>(layers_done) / static_cast<double>(config_.num_layers));
+  }
+
+  // Embedding, final norm, lm_head and the files beside; starts calibration on the embedding.
+  void WriteOuterTensors() {
+    for (const std::filesystem::path& file : job_.source->AuxiliaryFiles())
+      writer_.AddFile(file.filename().string(), ReadTextFile(file));
+    for (const auto& [name, text] : job_.extra_files) writer_.AddFile(name, text);
+    Progress("embedding", 0);
+    OuterTensors outer = rotation_.LoadOuter(*job_.source, *job_.pool);
+    writer_.Write(kEmbeddingName, Bf16Tensor(outer.embedding));
+    writer_.Write(kFinalNormName, F32Tensor(outer.final_norm, {config_.hidden}));
+    if (outer.lm_head.rows > 0) writer_.Write(kLmHeadName, Bf16Tensor(outer.lm_head));
+    outer.lm_head = {};
+    if (!NeedsCalibration(recipe_)) return;
+    calibration_.emplace(*job_.backend, config_, job_.calibration_ids, job_.calibration_context,
+                         outer.embedding, *job_.pool);
+    report_.calibration_tokens = calibration_->num_tokens();
+  }
+
+  void WriteSmallTensors(const Block<float>& block, int64_t layer) {
+    const auto write = [&](std::string_view name, const std::vector<float>& values, Shape shape) {
+      if (!values.empty())
+        writer_.Write(LayerTensorName(layer, name), F32Tensor(values, std::move(shape)));
+    };
+    write(kInputNorm, block.attn_norm, {config_.hidden});
+    write(kPostNorm, block.mlp_norm, {config_.hidden});
+    write(kQNorm, block.q_norm, {config_.head_dim});
+    write(kKNorm, block.k_norm, {config_.head_dim});
+    write(kCrsQFactor, block.crs_q, {config_.num_kv_heads, config_.head_dim});
+    write(kCrsKFactor, block.crs_k, {config_.num_kv_heads, config_.head_dim});
+  }
+
+  // Linears that share one input.
+  void WriteLinears(std::initializer_list<FloatLinear<float>*> linears,
+                    const InputMoments* moments) {
+    const std::string& first = (*linears.begin())->name;
+    const bool excluded =
+        std::find(quant_.excluded.begin(), quant_.excluded.end(), first) != quant_.excluded.end();
+    InputKnowledge input;
+    if (!excluded) input = StudyInput(moments, recipe_, first);
+    for (FloatLinear<float>* linear : linears) {
+      if (!linear->bias.empty())
+        writer_.Write(linear->name + ".bias", F32Tensor(linear->bias, {linear->weight.rows}));
+      if (excluded) {
+        writer_.Write(linear->name + ".weight", Bf16Tensor(linear->weight));
+        continue;
+      }
+      const WeightI4 stored = QuantizeLinear(*linear, input, recipe_, *job_.pool);
+      writer_.WriteLinear(linear->name, {stored.codes, stored.scale, stored.zero, stored.t});
+      report_.linears.push_back({linear->name, stored.n, stored.k, stored.t,
+                                 MeasureErrors(*linear, stored, input.importance, *job_.pool)});
+    }
+  }
+
+  const QuantizeJob& job_;
+  const Recipe& recipe_;
+  const ModelConfig& config_;
+  const QuantConfig quant_;
+  const ModelRotation rotation_;
+  QuantisedCheckpointWriter writer_;
+  std::optional<Calibration> calibration_;
+  Report report_;
+};
+
+}  // namespace
+
+bool NeedsCalibration(const Recipe& recipe) {
+  return recipe.rpn || recipe.crs || NeedsInputMoments(recipe);
+}
+
+Report Quantize(const QuantizeJob& job) {
+  CheckRecipe(job.recipe);
+  return Pipeline(job).Run();
+}
+
+}  // namespace fireq::quant
