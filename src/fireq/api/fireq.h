@@ -25,6 +25,8 @@ namespace fireq {
 struct RuntimeOptions {
   int num_threads = 0;    // 0: one a hardware thread
   std::string cache_dir;  // where models fetched by alias are kept; empty: aliases are refused
+  // Told in one line what is about to be downloaded; may be empty.
+  std::function<void(const std::string& line)> say;
 };
 
 // A model is a Hugging Face directory, a .gguf file, a FireQ checkpoint, or an alias
@@ -76,6 +78,22 @@ struct PerplexityReport {
   std::optional<Distance> distance;
 };
 
+// Zero-shot tasks (docs/EVALUATION.md), read from files in a directory.
+struct TasksRequest {
+  std::string data_dir;
+  std::vector<std::string> tasks;  // piqa, arc_easy, ...; an unknown name lists those there are
+  int64_t limit = 0;               // the first items of each; 0: all
+  std::function<void(std::string_view task, int64_t done, int64_t total)> progress;
+};
+
+struct TaskScore {
+  std::string task;
+  double acc = 0.0;         // share of right answers, by log-likelihood
+  double acc_norm = 0.0;    // by log-likelihood a character
+  double acc_stderr = 0.0;  // of acc
+  int64_t n = 0;            // items
+};
+
 struct LoadOptions {
   RuntimeOptions runtime;
   int64_t max_context = 0;  // tokens; 0: what the model states
@@ -102,6 +120,9 @@ class LanguageModel {
   PerplexityReport EvaluatePerplexity(const PerplexityRequest& request,
                                       LanguageModel* reference = nullptr);
 
+  // One entry a task, in order. All files are read and checked before the first is run.
+  std::vector<TaskScore> EvaluateTasks(const TasksRequest& request);
+
   int64_t max_context() const;
 
  private:
@@ -113,6 +134,11 @@ class LanguageModel {
 // Token ids of `text` by the tokenizer of `model` (also a directory of tokenizer files alone).
 std::vector<int32_t> Tokenize(const std::string& model, std::string_view text, bool add_special,
                               const RuntimeOptions& options = {});
+
+// `messages_json` by the chat template of `model` (also a directory of tokenizer files alone). It
+// may also be an object: its "messages", and what else the template may use ("tools", ...).
+std::string RenderChat(const std::string& model, const std::string& messages_json,
+                       bool add_generation_prompt = true, const RuntimeOptions& options = {});
 
 // What a model, checkpoint or tensor file holds, as JSON.
 std::string InspectJson(const std::string& path, const RuntimeOptions& options = {});

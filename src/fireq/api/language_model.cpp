@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "fireq/api/fireq.h"
 #include "fireq/api/text_tools.h"
 #include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/engine/generate.h"
 #include "fireq/eval/perplexity.h"
+#include "fireq/eval/tasks.h"
 #include "fireq/io/json.h"
 #include "fireq/model/model.h"
 #include "fireq/text/detokenizer.h"
@@ -41,6 +43,25 @@ const char* Name(FinishReason reason) {
 
 double Rate(int64_t count, double seconds) {
   return count > 0 && seconds > 0 ? static_cast<double>(count) / seconds : 0.0;
+}
+
+std::string Render(const TextTools& tools, const std::string& messages_json,
+                   bool add_generation_prompt) {
+  FIREQ_CHECK(tools.chat_template.has_value(), kNotFound,
+              "the model has no chat template: use generate, or an instruction-tuned model");
+  // The checks of ParseJson first; keys keep their order for templates that print JSON.
+  ParseJson(messages_json, "messages");
+  auto messages = nlohmann::ordered_json::parse(messages_json);
+  text::RenderOptions options;
+  options.add_generation_prompt = add_generation_prompt;
+  if (messages.is_object()) {
+    FIREQ_CHECK(messages.contains("messages"), kInvalidArgument,
+                "messages: expected a list, or an object that has a list \"messages\"");
+    nlohmann::ordered_json list = std::move(messages["messages"]);
+    messages.erase("messages");
+    options.extra = std::exchange(messages, std::move(list));
+  }
+  return tools.chat_template->Render(messages, options);
 }
 
 }  // namespace
@@ -114,10 +135,7 @@ GenerateResult LanguageModel::Generate(const GenerateRequest& request,
 
 std::string LanguageModel::RenderChat(const std::string& messages_json,
                                       bool add_generation_prompt) const {
-  FIREQ_CHECK(impl_->text.chat_template.has_value(), kNotFound,
-              "the model has no chat template: use generate, or an instruction-tuned model");
-  return impl_->text.chat_template->Render(ParseJson(messages_json, "messages"),
-                                           add_generation_prompt);
+  return Render(impl_->text, messages_json, add_generation_prompt);
 }
 
 PerplexityReport LanguageModel::EvaluatePerplexity(const PerplexityRequest& request,
@@ -140,10 +158,40 @@ PerplexityReport LanguageModel::EvaluatePerplexity(const PerplexityRequest& requ
   return out;
 }
 
+std::vector<TaskScore> LanguageModel::EvaluateTasks(const TasksRequest& request) {
+  std::vector<Task> tasks;
+  for (const std::string& name : request.tasks)
+    tasks.push_back(LoadTask(request.data_dir, name, request.limit));
+
+  std::vector<TaskScore> scores;
+  for (const Task& task : tasks) {
+    TaskOptions options;
+    options.max_context = max_context();
+    options.products = impl_->session_options.products;
+    options.progress = [&](int64_t done, int64_t total) {
+      if (request.progress) request.progress(task.name, done, total);
+    };
+    // The texts of a task are a stranger's: what looks like a control token is its letters.
+    const TaskResult result = EvaluateTask(
+        *impl_->backend, impl_->model, task,
+        [&](std::string_view text) {
+          return impl_->text.tokenizer.Encode(text, {.add_special = true, .parse_special = false});
+        },
+        options);
+    scores.push_back({task.name, result.acc, result.acc_norm, result.acc_stderr, result.items});
+  }
+  return scores;
+}
+
 std::vector<int32_t> Tokenize(const std::string& model, std::string_view text, bool add_special,
                               const RuntimeOptions& options) {
   const TextTools tools = LoadTextTools(ResolveModel(model, options));
   return tools.tokenizer.Encode(text, {.add_special = add_special, .parse_special = true});
+}
+
+std::string RenderChat(const std::string& model, const std::string& messages_json,
+                       bool add_generation_prompt, const RuntimeOptions& options) {
+  return Render(LoadTextTools(ResolveModel(model, options)), messages_json, add_generation_prompt);
 }
 
 }  // namespace fireq
