@@ -37,6 +37,11 @@ __device__ __forceinline__ uint32_t ClusterRank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
+__device__ __forceinline__ uint32_t ClusterSize() {
+  uint32_t size;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
+}
 
 // griddepcontrol.wait: until the kernels before this one have ended and their writes are visible
 // (returns at once in an ordinary launch).

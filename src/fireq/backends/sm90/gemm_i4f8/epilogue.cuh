@@ -1,0 +1,71 @@
+// What happens to FP32 sums before they are stored: policies on four neighbouring outputs of a
+// token.
+//
+// An epilogue names how many packed rows make one output (kRowsPerOutput; SiLU reads a gate row and
+// its up row, 8 further on) and finishes four outputs.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "fireq/backends/sm90/gemm_i4f8/params.h"
+#include "fireq/backends/sm90/ptx/cvt.cuh"
+
+namespace fireq::sm90 {
+
+__device__ __forceinline__ uint32_t PackOut(OutType type, float low, float high) {
+  return type == OutType::kBf16 ? FloatsToBf16x2(low, high) : FloatsToHalf2(low, high);
+}
+__device__ __forceinline__ float2 UnpackOut(OutType type, uint32_t packed) {
+  if (type == OutType::kBf16) return {Bf16LowToFloat(packed), Bf16HighToFloat(packed)};
+  const __half2 halves = *reinterpret_cast<const __half2*>(&packed);
+  return __half22float2(halves);
+}
+
+// Sums of four neighbouring packed rows, scaled and biased.
+__device__ __forceinline__ float4 ScaleAndBias(const GemmI4F8Params& p, float4 sum, float x_scale,
+                                               int row) {
+  const float4 scale = __ldg(reinterpret_cast<const float4*>(p.row_scales + row));
+  float4 v{sum.x * (x_scale * scale.x), sum.y * (x_scale * scale.y), sum.z * (x_scale * scale.z),
+           sum.w * (x_scale * scale.w)};
+  if (p.bias != nullptr) {
+    const float4 bias = __ldg(reinterpret_cast<const float4*>(p.bias + row));
+    v = {v.x + bias.x, v.y + bias.y, v.z + bias.z, v.w + bias.w};
+  }
+  return v;
+}
+
+// silu(x) = x / (1 + e^-x) in FP32.
+__device__ __forceinline__ float Silu(float x) { return x / (1.0f + __expf(-x)); }
+
+struct PlainEpilogue {
+  static constexpr int kRowsPerOutput = 1;
+  static __device__ __forceinline__ uint2 Finish(const GemmI4F8Params& p, float4 v, int64_t) {
+    return {PackOut(p.out, v.x, v.y), PackOut(p.out, v.z, v.w)};
+  }
+};
+
+// The product is rounded, then the sum: both cross a kernel's border in the served arithmetic.
+struct ResidualEpilogue {
+  static constexpr int kRowsPerOutput = 1;
+  static __device__ __forceinline__ uint32_t Add(OutType type, uint32_t product, uint32_t other) {
+    const float2 a = UnpackOut(type, product), b = UnpackOut(type, other);
+    return PackOut(type, a.x + b.x, a.y + b.y);
+  }
+  // `at`: element of y and of the residual, a multiple of 4.
+  static __device__ __forceinline__ uint2 Finish(const GemmI4F8Params& p, float4 v, int64_t at) {
+    const uint2 product = PlainEpilogue::Finish(p, v, at);
+    const uint2 residual = *reinterpret_cast<const uint2*>(p.residual + at);
+    return {Add(p.out, product.x, residual.x), Add(p.out, product.y, residual.y)};
+  }
+};
+
+struct SiluMulEpilogue {
+  static constexpr int kRowsPerOutput = 2;
+  static __device__ __forceinline__ float4 Combine(float4 gate, float4 up) {
+    return {Silu(gate.x) * up.x, Silu(gate.y) * up.y, Silu(gate.z) * up.z, Silu(gate.w) * up.w};
+  }
+};
+
+}  // namespace fireq::sm90

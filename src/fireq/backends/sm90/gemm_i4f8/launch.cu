@@ -1,0 +1,128 @@
+#include "fireq/backends/sm90/gemm_i4f8/launch.h"
+
+#include <utility>
+
+#include "fireq/backends/sm90/gemm_i4f8/launch.cuh"
+#include "fireq/base/error.h"
+
+namespace fireq::sm90 {
+namespace {
+
+constexpr int kCount = static_cast<int>(kGemmVariants.size());
+
+template <int... kVariants>
+GemmInstance Dispatch(int variant, GemmEpilogue epilogue,
+                      std::integer_sequence<int, kVariants...>) {
+  GemmInstance instance{};
+  ((variant == kVariants ? void(instance = GetInstance<kVariants>(epilogue)) : void()), ...);
+  return instance;
+}
+
+bool Aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
+  const GemmVariant& v = plan.kernel();
+  const int64_t super_blocks = CeilDiv<int64_t>(a.layout.row_blocks(), v.row_blocks);
+  const int64_t token_tiles = CeilDiv<int64_t>(a.m, v.tokens);
+  const bool wide = v.kernel == GemmKernel::kWide;
+  FIREQ_CHECK(
+      plan.super_blocks == super_blocks &&
+          plan.tiles == (wide ? CeilDiv<int64_t>(super_blocks, 2) : super_blocks) * token_tiles &&
+          plan.units == CeilDiv<int64_t>(a.layout.groups(), v.groups),
+      kInvalidArgument, "gemm_i4f8: the plan (", plan.why, ") is not for m ", a.m, ", n ",
+      a.layout.n, ", k ", a.layout.k);
+  FIREQ_CHECK(a.tiles && a.row_scales && a.x && a.x_scales && a.y && (wide || a.x_sums) &&
+                  (a.epilogue != GemmEpilogue::kResidual || a.residual),
+              kInvalidArgument, "gemm_i4f8: a null pointer");
+  FIREQ_CHECK(Aligned(a.tiles) && Aligned(a.row_scales) && Aligned(a.bias) && Aligned(a.x) &&
+                  Aligned(a.residual) && Aligned(a.y),
+              kInvalidArgument, "gemm_i4f8: a pointer is not 16-byte aligned");
+}
+
+GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
+  GemmI4F8Params p{};
+  p.w = a.tiles;
+  p.row_scales = a.row_scales;
+  p.bias = a.bias;
+  p.x_sums = a.x_sums;
+  p.x_scales = a.x_scales;
+  p.residual = static_cast<const uint16_t*>(a.residual);
+  p.y = static_cast<uint16_t*>(a.y);
+  p.ldy = a.epilogue == GemmEpilogue::kSiluMul ? a.layout.n / 2 : a.layout.n;
+  p.m = static_cast<int>(a.m);
+  p.row_blocks = static_cast<int>(a.layout.row_blocks());
+  p.groups = static_cast<int>(a.layout.groups());
+  p.super_blocks = plan.super_blocks;
+  p.tiles = plan.tiles;
+  p.units = plan.units;
+  p.tiles_per_cluster = plan.tiles_per_cluster;
+  p.out = a.out;
+  return p;
+}
+
+CUtensorMap MakeTokenMap(const GemmI4F8Args& a, int box_tokens) {
+  const std::array<uint64_t, 2> sizes{static_cast<uint64_t>(a.layout.k),
+                                      static_cast<uint64_t>(a.m)};
+  const std::array<uint64_t, 1> strides{static_cast<uint64_t>(a.layout.k)};
+  const std::array<uint32_t, 2> box{kGroup, static_cast<uint32_t>(box_tokens)};
+  return MakeTensorMap(CU_TENSOR_MAP_DATA_TYPE_UINT8, a.x, sizes, strides, box,
+                       CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
+cudaLaunchConfig_t MakeConfig(const GemmPlan& plan, const GemmInstance& instance,
+                              std::array<cudaLaunchAttribute, 2>& attributes) {
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {static_cast<unsigned>(plan.cluster), 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(plan.num_clusters * plan.cluster));
+  config.blockDim = dim3(static_cast<unsigned>(instance.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(instance.shared_bytes);
+  config.attrs = attributes.data();
+  config.numAttrs = attributes.size();
+  return config;
+}
+
+void AllowSharedMemory(const GemmInstance& instance) {
+  FIREQ_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(instance.function),
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  instance.shared_bytes));
+}
+
+}  // namespace
+
+void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t stream) {
+  if (args.m == 0) return;
+  CheckArgs(plan, args);
+  const GemmInstance instance =
+      Dispatch(plan.variant, args.epilogue, std::make_integer_sequence<int, kCount>());
+  AllowSharedMemory(instance);
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  cudaLaunchConfig_t config = MakeConfig(plan, instance, attributes);
+  config.stream = stream;
+  CheckCuda(cudaLaunchKernelEx(&config, instance.function, MakeParams(plan, args),
+                               MakeTokenMap(args, instance.box_tokens)),
+            plan.kernel().name);
+}
+
+GemmDevice QueryGemmDevice() {
+  FIREQ_CHECK(HasHopper(), kUnsupported, "gemm_i4f8 needs a GPU of compute capability 9.0");
+  GemmDevice device;
+  device.num_sms = NumSms();
+  const GemmInstance instance = GetInstance<0>(GemmEpilogue::kPlain);
+  AllowSharedMemory(instance);
+  for (int cluster = 1; cluster <= 8; ++cluster) {
+    GemmPlan plan;
+    plan.cluster = cluster;
+    plan.num_clusters = device.num_sms;
+    std::array<cudaLaunchAttribute, 2> attributes{};
+    cudaLaunchConfig_t config = MakeConfig(plan, instance, attributes);
+    config.numAttrs = 1;
+    FIREQ_CUDA(cudaOccupancyMaxActiveClusters(&device.max_clusters[static_cast<size_t>(cluster)],
+                                              instance.function, &config));
+  }
+  return device;
+}
+
+}  // namespace fireq::sm90

@@ -1,0 +1,41 @@
+// Launches one variant: shared memory, cluster, tensor map, parameters.
+#pragma once
+
+#include <array>
+
+#include "fireq/backends/sm90/gemm_i4f8/launch.h"
+#include "fireq/backends/sm90/gemm_i4f8/stream_kernel.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/wide_kernel.cuh"
+#include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/backends/sm90/runtime/tensor_map.h"
+
+namespace fireq::sm90 {
+
+using GemmFunction = void (*)(GemmI4F8Params, CUtensorMap);
+
+// What a launch needs to know of an instantiation.
+struct GemmInstance {
+  GemmFunction function;
+  int threads;
+  int shared_bytes;
+  int box_tokens;  // of the tensor map of x
+};
+
+template <int kVariant, class Epilogue>
+GemmInstance MakeInstance() {
+  constexpr GemmVariant kV = kGemmVariants[kVariant];
+  if constexpr (kV.kernel == GemmKernel::kStream) {
+    using Config = StreamConfig<kV.tokens, kV.row_blocks, kV.groups>;
+    return {GemmI4F8Stream<Config, Epilogue>, Config::kThreads, Config::kSharedBytes, kV.tokens};
+  } else {
+    using Config = WideConfig<kV.tokens, kV.row_blocks>;
+    return {GemmI4F8Wide<Config, Epilogue>, Config::kThreads, Config::kSharedBytes,
+            kV.tokens / Config::kClusterCtas};
+  }
+}
+
+// Defined by one generated source a variant (inst.cu.in).
+template <int kVariant>
+GemmInstance GetInstance(GemmEpilogue epilogue);
+
+}  // namespace fireq::sm90

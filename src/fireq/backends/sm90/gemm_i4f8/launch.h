@@ -1,0 +1,44 @@
+// y[M, N'] = epilogue(x[M, K] . w[N, K]^T) on the current device: the one door to the kernels.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "fireq/backends/sm90/gemm_i4f8/params.h"
+#include "fireq/backends/sm90/gemm_i4f8/plan.h"
+#include "fireq/formats/weight_i4_tile.h"
+
+namespace fireq::sm90 {
+
+enum class GemmEpilogue : uint8_t {
+  kPlain,     // y = out(sum + bias)
+  kResidual,  // y = out(residual + out(sum + bias)); y may be the residual
+  kSiluMul,   // y[m, n/2] = out(silu(gate) up) of an interleaved weight (RowOrder::kGateUp)
+};
+
+// All pointers: device memory, 16-byte aligned.
+struct GemmI4F8Args {
+  WeightTileLayout layout;            // of the packed weight, n x k
+  const uint8_t* tiles = nullptr;     // layout.size_bytes()
+  const float* row_scales = nullptr;  // [n] 1/t
+  const float* bias = nullptr;        // [n] in packed order, or null
+  int64_t m = 0;                      // tokens; 0 is allowed and does nothing
+  const uint8_t* x = nullptr;         // E4M3 [m, k], row-major
+  const float* x_scales = nullptr;    // [m]
+  const float* x_sums = nullptr;      // [m, ceil(k/128)] sums of x's codes (read by *exact* only)
+  GemmEpilogue epilogue = GemmEpilogue::kPlain;
+  OutType out = OutType::kBf16;
+  const void* residual = nullptr;  // [m, n] of `out`'s type
+  void* y = nullptr;               // [m, n] (kSiluMul: [m, n/2]) of `out`'s type
+};
+
+// Asynchronous on `stream`, no workspace, no allocation, may be captured into a graph. Uses
+// programmatic dependent launch: weights are read before the kernels ahead of it have ended, so
+// nothing queued ahead on the stream may still be writing them. Everything named by `args` must
+// live until it has run. Errors: kInvalidArgument (null or misaligned pointers, a plan made for
+// another shape), kCuda.
+void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t stream);
+
+// What the planner must know of the current device. Throws kCuda, kUnsupported unless it is sm_90.
+GemmDevice QueryGemmDevice();
+
+}  // namespace fireq::sm90

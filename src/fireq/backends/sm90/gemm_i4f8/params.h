@@ -1,0 +1,29 @@
+// What the kernels read: one plain struct, passed by value.
+#pragma once
+
+#include <cstdint>
+
+namespace fireq::sm90 {
+
+enum class OutType : uint8_t { kBf16, kF16 };
+
+struct GemmI4F8Params {
+  const uint8_t* w;          // tiles (formats/weight_i4_tile.h)
+  const float* row_scales;   // [n] 1/t of each packed row
+  const float* bias;         // [n] packed rows, or null
+  const float* x_sums;       // [m, groups] sum of x8 over each group of 128 (exact only)
+  const float* x_scales;     // [m] token scales
+  const uint16_t* residual;  // [m, ldy] of the output's type (residual epilogue only)
+  uint16_t* y;               // [m, ldy]
+  int64_t ldy;               // elements
+  int m;                     // tokens
+  int row_blocks;            // of 64 packed rows
+  int groups;                // of 128 along K
+  int super_blocks;          // CTA tiles along the packed rows
+  int tiles;                 // CTA tiles in all: super_blocks x token tiles
+  int units;                 // pipeline steps along K, a tile
+  int tiles_per_cluster;     // stream kernel
+  OutType out;
+};
+
+}  // namespace fireq::sm90

@@ -1,0 +1,136 @@
+#include "fireq/backends/sm90/gemm_i4f8/plan.h"
+
+#include <algorithm>
+
+#include "fireq/backends/sm90/gemm_i4f8/schedule.h"
+#include "fireq/base/error.h"
+#include "fireq/base/math.h"
+#include "fireq/formats/weight_i4_tile.h"
+
+namespace fireq::sm90 {
+namespace {
+
+void CheckShape(const GemmShape& shape) {
+  FIREQ_CHECK(shape.n > 0 && shape.n % kTileRows == 0 && shape.k > 0 && shape.k % 64 == 0 &&
+                  shape.m > 0 && shape.m <= int64_t{1} << 24,
+              kUnsupported, "gemm_i4f8: m ", shape.m, ", n ", shape.n, ", k ", shape.k,
+              ": n and k must be multiples of 64");
+}
+
+GemmPlan Cut(const GemmShape& shape, int variant, int cluster, const GemmDevice& device) {
+  const GemmVariant& v = kGemmVariants[static_cast<size_t>(variant)];
+  GemmPlan plan;
+  plan.variant = variant;
+  plan.cluster = cluster;
+  plan.units = static_cast<int>(CeilDiv<int64_t>(CeilDiv<int64_t>(shape.k, kGroup), v.groups));
+  plan.super_blocks = static_cast<int>(CeilDiv<int64_t>(shape.n / kTileRows, v.row_blocks));
+  const int token_tiles = static_cast<int>(CeilDiv<int64_t>(shape.m, v.tokens));
+  const int room = device.max_clusters[static_cast<size_t>(cluster)];
+  if (v.kernel == GemmKernel::kWide) {
+    plan.tiles = CeilDiv(plan.super_blocks, cluster) * token_tiles;
+    plan.num_clusters = std::min(plan.tiles, room);
+    return plan;
+  }
+  plan.tiles = plan.super_blocks * token_tiles;
+  plan.tiles_per_cluster = CeilDiv(plan.tiles, room);
+  plan.num_clusters = CeilDiv(plan.tiles, plan.tiles_per_cluster);
+  return plan;
+}
+
+// Steps of the busiest CTA.
+int LongestRun(const GemmPlan& plan) {
+  return CeilDiv(plan.tiles_per_cluster * plan.units, plan.cluster);
+}
+
+// Microseconds that a stream plan takes, roughly: what the busiest multiprocessor copies at the
+// rate one can draw, or everything at the memory's rate, and what a combination across CTAs costs.
+double EstimateStream(const GemmPlan& plan, const GemmShape& shape) {
+  constexpr double kSmBytesPerUs = 60e3;
+  constexpr double kMemoryBytesPerUs = 4.2e6;
+  constexpr double kCombineUs = 0.7;
+  const GemmVariant& v = plan.kernel();
+  const double step_bytes = v.groups * (v.row_blocks * kTileBytes + v.tokens * kGroup);
+  const double weight_bytes = static_cast<double>(WeightTileLayout{shape.n, shape.k}.size_bytes());
+  const bool split = plan.tiles_per_cluster * plan.units % plan.cluster != 0 ||
+                     plan.tiles_per_cluster % plan.cluster != 0;
+  const double busiest = LongestRun(plan) * step_bytes / kSmBytesPerUs;
+  const double occupancy = static_cast<double>(plan.num_clusters * plan.cluster) / 132.0;
+  return std::max(busiest, weight_bytes / kMemoryBytesPerUs / std::min(1.0, occupancy + 0.2)) +
+         (split ? kCombineUs : 0.0);
+}
+
+GemmPlan BestStreamPlan(const GemmShape& shape, const GemmDevice& device) {
+  constexpr const char* kPreferred[] = {"exact_8x64", "exact_16x64", "exact_32x128", "exact_64x192",
+                                        "exact_128x128"};
+  int variant = 0;
+  for (const char* name : kPreferred) {
+    variant = FindGemmVariant(name);
+    if (kGemmVariants[static_cast<size_t>(variant)].tokens >= shape.m) break;
+  }
+  GemmPlan best;
+  double best_us = 0.0;
+  for (int cluster = 1; cluster <= 8; ++cluster) {
+    const GemmPlan plan = Cut(shape, variant, cluster, device);
+    if (plan.units < cluster) break;
+    const double us = EstimateStream(plan, shape);
+    if (best.tiles == 0 || us < best_us - 0.01) {
+      best = plan;
+      best_us = us;
+    }
+  }
+  best.why = StrCat(best.kernel().name, ", clusters of ", best.cluster, ": estimated ", best_us,
+                    " us, the busiest CTA reads ", LongestRun(best), " steps");
+  return best;
+}
+
+GemmPlan BestWidePlan(const GemmShape& shape, const GemmDevice& device) {
+  const GemmPlan big = Cut(shape, FindGemmVariant("table_256x128"), 2, device);
+  const GemmPlan small = Cut(shape, FindGemmVariant("table_128x128"), 2, device);
+  // A tile of 128 tokens takes about 0.6 of the time of one of 256.
+  const double big_waves = CeilDiv(big.tiles, device.max_clusters[2]);
+  const double small_waves = 0.6 * CeilDiv(small.tiles, device.max_clusters[2]);
+  GemmPlan best = small_waves < big_waves ? small : big;
+  best.why = StrCat(best.kernel().name, ": ", best.tiles, " tiles of two CTAs over ",
+                    device.max_clusters[2], " clusters");
+  return best;
+}
+
+}  // namespace
+
+int FindGemmVariant(std::string_view name) {
+  for (size_t i = 0; i < kGemmVariants.size(); ++i)
+    if (name == kGemmVariants[i].name) return static_cast<int>(i);
+  return -1;
+}
+
+GemmPlan MakeForcedGemmPlan(const GemmShape& shape, int variant, int cluster,
+                            const GemmDevice& device) {
+  CheckShape(shape);
+  FIREQ_CHECK(variant >= 0 && variant < static_cast<int>(kGemmVariants.size()) && cluster >= 1 &&
+                  cluster <= 8,
+              kInvalidArgument, "gemm_i4f8: variant ", variant, ", cluster ", cluster);
+  GemmPlan plan = Cut(shape, variant, cluster, device);
+  const bool wide = plan.kernel().kernel == GemmKernel::kWide;
+  FIREQ_CHECK(wide ? cluster == 2 : cluster <= plan.units, kInvalidArgument,
+              "gemm_i4f8: ", plan.kernel().name, " with clusters of ", cluster, " and ", plan.units,
+              " steps");
+  plan.why = StrCat(plan.kernel().name, ", clusters of ", cluster, ": forced");
+  return plan;
+}
+
+GemmPlan MakeGemmPlan(const GemmShape& shape, Products products, const GemmDevice& device) {
+  CheckShape(shape);
+  const Products resolved = ResolveProducts(products, shape.m);
+  for (const TunedGemm& row : TunedGemms()) {
+    if (row.n != shape.n || row.k != shape.k || row.max_m < shape.m) continue;
+    const int variant = FindGemmVariant(row.variant);
+    const bool table = kGemmVariants[static_cast<size_t>(variant)].kernel == GemmKernel::kWide;
+    if (table != (resolved == Products::kTable)) continue;
+    GemmPlan plan = MakeForcedGemmPlan(shape, variant, row.cluster, device);
+    plan.why = StrCat(row.variant, ", clusters of ", row.cluster, ": tuned up to m ", row.max_m);
+    return plan;
+  }
+  return resolved == Products::kTable ? BestWidePlan(shape, device) : BestStreamPlan(shape, device);
+}
+
+}  // namespace fireq::sm90

@@ -1,0 +1,90 @@
+// Which kernel computes a GEMM, how it is cut, and why: pure, printable, tested without a GPU.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "fireq/formats/weight_i4.h"
+
+namespace fireq::sm90 {
+
+enum class GemmKernel : uint8_t {
+  kStream,  // *exact* products, memory-bound shapes (stream_kernel.cuh)
+  kWide,    // *table* products, tensor-core-bound shapes (wide_kernel.cuh)
+};
+
+// One instantiation. A CTA's tile is `tokens` x 64 `row_blocks`; a pipeline step `groups` x 128 of
+// K.
+struct GemmVariant {
+  const char* name;
+  GemmKernel kernel;
+  int tokens;
+  int row_blocks;
+  int groups;
+};
+
+inline constexpr std::array kGemmVariants = {
+    GemmVariant{"exact_8x64", GemmKernel::kStream, 8, 1, 4},
+    GemmVariant{"exact_16x64", GemmKernel::kStream, 16, 1, 4},
+    GemmVariant{"exact_16x128", GemmKernel::kStream, 16, 2, 2},
+    GemmVariant{"exact_32x128", GemmKernel::kStream, 32, 2, 2},
+    GemmVariant{"exact_32x256", GemmKernel::kStream, 32, 4, 1},
+    GemmVariant{"exact_64x128", GemmKernel::kStream, 64, 2, 1},
+    GemmVariant{"exact_64x192", GemmKernel::kStream, 64, 3, 1},
+    GemmVariant{"exact_128x128", GemmKernel::kStream, 128, 2, 1},
+    GemmVariant{"table_256x128", GemmKernel::kWide, 256, 2, 1},
+    GemmVariant{"table_128x128", GemmKernel::kWide, 128, 2, 1},
+};
+
+struct GemmShape {
+  int64_t m = 0;  // tokens
+  int64_t n = 0;  // packed weight rows, a multiple of 64
+  int64_t k = 0;  // a multiple of 64
+};
+
+// What the planner knows of a GPU. The defaults are an H200's: clusters of c CTAs, one CTA a
+// multiprocessor, that run at one time (they may not straddle a GPC).
+struct GemmDevice {
+  int num_sms = 132;
+  std::array<int, 9> max_clusters = {0, 132, 66, 39, 30, 22, 17, 15, 15};
+};
+
+struct GemmPlan {
+  int variant = 0;            // index into kGemmVariants
+  int cluster = 1;            // CTAs that share tiles (stream: along K; wide: tokens)
+  int num_clusters = 0;       // of the grid
+  int tiles_per_cluster = 0;  // stream kernel
+  int super_blocks = 0;       // CTA tiles along the packed rows
+  int tiles = 0;              // stream: CTA tiles; wide: pairs of CTA tiles
+  int units = 0;              // pipeline steps a tile
+  std::string why;            // one line
+
+  const GemmVariant& kernel() const { return kGemmVariants[static_cast<size_t>(variant)]; }
+};
+
+// A row of the tuned table: for this n and k and up to `max_m` tokens (from the row before).
+struct TunedGemm {
+  int64_t n;
+  int64_t k;
+  int64_t max_m;
+  const char* variant;
+  int cluster;
+};
+std::span<const TunedGemm> TunedGemms();
+
+// The plan that serves: `served` is resolved by m alone (ResolveProducts), then the tuned table,
+// then a cost model. Throws kUnsupported for n or k that is no positive multiple of 64 and for m
+// < 1.
+GemmPlan MakeGemmPlan(const GemmShape& shape, Products products, const GemmDevice& device = {});
+
+// A forced variant and cluster size, for tests and the tuner. Throws kInvalidArgument if the
+// cluster has more CTAs than there are steps of K, or is not 2 for the wide kernel.
+GemmPlan MakeForcedGemmPlan(const GemmShape& shape, int variant, int cluster,
+                            const GemmDevice& device = {});
+
+// Index of a variant by name; -1 if there is none.
+int FindGemmVariant(std::string_view name);
+
+}  // namespace fireq::sm90

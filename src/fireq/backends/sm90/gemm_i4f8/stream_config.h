@@ -1,0 +1,52 @@
+// Tile sizes of the stream kernel and what they cost in shared memory; host and device.
+#pragma once
+
+#include "fireq/base/math.h"
+#include "fireq/formats/weight_i4_tile.h"
+
+namespace fireq::sm90 {
+
+inline constexpr int kSharedBytesPerCta = 232448;  // 227 KB: the opt-in limit of sm_90
+
+// Registers a consumer thread may raise itself to (setmaxnreg: multiples of 8, at most 240) when
+// one of the CTA's warpgroups lowers itself to `producer`: no more than the launch was given.
+constexpr int ConsumerRegisters(int threads, int producer) {
+  const int launched = 65536 / threads / 8 * 8 * threads;
+  const int share = (launched - 128 * producer) / (threads - 128) / 8 * 8;
+  return share > 240 ? 240 : share;
+}
+
+// kTokens x (64 kRowBlocks) outputs a tile; kGroups groups of 128 along K a pipeline step.
+template <int kTokens_, int kRowBlocks_, int kGroups_>
+struct StreamConfig {
+  static constexpr int kTokens = kTokens_;
+  static constexpr int kRowBlocks = kRowBlocks_;
+  static constexpr int kGroups = kGroups_;
+  static constexpr int kConsumerThreads = 128 * kRowBlocks * kGroups;
+  // A lone producer warp would cost one multiprocessor quarter a consumer's registers: where sums
+  // are many the producer is a whole warpgroup that gives its registers away.
+  static constexpr bool kMovesRegisters = kTokens >= 64;
+  static constexpr int kThreads = kConsumerThreads + (kMovesRegisters ? 128 : 32);
+  static constexpr int kProducerRegisters = 56;
+  static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
+
+  static constexpr int kXGroupBytes = kTokens * kGroup;
+  static constexpr int kXBytes = kGroups * kXGroupBytes;
+  static constexpr int kWeightBytes = kRowBlocks * kGroups * kTileBytes;
+  static constexpr int kSumBytes = kGroups * kTokens * 4;
+  // 1024: the 128-byte swizzle's atom.
+  static constexpr int kStageBytes = AlignUp(kXBytes + kWeightBytes + kSumBytes, 1024);
+
+  // 4 mod 32 words: the columns of a fragment land in different banks.
+  static constexpr int kSumPitch = kRowBlocks * kTileRows + 4;
+  static constexpr int kPartialBytes = kGroups * kTokens * kSumPitch * 4;
+  static constexpr int kStages =
+      (kSharedBytesPerCta - kPartialBytes - 512) / kStageBytes;  // 512: barriers
+  static constexpr int kRingBytes = kStages * kStageBytes;
+  static constexpr int kBarrierOffset = kRingBytes + kPartialBytes;
+  static constexpr int kSharedBytes = kBarrierOffset + 2 * kStages * 8;
+  static_assert(kStages >= 3 && kSharedBytes <= kSharedBytesPerCta);
+  static_assert(kPartialBytes <= kRingBytes, "a tail's sums reuse the ring");
+};
+
+}  // namespace fireq::sm90

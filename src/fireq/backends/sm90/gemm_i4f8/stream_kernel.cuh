@@ -1,0 +1,339 @@
+// The GEMM where memory binds (*exact*): a reader of weights that hides everything else behind
+// them.
+//
+// One CTA a multiprocessor. A producer warp keeps a ring of units in flight (kRowBlocks tiles of
+// weights x kGroups groups of K, with the tokens' E4M3 codes and group sums); kRowBlocks x kGroups
+// warpgroups turn codes into operands, multiply, and promote each group's sums to FP32 with its
+// scale and zero point. K is cut inside clusters (schedule.h) so that every CTA reads as much as
+// the next; partial sums meet in shared memory, across the cluster if need be, and are added in a
+// fixed order: results are the same from run to run.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_fp16.h>
+
+#include "fireq/backends/sm90/gemm_i4f8/epilogue.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/operand.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/params.h"
+#include "fireq/backends/sm90/gemm_i4f8/schedule.h"
+#include "fireq/backends/sm90/gemm_i4f8/stream_config.h"
+#include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/tma.cuh"
+
+namespace fireq::sm90 {
+
+// cp.async of 4 bytes, or of zeros; PTX ISA, "cp.async".
+__device__ __forceinline__ void CopyFloatAsync(void* shared, const float* global, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(shared)),
+               "l"(global), "r"(valid ? 4 : 0)
+               : "memory");
+}
+// cp.async.mbarrier.arrive.noinc: arrives once all cp.async of this thread so far have landed.
+__device__ __forceinline__ void CopyAsyncArrive(Mbarrier* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier))
+               : "memory");
+}
+
+template <class Config>
+struct StreamShared {
+  uint8_t* base;
+  __device__ uint8_t* x(int stage) const { return base + stage * Config::kStageBytes; }
+  __device__ uint8_t* w(int stage) const { return x(stage) + Config::kXBytes; }
+  __device__ float* sums(int stage) const {
+    return reinterpret_cast<float*>(w(stage) + Config::kWeightBytes);
+  }
+  // Partial sums [group of the unit][token][row], pitch kSumPitch. Tails reuse the drained ring.
+  __device__ float* partial(bool tail) const {
+    return reinterpret_cast<float*>(tail ? base : base + Config::kRingBytes);
+  }
+  __device__ Mbarrier* full(int stage) const {
+    return reinterpret_cast<Mbarrier*>(base + Config::kBarrierOffset) + stage;
+  }
+  __device__ Mbarrier* empty(int stage) const { return full(stage) + Config::kStages; }
+};
+
+// Walks the units of one CTA in the order of execution.
+struct UnitCursor {
+  ClusterSchedule schedule;
+  int rank;
+  int index = 0;  // of the segment
+  Segment segment;
+  int unit;
+
+  __device__ UnitCursor(const ClusterSchedule& s, int r)
+      : schedule(s), rank(r), segment(s.At(r, 0)), unit(segment.begin) {}
+  __device__ void Next() {
+    if (++unit < segment.end) return;
+    ++index;
+    if (index < schedule.NumSegments(rank)) {
+      segment = schedule.At(rank, index);
+      unit = segment.begin;
+    }
+  }
+};
+
+template <class Config>
+struct StreamProducer {
+  const GemmI4F8Params& p;
+  const CUtensorMap& x_map;
+  StreamShared<Config> shared;
+  int first_tile;  // of the cluster
+  int lane;
+
+  __device__ void LoadWeights(const UnitCursor& at, int stage) const {
+    const int super_block = (first_tile + at.segment.tile) % p.super_blocks;
+    const int group = at.unit * Config::kGroups;
+    const int groups = min(Config::kGroups, p.groups - group);
+    const int blocks = min(Config::kRowBlocks, p.row_blocks - super_block * Config::kRowBlocks);
+    const uint32_t bytes = groups * kTileBytes;
+    MbarrierArriveExpectTx(shared.full(stage), blocks * bytes + groups * Config::kXGroupBytes);
+    for (int b = 0; b < blocks; ++b) {
+      const int64_t block = static_cast<int64_t>(super_block) * Config::kRowBlocks + b;
+      BulkLoad(shared.w(stage) + b * Config::kGroups * kTileBytes,
+               p.w + (block * p.groups + group) * kTileBytes, bytes, shared.full(stage),
+               kEvictFirst);
+    }
+  }
+  __device__ void LoadTokens(const UnitCursor& at, int stage) const {
+    const int token = (first_tile + at.segment.tile) / p.super_blocks * Config::kTokens;
+    const int group = at.unit * Config::kGroups;
+    if (lane == 0) {
+      for (int g = 0; g < Config::kGroups && group + g < p.groups; ++g)
+        TmaLoad2D(shared.x(stage) + g * Config::kXGroupBytes, &x_map, (group + g) * kGroup, token,
+                  shared.full(stage), kEvictLast);
+    }
+    for (int i = lane; i < Config::kGroups * Config::kTokens; i += 32) {
+      const int g = group + i / Config::kTokens, m = token + i % Config::kTokens;
+      const bool valid = g < p.groups && m < p.m;
+      CopyFloatAsync(shared.sums(stage) + i,
+                     p.x_sums + (valid ? static_cast<int64_t>(m) * p.groups + g : 0), valid);
+    }
+    CopyAsyncArrive(shared.full(stage));
+  }
+
+  __device__ void Run(const ClusterSchedule& schedule, int rank) const {
+    const int count = schedule.RunUnits(rank);
+    const int ahead = min(count, Config::kStages);
+    UnitCursor weights(schedule, rank), tokens(schedule, rank);
+    // Weights do not depend on the kernel before this one: the ring fills while it drains.
+    for (int i = 0; i < ahead; ++i, weights.Next())
+      if (lane == 0) LoadWeights(weights, i);
+    GridDependencyWait();
+    for (int i = 0; i < ahead; ++i, tokens.Next()) LoadTokens(tokens, i);
+    for (int i = ahead; i < count; ++i, weights.Next(), tokens.Next()) {
+      const int stage = i % Config::kStages;
+      MbarrierWait(shared.empty(stage), (i / Config::kStages - 1) & 1);
+      if (lane == 0) LoadWeights(weights, stage);
+      LoadTokens(tokens, stage);
+    }
+  }
+};
+
+template <class Config>
+struct StreamConsumer {
+  static constexpr int kTokens = Config::kTokens;
+  const GemmI4F8Params& p;
+  StreamShared<Config> shared;
+  int thread;  // of the warpgroup
+  int block;   // which of the unit's row blocks
+  int group;   // which of the unit's groups
+  int stage = 0;
+  uint32_t parity = 0;
+
+  // total += this group's products, scaled, less the zero point's share.
+  __device__ void AddGroup(float (&total)[kTokens / 2]) const {
+    const int warp = thread / 32, lane = thread % 32;
+    const uint8_t* tile = shared.w(stage) + (block * Config::kGroups + group) * kTileBytes;
+    uint32_t a[16];
+    ExactOperands(LoadCodes(tile, thread), a);
+    float acc[kTokens / 2];
+    WgmmaFence();
+    MultiplyGroup<kTokens>(acc, a,
+                           DescriptorSwizzle128(shared.x(stage) + group * Config::kXGroupBytes), 0);
+    WgmmaCommit();
+    const GroupScales scales = LoadGroupScales(tile, warp, lane);
+    const float* sums = shared.sums(stage) + group * kTokens + 2 * (lane % 4);
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j) {
+      const float2 x_sum = *reinterpret_cast<const float2*>(sums + 8 * j);
+      // Sums are wanted four columns at a time: loaded all at once they cost more registers than
+      // there are.
+      if (j % 4 == 3) asm volatile("" ::: "memory");
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        total[4 * j + 2 * h] = fmaf(scales.neg_offset[h], x_sum.x, total[4 * j + 2 * h]);
+        total[4 * j + 2 * h + 1] = fmaf(scales.neg_offset[h], x_sum.y, total[4 * j + 2 * h + 1]);
+      }
+    }
+    WgmmaWait<0>();
+    PinRegisters(acc);
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i)
+      total[i] = fmaf(scales.scale[(i / 2) % 2], acc[i], total[i]);
+  }
+
+  __device__ void Accumulate(float (&total)[kTokens / 2], const Segment& segment) {
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) total[i] = 0.0f;
+#pragma unroll 1
+    for (int unit = segment.begin; unit < segment.end; ++unit) {
+      MbarrierWait(shared.full(stage), parity);
+      if (Config::kGroups == 1 || unit * Config::kGroups + group < p.groups) AddGroup(total);
+      // Orders this warp's reads of the stage before the producer's next copy into it.
+      if (thread % 32 == 0) MbarrierArrive(shared.empty(stage));
+      if (++stage == Config::kStages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+  }
+
+  __device__ void StorePartial(const float (&total)[kTokens / 2], float* partial) const {
+    const int lane = thread % 32;
+    float* at = partial + (group * kTokens + 2 * (lane % 4)) * Config::kSumPitch +
+                block * kTileRows + 16 * (thread / 32) + lane / 4;
+#pragma unroll
+    for (int j = 0; j < kTokens / 8; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        at[(8 * j + i % 2) * Config::kSumPitch + 8 * (i / 2)] = total[4 * j + i];
+  }
+};
+
+// Where the parts of one tile lie: in `count` CTAs from rank `first` on, lowest units of K first.
+template <class Config>
+struct PartialSums {
+  const float* front;  // place of the first rank's part in its shared memory
+  const float* rest;   // and of the others'
+  int first;
+  int count;
+
+  // Four neighbouring packed rows of a token, added in the order of K.
+  __device__ float4 Sum(int token, int row) const {
+    float4 sum{0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 1
+    for (int r = 0; r < count; ++r) {
+      const uint32_t part = ClusterAddress(r == 0 ? front : rest, first + r);
+#pragma unroll
+      for (int g = 0; g < Config::kGroups; ++g) {
+        const float4 v =
+            LoadCluster128(part + 4 * ((g * Config::kTokens + token) * Config::kSumPitch + row));
+        sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
+      }
+    }
+    return sum;
+  }
+};
+
+// Outputs [share / shares, (share + 1) / shares) of a tile.
+template <class Config, class Epilogue>
+__device__ __forceinline__ void FinishTile(const GemmI4F8Params& p,
+                                           const PartialSums<Config>& partials, int tile, int share,
+                                           int shares, int thread) {
+  constexpr int kOutRows = Config::kRowBlocks * kTileRows / Epilogue::kRowsPerOutput;
+  constexpr int kItems = Config::kTokens * kOutRows / 4;
+  const int super_block = tile % p.super_blocks;
+  const int first_token = tile / p.super_blocks * Config::kTokens;
+  const int out_rows = p.row_blocks * kTileRows / Epilogue::kRowsPerOutput;
+  const int end = kItems * (share + 1) / shares;
+#pragma unroll 1
+  for (int i = kItems * share / shares + thread; i < end; i += Config::kConsumerThreads) {
+    const int token = first_token + i / (kOutRows / 4);
+    const int local = i % (kOutRows / 4) * 4;
+    const int out_row = super_block * kOutRows + local;
+    if (token >= p.m || out_row >= out_rows) continue;
+    const int row = Epilogue::kRowsPerOutput == 1 ? local : local / 8 * 16 + local % 8;
+    const int packed_row = super_block * Config::kRowBlocks * kTileRows + row;
+    const float x_scale = p.x_scales[token];
+    const int64_t at = token * p.ldy + out_row;
+    float4 v = ScaleAndBias(p, partials.Sum(i / (kOutRows / 4), row), x_scale, packed_row);
+    uint2 out;
+    if constexpr (Epilogue::kRowsPerOutput == 2) {
+      const float4 up =
+          ScaleAndBias(p, partials.Sum(i / (kOutRows / 4), row + 8), x_scale, packed_row + 8);
+      out = PlainEpilogue::Finish(p, Epilogue::Combine(v, up), at);
+    } else {
+      out = Epilogue::Finish(p, v, at);
+    }
+    *reinterpret_cast<uint2*>(p.y + at) = out;
+  }
+}
+
+// The consumers' share of a CTA's run: whole tiles are finished, parts are left in shared memory.
+template <class Config, class Epilogue>
+__device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
+                                              const StreamShared<Config>& shared,
+                                              const ClusterSchedule& schedule, int rank,
+                                              int first_tile) {
+  const int warpgroup = threadIdx.x / 128;
+  StreamConsumer<Config> consumer{p, shared, static_cast<int>(threadIdx.x % 128),
+                                  warpgroup / Config::kGroups, warpgroup % Config::kGroups};
+  GridDependencyWait();  // token scales and the residual are the kernel's before this one
+  float total[Config::kTokens / 2];
+  const int count = schedule.NumSegments(rank);
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const Segment segment = schedule.At(rank, i);
+    consumer.Accumulate(total, segment);
+    const bool whole = segment.whole(p.units);
+    const bool tail = !whole && segment.begin == 0;
+    // Before a tail overwrites the ring, every warpgroup has read its last stage.
+    if (tail) NamedBarrierSync(1, Config::kConsumerThreads);
+    consumer.StorePartial(total, shared.partial(tail));
+    if (!whole) continue;
+    NamedBarrierSync(1, Config::kConsumerThreads);  // sums written -> sums read
+    const PartialSums<Config> own{shared.partial(false), nullptr, rank, 1};
+    FinishTile<Config, Epilogue>(p, own, first_tile + segment.tile, 0, 1, threadIdx.x);
+    NamedBarrierSync(1, Config::kConsumerThreads);  // sums read -> next sums written
+  }
+}
+
+template <class Config, class Epilogue>
+__global__ void __launch_bounds__(Config::kThreads, 1)
+    GemmI4F8Stream(const __grid_constant__ GemmI4F8Params p,
+                   const __grid_constant__ CUtensorMap x_map) {
+  extern __shared__ __align__(1024) uint8_t dynamic_shared[];
+  const StreamShared<Config> shared{dynamic_shared};
+  const int warp = threadIdx.x / 32;
+  const int rank = static_cast<int>(ClusterRank());
+  const int ranks = static_cast<int>(ClusterSize());
+  const int first_tile = blockIdx.x / ranks * p.tiles_per_cluster;
+  const ClusterSchedule schedule{min(p.tiles_per_cluster, p.tiles - first_tile), p.units, ranks};
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Config::kStages; ++s) {
+      MbarrierInit(shared.full(s), 1 + 32);  // the copies' announcer, 32 lanes of cp.async
+      MbarrierInit(shared.empty(s), Config::kConsumerThreads / 32);
+    }
+    FenceMbarrierInit();
+  }
+  __syncthreads();
+  GridDependencyLaunch();
+  const bool has_work = schedule.RunUnits(rank) > 0;
+  if (warp >= Config::kConsumerThreads / 32) {
+    if constexpr (Config::kMovesRegisters) RegistersDecrease<Config::kProducerRegisters>();
+    if (has_work && warp == Config::kConsumerThreads / 32)
+      StreamProducer<Config>{p, x_map, shared, first_tile, static_cast<int>(threadIdx.x % 32)}.Run(
+          schedule, rank);
+  } else {
+    if constexpr (Config::kMovesRegisters) RegistersIncrease<Config::kConsumerRegisters>();
+    if (has_work) StreamConsume<Config, Epilogue>(p, shared, schedule, rank, first_tile);
+  }
+  if (ranks == 1) return;
+  __syncwarp();
+  ClusterSync();  // partial sums of all ranks written -> read
+  if (has_work && warp < Config::kConsumerThreads / 32) {
+    const int count = schedule.NumSegments(rank);
+    for (int i = max(0, count - 2); i < count; ++i) {
+      const Segment segment = schedule.At(rank, i);
+      if (segment.whole(p.units)) continue;
+      const int first = schedule.FirstRank(segment.tile), last = schedule.LastRank(segment.tile);
+      const PartialSums<Config> parts{shared.partial(true), shared.partial(false), first,
+                                      last - first + 1};
+      FinishTile<Config, Epilogue>(p, parts, first_tile + segment.tile, rank - first, parts.count,
+                                   threadIdx.x);
+    }
+  }
+  ClusterSync();  // a rank's shared memory stays until the others have read it
+}
+
+}  // namespace fireq::sm90

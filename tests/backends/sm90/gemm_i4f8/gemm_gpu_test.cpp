@@ -1,0 +1,168 @@
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "fireq/backends/sm90/gemm_i4f8/launch.h"
+#include "fireq/backends/sm90/runtime/device_buffer.h"
+#include "fireq/backends/sm90/runtime/stream.h"
+#include "tests/backends/sm90/gemm_i4f8/gemm_case.h"
+
+namespace fireq::sm90 {
+namespace {
+
+// Relative Frobenius error that a policy may have before its output is rounded; FP16 outputs add
+// 2^-12 of their own.
+constexpr double kExactBound = 1e-3;
+constexpr double kTableBound = 5e-3;
+
+class GemmI4F8 : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (HasHopper()) return;
+    if (std::getenv("FIREQ_REQUIRE_GPU") != nullptr) FAIL() << "no GPU of compute capability 9.0";
+    GTEST_SKIP() << "no GPU of compute capability 9.0";
+  }
+};
+
+struct DeviceCase {
+  const GemmCase& c;
+  DeviceBuffer<uint8_t> tiles{c.tiles}, x{c.x};
+  DeviceBuffer<float> row_scales{c.row_scales}, x_scales{c.x_scales}, x_sums{c.x_sums},
+      bias{c.bias};
+  DeviceBuffer<uint16_t> residual{c.residual};
+  DeviceBuffer<uint16_t> y{c.m * c.n + 64};  // 64 elements behind must stay poisoned
+
+  std::vector<uint16_t> Run(const GemmPlan& plan, GemmEpilogue epilogue, OutType out,
+                            bool with_bias) {
+    y.FillBytes(0xFF);  // NaN in BF16 and FP16
+    GemmI4F8Args args;
+    args.layout = {c.n, c.k};
+    args.tiles = tiles.data();
+    args.row_scales = row_scales.data();
+    args.bias = with_bias ? bias.data() : nullptr;
+    args.m = c.m;
+    args.x = x.data();
+    args.x_scales = x_scales.data();
+    args.x_sums = x_sums.data();
+    args.epilogue = epilogue;
+    args.out = out;
+    args.residual = residual.data();
+    args.y = y.data();
+    const Stream stream;
+    LaunchGemmI4F8(plan, args, stream.get());
+    stream.Synchronize();
+    return y.ToHost();
+  }
+};
+
+std::vector<double> ToDoubles(const std::vector<uint16_t>& bits, OutType out, size_t count) {
+  std::vector<double> v(count);
+  for (size_t i = 0; i < count; ++i)
+    v[i] = out == OutType::kBf16 ? Bf16ToFloat(bits[i]) : F16ToFloat(bits[i]);
+  return v;
+}
+
+// What the epilogue makes of the sums, in double; `round` is the border between product and sum.
+std::vector<double> Finish(const GemmCase& c, const std::vector<double>& sums,
+                           GemmEpilogue epilogue) {
+  if (epilogue == GemmEpilogue::kPlain) return sums;
+  std::vector<double> y;
+  for (int64_t i = 0; i < c.m; ++i) {
+    const double* row = sums.data() + i * c.n;
+    if (epilogue == GemmEpilogue::kResidual) {
+      for (int64_t j = 0; j < c.n; ++j)
+        y.push_back(RoundToBf16(static_cast<float>(row[j])) +
+                    Bf16ToFloat(c.residual[static_cast<size_t>(i * c.n + j)]));
+      continue;
+    }
+    for (int64_t j = 0; j < c.n / 2; ++j) {
+      const double gate = row[j / 8 * 16 + j % 8], up = row[j / 8 * 16 + 8 + j % 8];
+      y.push_back(gate / (1.0 + std::exp(-gate)) * up);
+    }
+  }
+  return y;
+}
+
+void Check(const GemmCase& c, DeviceCase& device, const GemmPlan& plan, GemmEpilogue epilogue,
+           const std::vector<double>& sums, bool with_bias) {
+  const bool table = plan.kernel().kernel == GemmKernel::kWide;
+  // FP16 shows the sums; a residual's border is BF16.
+  const OutType out = epilogue == GemmEpilogue::kResidual ? OutType::kBf16 : OutType::kF16;
+  const std::vector<double> want = Finish(c, sums, epilogue);
+  const std::vector<uint16_t> bits = device.Run(plan, epilogue, out, with_bias);
+  const double error = RelativeError(ToDoubles(bits, out, want.size()), want);
+  const double bound = (table ? kTableBound : kExactBound) +
+                       (out == OutType::kBf16 ? 0x1p-8 : 0x1p-12) +
+                       (epilogue == GemmEpilogue::kSiluMul ? (table ? 5e-3 : 1e-3) : 0.0);
+  EXPECT_LE(error, bound) << plan.why << " m " << c.m << " n " << c.n << " k " << c.k
+                          << " epilogue " << static_cast<int>(epilogue);
+  EXPECT_FALSE(std::isnan(error)) << plan.why << " m " << c.m << " n " << c.n << " k " << c.k;
+  for (size_t i = want.size(); i < bits.size(); ++i)
+    ASSERT_EQ(bits[i], 0xFFFF) << "written past the end, " << i - want.size();
+  EXPECT_EQ(bits, device.Run(plan, epilogue, out, with_bias)) << plan.why << ": not repeatable";
+  std::printf("%-14s c%d m %5ld n %5ld k %5ld epilogue %d error %.2e\n", plan.kernel().name,
+              plan.cluster, static_cast<long>(c.m), static_cast<long>(c.n), static_cast<long>(c.k),
+              static_cast<int>(epilogue), error);
+}
+
+void CheckAllPlans(int64_t m, int64_t n, int64_t k, Data data) {
+  const GemmCase plain(m, n, k, false, data, 17), fused(m, n, k, true, data, 18);
+  DeviceCase on_device{plain}, fused_on_device{fused};
+  for (const bool table : {false, true}) {
+    const std::vector<double> sums = plain.Reference(table, true);
+    const std::vector<double> fused_sums = fused.Reference(table, false);
+    for (int v = 0; v < static_cast<int>(kGemmVariants.size()); ++v) {
+      const bool wide = kGemmVariants[static_cast<size_t>(v)].kernel == GemmKernel::kWide;
+      if (wide != table) continue;
+      for (const int cluster : {1, 2, 3, 4, 5, 8}) {
+        if (wide && cluster != 2) continue;
+        if (!wide && MakeForcedGemmPlan({m, n, k}, v, 1).units < cluster) continue;
+        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, v, cluster);
+        Check(plain, on_device, plan, GemmEpilogue::kPlain, sums, true);
+        Check(plain, on_device, plan, GemmEpilogue::kResidual, sums, true);
+        Check(fused, fused_on_device, plan, GemmEpilogue::kSiluMul, fused_sums, false);
+      }
+    }
+  }
+}
+
+TEST_F(GemmI4F8, EveryPlanAndEpilogueOnRandomData) { CheckAllPlans(37, 448, 1664, Data::kRandom); }
+TEST_F(GemmI4F8, ShortLastGroup) { CheckAllPlans(5, 192, 576, Data::kRandom); }
+TEST_F(GemmI4F8, OneTokenAndTheSmallestWeight) { CheckAllPlans(1, 64, 64, Data::kRandom); }
+TEST_F(GemmI4F8, ManyTokens) { CheckAllPlans(515, 320, 640, Data::kSymmetric); }
+TEST_F(GemmI4F8, OutlierScales) { CheckAllPlans(18, 128, 1024, Data::kOutlierScales); }
+TEST_F(GemmI4F8, ExtremesOfTheFormats) { CheckAllPlans(18, 128, 512, Data::kExtremes); }
+TEST_F(GemmI4F8, ZeroRows) { CheckAllPlans(9, 128, 512, Data::kZeroRows); }
+
+TEST_F(GemmI4F8, NaNPoisonsItsOwnRowOnly) {
+  GemmCase c(70, 192, 576, false, Data::kRandom, 3);
+  for (int64_t j = 0; j < c.k; ++j) c.x[static_cast<size_t>(33 * c.k + j)] = 0x7F;
+  c.SumTokens();
+  DeviceCase device{c};
+  for (int v = 0; v < static_cast<int>(kGemmVariants.size()); ++v) {
+    const bool wide = kGemmVariants[static_cast<size_t>(v)].kernel == GemmKernel::kWide;
+    const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, v, 2);
+    Check(c, device, plan, GemmEpilogue::kPlain, c.Reference(wide, false), false);
+  }
+}
+
+TEST_F(GemmI4F8, NoTokensDoNothing) {
+  const GemmCase c(1, 64, 128, false, Data::kRandom, 4);
+  DeviceCase device{c};
+  GemmI4F8Args args;
+  args.layout = {c.n, c.k};
+  LaunchGemmI4F8({}, args, nullptr);
+}
+
+TEST_F(GemmI4F8, DeepSumsOfTheTableStayInBounds) {
+  const GemmCase c(64, 128, 28672, false, Data::kRandom, 5);
+  DeviceCase device{c};
+  for (const char* name : {"table_256x128", "exact_64x192"}) {
+    const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, FindGemmVariant(name), 2);
+    Check(c, device, plan, GemmEpilogue::kPlain,
+          c.Reference(plan.kernel().kernel == GemmKernel::kWide, false), false);
+  }
+}
+
+}  // namespace
+}  // namespace fireq::sm90
