@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "fireq/checkpoint/model_source.h"
+#include "fireq/io/gguf.h"
 
 namespace fireq {
 

@@ -7,6 +7,7 @@
 #include "fireq/checkpoint/gguf_source.h"
 #include "fireq/checkpoint/hugging_face_source.h"
 #include "fireq/checkpoint/schema.h"
+#include "fireq/io/gguf.h"
 #include "fireq/io/json.h"
 
 namespace fireq {

@@ -7,10 +7,11 @@
 #include <vector>
 
 #include "fireq/checkpoint/model_config.h"
-#include "fireq/io/gguf.h"
 #include "fireq/tensor/tensor.h"
 
 namespace fireq {
+
+class GgufFile;  // io/gguf.h
 
 enum class ModelKind : uint8_t {
   kHuggingFace,     // a directory with config.json and safetensors in F32, F16 or BF16
