@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kBlockRows = 96;    // rows of Q that one unpacked page serves
 constexpr int64_t kWantedTasks = 16;  // long contexts are split until there are so many
 constexpr int64_t kMinSplitPages = 4;
+constexpr int64_t kInvariantSplitPages = 16;  // where a batch may not decide
 
 // Query tokens [token, token + count) of a sequence, one KV head, pages [page, page_end).
 struct Task {
@@ -51,7 +52,10 @@ struct PageScales {
   alignas(64) float key_zero[kPageTokens];
   alignas(64) float value_scale[kPageTokens];
   alignas(64) float value_zero[kPageTokens];
-  float value_range = 1.0f;  // largest finite |s_v| rounded up to a power of two
+  // Largest finite |s_v| of the keys up to this one, rounded up to a power of two. A row's P' is
+  // rounded by what the row sees, whatever later keys its block sees.
+  float value_range[kPageTokens];
+  float page_range() const { return value_range[kPageTokens - 1]; }
 };
 
 template <class T>
@@ -97,7 +101,9 @@ class AttentionRun {
       for (int64_t t = Start(s); t < Start(s + 1); t += block_tokens_) {
         const int64_t count = std::min(block_tokens_, Start(s + 1) - t);
         const int64_t pages = CeilDiv<int64_t>(Limit(s, t + count - 1), kPageTokens);
-        const int64_t each = std::max(kMinSplitPages, CeilDiv(pages, wanted));
+        const int64_t each = args_.reduction == Reduction::kBatchInvariant
+                                 ? kInvariantSplitPages
+                                 : std::max(kMinSplitPages, CeilDiv(pages, wanted));
         for (int64_t h = 0; h < layout_.kv_heads; ++h) AddTasks({s, h, t, count}, pages, each);
       }
     }
@@ -216,13 +222,13 @@ class AttentionRun {
   // One row: scores to P', earlier sums to the new maximum and the new r.
   void SoftmaxPage(SoftmaxTile& tile, const PageScales& scales, float* s, RowState& state,
                    float* sums) {
-    const float range = std::max(state.value_range, scales.value_range);
+    const float range = std::max(state.value_range, scales.value_range[tile.num_keys - 1]);
     const float shrink = state.value_range == 0.0f ? 1.0f : state.value_range / range;
     alignas(64) float value_scale[kPageTokens];
     const float* scaled = scales.value_scale;
-    if (range != scales.value_range) {
+    if (range != scales.page_range()) {
       std::copy(scales.value_scale, scales.value_scale + kPageTokens, value_scale);
-      context_.rows.scale(value_scale, kPageTokens, scales.value_range / range);
+      context_.rows.scale(value_scale, kPageTokens, scales.page_range() / range);
       scaled = value_scale;
     }
     tile.value_scale = scaled;
@@ -265,9 +271,9 @@ class AttentionRun {
       scales.value_zero[i] = valid ? v.zero : 0.0f;
       const float magnitude = std::abs(scales.value_scale[i]);
       if (std::isfinite(magnitude)) range = std::max(range, magnitude);
+      scales.value_range[i] = range > 0.0f ? PowerOfTwoAbove(range) : 1.0f;
     }
-    scales.value_range = range > 0.0f ? PowerOfTwoAbove(range) : 1.0f;
-    for (float& s : scales.value_scale) s *= 256.0f / scales.value_range;
+    for (float& s : scales.value_scale) s *= 256.0f / scales.page_range();
   }
 
   void LoadFloatPage(const uint8_t* block, int64_t num_keys, T* k_panel, T* v_panels,
@@ -284,7 +290,7 @@ class AttentionRun {
         }
       }
     }
-    scales.value_range = 1.0f;
+    std::fill(scales.value_range, scales.value_range + kPageTokens, 1.0f);
     std::fill(scales.value_scale, scales.value_scale + kPageTokens, 256.0f);
   }
 

@@ -50,7 +50,8 @@ class LinearRun {
 
   void Run() {
     LoadOperands();
-    if (num_tokens_ <= kMaxDotTokens) {
+    // `dot` and `panel` sum in different orders.
+    if (num_tokens_ <= kMaxDotTokens && args_.reduction == Reduction::kFastest) {
       RunDots();
     } else {
       RunPanels();

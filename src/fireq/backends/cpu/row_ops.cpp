@@ -184,10 +184,10 @@ void Quantize(const float* x, int64_t n, float inv_scale, e4m3_t* codes, float* 
   for (int64_t k = 0; k < n; k += kGroup) {
     const int64_t count = std::min<int64_t>(kGroup, n - k);
     float sum = 0.0f;
-    if (inv_scale <= kE4M3Max * 0x1p100f) {
+    if (inv_scale > 0.0f && inv_scale <= kE4M3Max * 0x1p100f) {
       sum = QuantizeRun(x + k, count, inv_scale, codes + k);
     } else {
-      // NaN and overflowing factors: as the format has it, value by value.
+      // Zero, NaN, infinite and overflowing rows: as the format has it, value by value.
       for (int64_t i = k; i < k + count; ++i) {
         codes[i] = FloatToE4M3(x[i] * inv_scale);
         sum += E4M3ToFloat(codes[i]);
