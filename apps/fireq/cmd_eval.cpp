@@ -1,4 +1,3 @@
-#include <map>
 #include <memory>
 #include <optional>
 
@@ -59,6 +58,7 @@ void Run(const Options& options) {
 void AddEval(CLI::App& app) {
   CLI::App* eval = app.add_subcommand("eval", "Measure a model");
   eval->require_subcommand(1);
+  AddEvalTasks(*eval);
   CLI::App* command = eval->add_subcommand(
       "perplexity", "Perplexity on a text, and the distance from a reference model");
   auto options = std::make_shared<Options>();
@@ -72,14 +72,7 @@ void AddEval(CLI::App& app) {
                       "Use this many tokens at most, in whole windows (0: all)");
   command->add_option("--reference", options->reference,
                       "Float model to measure KL divergence and top-1 agreement against");
-  command
-      ->add_option("--products", options->products,
-                   "served: as served, by tokens a step; table or exact: always that one")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, ProductsMode>{{"served", ProductsMode::kServed},
-                                              {"table", ProductsMode::kTable},
-                                              {"exact", ProductsMode::kExact}},
-          CLI::ignore_case));
+  AddProducts(*command, options->products);
   options->common.AddTo(*command);
   command->footer(
       "Example:\n  fireq eval perplexity out --text test.txt --max-tokens 65536 --reference "

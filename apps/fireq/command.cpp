@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <map>
 
 namespace fireq::app {
 
@@ -23,6 +24,7 @@ void CommonOptions::AddTo(CLI::App& command, bool with_json) {
 RuntimeOptions CommonOptions::Runtime() const {
   RuntimeOptions out;
   out.num_threads = threads;
+  out.say = [](const std::string& line) { std::cerr << line << std::endl; };
   const char* cache = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
   if (cache != nullptr && *cache != '\0') {
@@ -40,6 +42,17 @@ double NowSeconds() {
 }
 
 }  // namespace
+
+void AddProducts(CLI::App& command, ProductsMode& products) {
+  command
+      .add_option("--products", products,
+                  "served: as served, by tokens a step; table or exact: always that one")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, ProductsMode>{{"served", ProductsMode::kServed},
+                                              {"table", ProductsMode::kTable},
+                                              {"exact", ProductsMode::kExact}},
+          CLI::ignore_case));
+}
 
 Progress::Progress() : terminal_(isatty(STDERR_FILENO) == 1), start_seconds_(NowSeconds()) {}
 

@@ -24,10 +24,15 @@ struct CommonOptions {
 // Each adds its sub-command; the callback runs when it was chosen.
 void AddQuantize(CLI::App& app);
 void AddEval(CLI::App& app);
+void AddEvalTasks(CLI::App& eval);  // `fireq eval tasks`
 void AddGenerate(CLI::App& app);
 void AddChat(CLI::App& app);
 void AddInspect(CLI::App& app);
 void AddTokenize(CLI::App& app);
+void AddRender(CLI::App& app);
+
+// --products: which of the two products of INT4 weights is computed.
+void AddProducts(CLI::App& command, ProductsMode& products);
 
 // Text of MODEL for --help.
 extern const char* const kModelHelp;

@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   fireq::app::AddChat(app);
   fireq::app::AddInspect(app);
   fireq::app::AddTokenize(app);
+  fireq::app::AddRender(app);
   try {
     app.parse(argc, argv);
     return 0;
