@@ -19,7 +19,7 @@ namespace {
 
 std::filesystem::path FromEnvironment(const char* name) {
   const char* value = std::getenv(name);
-  return value != nullptr ? value : "";
+  return value != nullptr ? value : "";  // set but empty counts as not set
 }
 
 class SmolLm2 : public testing::Test {
