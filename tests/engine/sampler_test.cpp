@@ -1,27 +1,33 @@
 #include "fireq/engine/sampler.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <map>
 
 #include "fireq/base/error.h"
+#include "fireq/base/philox.h"
 
 namespace fireq {
 namespace {
 
 std::map<int32_t, int> Histogram(const SamplingParams& params, const std::vector<float>& logits,
                                  int draws) {
-  Sampler sampler(params);
+  Sampler sampler;
   std::map<int32_t, int> counts;
-  for (int i = 0; i < draws; ++i) ++counts[sampler.Sample(logits)];
+  for (int i = 0; i < draws; ++i) ++counts[sampler.Choose(params, logits, {}, i).id];
   return counts;
 }
 
+int32_t Greedy(const std::vector<float>& logits, const SamplingParams& params = {},
+               const std::vector<int32_t>& history = {}) {
+  return Sampler().Choose(params, logits, history, 0).id;
+}
+
 TEST(Sampler, GreedyTakesTheFirstOfTheLargestAndSkipsNan) {
-  Sampler sampler({});
-  EXPECT_EQ(sampler.Sample(std::vector<float>{0.0f, 3.0f, NAN, 3.0f}), 1);
-  EXPECT_THROW(sampler.Sample(std::vector<float>{NAN, NAN}), Error);
+  EXPECT_EQ(Greedy({0.0f, 3.0f, NAN, 3.0f}), 1);
+  EXPECT_EQ(Greedy({NAN, NAN}), -1);
 }
 
 TEST(Sampler, FrequenciesFollowTheSoftmax) {
@@ -48,18 +54,57 @@ TEST(Sampler, TopKTopPAndMinPKeepWhatTheySay) {
   EXPECT_EQ(Histogram({.temperature = 1, .top_p = 0.01f, .seed = 1}, logits, 2000).size(), 1u);
 }
 
-TEST(Sampler, SameSeedSameTokens) {
+TEST(Sampler, SeedAndDrawFixTheToken) {
   const std::vector<float> logits(100, 0.0f);
-  Sampler a({.temperature = 1, .seed = 9}), b({.temperature = 1, .seed = 9});
-  for (int i = 0; i < 100; ++i) EXPECT_EQ(a.Sample(logits), b.Sample(logits));
+  const SamplingParams params{.temperature = 1, .seed = 9};
+  Sampler a, b;
+  int differ = 0;
+  for (int i = 99; i >= 0; --i) {
+    const int32_t id = a.Choose(params, logits, {}, i).id;
+    EXPECT_EQ(id, b.Choose(params, logits, {}, i).id);
+    differ += id != b.Choose({.temperature = 1, .seed = 10}, logits, {}, i).id;
+  }
+  EXPECT_GT(differ, 80);
+}
+
+TEST(Sampler, RepetitionPenaltyActsOnceOnWhatWasSeen) {
+  const SamplingParams params{.repetition_penalty = 2.0f};
+  EXPECT_EQ(Greedy({3.0f, 2.0f}, params), 0);
+  EXPECT_EQ(Greedy({3.0f, 2.0f}, params, {0}), 1);
+  EXPECT_EQ(Greedy({5.0f, 2.0f}, params, {0, 0, 0}), 0);  // 2.5, not 0.6
+  EXPECT_EQ(Greedy({-1.0f, -1.5f}, params, {0}), 1);      // -2: negative logits are multiplied
+}
+
+TEST(Sampler, LogprobsAreOfTheModelsOwnSoftmax) {
+  const std::vector<float> logits = {std::log(0.2f), std::log(0.5f), std::log(0.3f)};
+  const SamplingParams params{
+      .temperature = 5.0f, .top_k = 1, .repetition_penalty = 100.0f, .num_logprobs = 2};
+  const TokenChoice choice = Sampler().Choose(params, logits, std::vector<int32_t>{1}, 0);
+  EXPECT_EQ(choice.id, 2);  // log-probabilities are negative: the penalty pushes 1 down
+  EXPECT_NEAR(choice.logprob, std::log(0.3f), 1e-6);
+  ASSERT_EQ(choice.top.size(), 2u);
+  EXPECT_EQ(choice.top[0].id, 1);
+  EXPECT_NEAR(choice.top[0].logprob, std::log(0.5f), 1e-6);
+  EXPECT_EQ(choice.top[1].id, 2);
+}
+
+TEST(Philox, MatchesTheReferenceImplementationsKnownAnswers) {
+  const PhiloxBlock zeros = Philox(0, {{0, 0, 0, 0}});
+  EXPECT_THAT(zeros.word, testing::ElementsAre(0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
+  const PhiloxBlock pi =
+      Philox(0x299f31d0a4093822ull, {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}});
+  EXPECT_THAT(pi.word, testing::ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
 }
 
 TEST(Sampler, RefusesParametersOutOfRange) {
-  EXPECT_THROW(Sampler({.temperature = -1}), Error);
-  EXPECT_THROW(Sampler({.temperature = NAN}), Error);
-  EXPECT_THROW(Sampler({.top_k = -1}), Error);
-  EXPECT_THROW(Sampler({.top_p = 0}), Error);
-  EXPECT_THROW(Sampler({.min_p = 1}), Error);
+  EXPECT_THROW(Validate({.temperature = -1}), Error);
+  EXPECT_THROW(Validate({.temperature = NAN}), Error);
+  EXPECT_THROW(Validate({.top_k = -1}), Error);
+  EXPECT_THROW(Validate({.top_p = 0}), Error);
+  EXPECT_THROW(Validate({.min_p = 1}), Error);
+  EXPECT_THROW(Validate({.repetition_penalty = 0}), Error);
+  EXPECT_THROW(Validate({.num_logprobs = -2}), Error);
+  Validate(SamplingParams{});
 }
 
 }  // namespace

@@ -27,7 +27,9 @@ Generation Generate(Session& session, std::span<const int32_t> prompt, const Gen
                     const std::function<bool(int32_t id)>& on_token) {
   FIREQ_CHECK(params.max_new_tokens >= 0, kInvalidArgument,
               "number of new tokens must be >= 0, got ", params.max_new_tokens);
-  Sampler sampler(params.sampling);
+  Validate(params.sampling);
+  Sampler sampler;
+  std::vector<int32_t> history(prompt.begin(), prompt.end());
   Generation out;
   const int64_t reused = ReusePrefix(session, prompt);
   out.prefill_tokens = static_cast<int64_t>(prompt.size()) - reused;
@@ -37,13 +39,19 @@ Generation Generate(Session& session, std::span<const int32_t> prompt, const Gen
 
   start = std::chrono::steady_clock::now();
   while (static_cast<int64_t>(out.ids.size()) < params.max_new_tokens) {
-    const int32_t id =
-        sampler.Sample({logits.as<float>(), static_cast<size_t>(logits.num_elements())});
+    const int32_t id = sampler
+                           .Choose(params.sampling,
+                                   {logits.as<float>(), static_cast<size_t>(logits.num_elements())},
+                                   history, static_cast<int64_t>(out.ids.size()))
+                           .id;
+    FIREQ_CHECK(id >= 0, kInternal, "all ", logits.num_elements(),
+                " logits are NaN: the model's weights or its inputs are broken");
     if (std::find(params.stop_ids.begin(), params.stop_ids.end(), id) != params.stop_ids.end()) {
       out.reason = FinishReason::kStopId;
       break;
     }
     out.ids.push_back(id);
+    history.push_back(id);
     if (on_token && !on_token(id)) {
       out.reason = FinishReason::kCancelled;
       break;

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "fireq/engine/sampler.h"
+#include "fireq/engine/messages.h"
 #include "fireq/engine/session.h"
 
 namespace fireq {
@@ -15,8 +15,6 @@ struct GenerateParams {
   SamplingParams sampling;
   std::vector<int64_t> stop_ids;  // any of these ends the generation and is not part of it
 };
-
-enum class FinishReason : uint8_t { kStopId, kLength, kContextFull, kCancelled };
 
 struct Generation {
   std::vector<int32_t> ids;

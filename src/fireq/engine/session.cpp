@@ -16,6 +16,7 @@ Session::Session(Backend& backend, const Model& model, const SessionOptions& opt
       context_(MakeContext(backend, model, max_context_, options.products)) {
   FIREQ_CHECK(options.prefill_chunk > 0, kInvalidArgument, "prefill chunk of ",
               options.prefill_chunk, " tokens");
+  context_.reduction = options.reduction;
 }
 
 void Session::Reserve(int64_t tokens) {

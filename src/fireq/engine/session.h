@@ -15,6 +15,7 @@ struct SessionOptions {
   int64_t max_context = 0;       // tokens; 0: what the model states
   int64_t prefill_chunk = 2048;  // tokens a step at most
   Products products = Products::kServed;
+  Reduction reduction = Reduction::kFastest;
 };
 
 // Not thread-safe. `backend` and `model` outlive the session.

@@ -30,6 +30,19 @@ ForwardBuffers::Activation ForwardBuffers::MakeActivation(const ForwardContext& 
   return out;
 }
 
+int64_t ForwardBuffers::size_bytes() const {
+  int64_t total = residual_.size_bytes() + qkv_.size_bytes();
+  const auto add = [&](const ActTensor& tensor) {
+    total += tensor.values.size_bytes() + tensor.scale.size_bytes() + tensor.sums.size_bytes();
+  };
+  add(query_);
+  for (const Activation* activation : {&normed_, &context_, &hidden_}) {
+    total += activation->border.size_bytes();
+    add(activation->codes);
+  }
+  return total;
+}
+
 namespace {
 
 ActTensor FirstRows(const ActTensor& tensor, int64_t count) {
@@ -82,6 +95,7 @@ class BlockForward {
                         .batch = &batch_,
                         .num_heads = context_.config->num_heads,
                         .e4m3_probs = context_.arithmetic.e4m3_probs,
+                        .reduction = context_.reduction,
                         .out = out});
     const ActTensor o_input = Quantized(buffers_.context_, *block.o);
     Trace("attn_out", o_input);
@@ -130,6 +144,7 @@ class BlockForward {
                      .w = &w,
                      .epilogue = epilogue,
                      .products = context_.products,
+                     .reduction = context_.reduction,
                      .residual = residual,
                      .y = y});
   }
@@ -177,7 +192,8 @@ Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,
       {.x = hidden, .weight = weights.final_norm, .eps = context.config->rms_eps, .out = normed});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "final_norm", normed);
   const Tensor logits = backend.Allocate(DType::kF32, {hidden.dim(0), context.config->vocab_size});
-  backend.Linear({.x = normed, .w = weights.lm_head.get(), .y = logits});
+  backend.Linear(
+      {.x = normed, .w = weights.lm_head.get(), .reduction = context.reduction, .y = logits});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "logits", {logits, {}, {}});
   return logits;
 }

@@ -19,6 +19,7 @@ struct ForwardContext {
   Arithmetic arithmetic;
   bool qk_hadamard = false;
   Products products = Products::kServed;
+  Reduction reduction = Reduction::kFastest;
   Tensor rope_cos, rope_sin;  // F32 [L, Dh/2] (model/rope.h), in the backend's memory
   Tracer* tracer = nullptr;   // may be null
 
@@ -31,6 +32,7 @@ class ForwardBuffers {
  public:
   ForwardBuffers(const ForwardContext& context, int64_t max_tokens);
   int64_t max_tokens() const { return max_tokens_; }
+  int64_t size_bytes() const;
 
  private:
   friend class BlockForward;

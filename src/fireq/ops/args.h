@@ -74,12 +74,21 @@ enum class Epilogue : uint8_t {
   kSiluMul,   // gate_up only: y = silu(gate) * up from the FP32 accumulators, [T, N/2]
 };
 
+// What may decide the order of a row's FP32 sums.
+enum class Reduction : uint8_t {
+  kFastest,  // anything: the number of tokens in the call, the other sequences' lengths
+  // Only the row's own position and the weights' shapes: not how many tokens, of its own or of
+  // other sequences, the call has. Equal inputs then give equal rows in any batch and chunk.
+  kBatchInvariant,
+};
+
 // y[T, N] = epilogue(x[T, K] . w[N, K]^T); the products of the served arithmetic when w is INT4.
 struct LinearArgs {
   ActTensor x;
   const PreparedLinear* w = nullptr;
   Epilogue epilogue = Epilogue::kNone;
   Products products = Products::kServed;
+  Reduction reduction = Reduction::kFastest;
   Tensor residual;  // border [T, N] for kResidual
   Tensor y;         // border [T, N] (kSiluMul: [T, N/2]); F32 [T, V] for logits
 };
@@ -101,6 +110,8 @@ struct BatchView {
   Tensor query_start;         // [S + 1] first token of each sequence in the step, cumulative
   Tensor context_len;         // [S] tokens in the cache once the step has written its own
   Tensor page_table;          // [S, max_pages] page numbers; entries past the context are not read
+  // The same on the host, for plans that are made there: new tokens and context of each sequence.
+  std::vector<int32_t> query_lens, context_lens;
 };
 
 // Optional q/k norm, RoPE, CRS, optional Hadamard; Q to E4M3 per token and head (or float), K and V
@@ -128,6 +139,7 @@ struct AttentionArgs {
   const BatchView* batch = nullptr;
   int64_t num_heads = 0;
   bool e4m3_probs = false;
+  Reduction reduction = Reduction::kFastest;
   Tensor out;  // border [T, H Dh]
 };
 

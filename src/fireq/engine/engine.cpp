@@ -1,0 +1,144 @@
+#include "fireq/engine/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "fireq/engine/elapsed.h"
+
+namespace fireq {
+
+bool Engine::StepOnce() {
+  const EngineClock::time_point start = EngineClock::now();
+  Receive();
+  EndCancelled();
+  Admit();
+  const BatchPlan plan = Plan(limits_, Views(), pool_.num_available());
+  Preempt(plan);
+  if (!plan.entries.empty()) {
+    Reserve(plan);
+    Commit(plan, RunPlan(plan));
+    ++now_.num_steps;
+    now_.step_us += ElapsedUs(start);
+  }
+  Publish();
+  return !running_.empty() || !waiting_.empty();
+}
+
+void Engine::EndCancelled() {
+  for (SequencePtr& sequence : running_)
+    if (sequence->cancelled()) Emit(sequence, {}, Finish{FinishReason::kCancelled});
+  for (SequencePtr& sequence : waiting_)
+    if (sequence->cancelled()) Emit(sequence, {}, Finish{FinishReason::kCancelled});
+  std::erase(running_, nullptr);
+  std::erase(waiting_, nullptr);
+}
+
+// Takes what the prefix cache has of the first in line, and lets it join if the rest fits.
+void Engine::Admit() {
+  std::vector<SequenceView> views = Views();
+  while (!waiting_.empty()) {
+    Sequence& sequence = *waiting_.front();
+    if (options_.prefix_cache) {
+      // The last token is run in any case: its logits are needed.
+      const int64_t max_pages = (sequence.num_tokens() - 1) / kTokensPerPage;
+      sequence.cursor = cache_.Find(sequence.ids, max_pages, sequence.lease);
+      sequence.num_computed = sequence.cursor.num_pages * kTokensPerPage;
+    }
+    if (!MayJoin(limits_, views, sequence.View(), pool_.num_available())) {
+      sequence.Preempt();
+      return;
+    }
+    if (sequence.num_cached < 0) sequence.num_cached = sequence.num_computed;
+    now_.cached_tokens += sequence.num_computed;
+    views.push_back(sequence.View());
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+}
+
+// The preempted are the youngest, named from the youngest on, so the line stays in order.
+void Engine::Preempt(const BatchPlan& plan) {
+  for (size_t i = 0; i < plan.preempt.size(); ++i) {
+    running_.back()->Preempt();
+    waiting_.push_front(std::move(running_.back()));
+    running_.pop_back();
+    ++now_.num_preempted;
+  }
+}
+
+void Engine::Reserve(const BatchPlan& plan) {
+  const auto pages_wanted = [&](const BatchPlan::Entry& entry) {
+    return PagesFor(At(entry).num_computed + entry.num_tokens);
+  };
+  int64_t needed = 0;
+  for (const BatchPlan::Entry& entry : plan.entries)
+    needed += pages_wanted(entry) - At(entry).lease.size();
+  cache_.Evict(needed - pool_.num_free());
+  for (const BatchPlan::Entry& entry : plan.entries)
+    FIREQ_CHECK(At(entry).lease.GrowTo(pages_wanted(entry)), kInternal, "a plan of ", needed,
+                " new pages with ", pool_.num_free(), " free of ", pool_.num_pages());
+}
+
+std::vector<TokenChoice> Engine::RunPlan(const BatchPlan& plan) {
+  const EngineClock::time_point start = EngineClock::now();
+  std::vector<RunnerRow> rows;
+  for (const BatchPlan::Entry& entry : plan.entries) {
+    const Sequence& sequence = At(entry);
+    const std::span<const int32_t> ids = sequence.ids;
+    RunnerRow row;
+    row.step = {ids.subspan(static_cast<size_t>(sequence.num_computed),
+                            static_cast<size_t>(entry.num_tokens)),
+                sequence.num_computed, sequence.lease.pages()};
+    if (Samples(entry))
+      row.sample = SampleRow{&sequence.request().sampling, ids, sequence.num_output()};
+    rows.push_back(row);
+    (entry.num_tokens == 1 ? now_.decode_tokens : now_.prefill_tokens) += entry.num_tokens;
+  }
+  std::vector<TokenChoice> choices = runner_.Run(rows);
+  now_.run_us += ElapsedUs(start);
+  return choices;
+}
+
+void Engine::Commit(const BatchPlan& plan, std::vector<TokenChoice> choices) {
+  size_t next_choice = 0;
+  for (const BatchPlan::Entry& entry : plan.entries) {
+    const bool samples = Samples(entry);
+    Sequence& sequence = At(entry);
+    sequence.num_computed += entry.num_tokens;
+    if (options_.prefix_cache)
+      cache_.Insert(sequence.cursor, sequence.ids, sequence.num_computed, sequence.lease);
+    if (samples) AddToken(running_[EntryIndex(entry)], std::move(choices[next_choice++]));
+  }
+  std::erase(running_, nullptr);
+}
+
+void Engine::AddToken(SequencePtr& sequence, TokenChoice choice) {
+  const Request& request = sequence->request();
+  if (choice.id < 0)
+    return Emit(sequence, {}, Finish{FinishReason::kError, "every logit of the model is NaN"});
+  if (std::ranges::count(request.stop_ids, choice.id) > 0)
+    return Emit(sequence, {}, Finish{FinishReason::kStopId});
+
+  sequence->ids.push_back(choice.id);
+  ++now_.output_tokens;
+  std::optional<Finish> finish;
+  if (sequence->num_output() == request.max_new_tokens) {
+    finish = Finish{FinishReason::kLength};
+  } else if (sequence->num_computed == max_sequence_tokens_) {
+    finish = Finish{FinishReason::kContextFull};
+  }
+  Emit(sequence, std::move(choice), std::move(finish));
+}
+
+bool Engine::Samples(const BatchPlan::Entry& entry) const {
+  const Sequence& sequence = *running_[EntryIndex(entry)];
+  return sequence.num_computed + entry.num_tokens == sequence.num_tokens();
+}
+
+std::vector<SequenceView> Engine::Views() const {
+  std::vector<SequenceView> views;
+  for (const SequencePtr& sequence : running_) views.push_back(sequence->View());
+  return views;
+}
+
+}  // namespace fireq

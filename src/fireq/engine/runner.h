@@ -1,0 +1,64 @@
+// One step of many sequences through the model: tokens in, chosen tokens out. Owns the memory that
+// serving takes besides the weights, and takes all of it at the start.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "fireq/engine/token_sampler.h"
+#include "fireq/model/batch.h"
+#include "fireq/model/kv_cache.h"
+#include "fireq/model/model.h"
+
+namespace fireq {
+
+struct RunnerOptions {
+  int64_t max_context = 0;    // tokens a sequence; 0: what the model states
+  int64_t max_tokens = 2048;  // of a step
+  int64_t max_sequences = 256;
+  int64_t memory_bytes = 0;  // for cache, activations, logits and tables together
+  int64_t max_pages = 0;     // of the cache; 0: what memory_bytes leaves
+  Products products = Products::kServed;
+  // Sums of a row do not depend on the other rows of a step; then products cannot either, and
+  // kServed means kTable.
+  Reduction reduction = Reduction::kFastest;
+};
+
+// A sequence's part in a step.
+struct RunnerRow {
+  SequenceStep step;
+  std::optional<SampleRow> sample;  // choose a token from the logits of the last id
+};
+
+// Not thread-safe. `backend` and `model` outlive it.
+class Runner {
+ public:
+  // Throws kOutOfMemory, with the figures, if the budget does not hold one page.
+  Runner(Backend& backend, const Model& model, const RunnerOptions& options,
+         std::unique_ptr<TokenSampler> sampler);
+
+  // Runs `rows` (at most max_tokens ids, max_sequences rows) as one batch; their K and V are in the
+  // cache then. One choice for each row that samples, in order.
+  std::vector<TokenChoice> Run(std::span<const RunnerRow> rows);
+
+  int64_t num_pages() const { return cache_->num_pages(); }
+  int64_t max_context() const { return options_.max_context; }
+  int64_t working_bytes() const;  // everything but the cache
+  int64_t cache_bytes() const { return cache_->size_bytes(); }
+
+ private:
+  void MakeCache();
+  Tensor Logits(const Tensor& hidden, std::span<const int32_t> last_tokens);
+
+  Backend& backend_;
+  const Model& model_;
+  RunnerOptions options_;
+  ForwardContext context_;
+  ForwardBuffers buffers_;
+  std::unique_ptr<TokenSampler> sampler_;
+  std::optional<KvCache> cache_;
+};
+
+}  // namespace fireq
