@@ -76,7 +76,8 @@ void Bpe::ReadVocab(const JsonObject& model) {
   FIREQ_CHECK(!vocab.value().empty(), kCorrupt, vocab.place(), ": no tokens");
   vocab_.Reserve(vocab.value().size());
   for (const auto& [text, id] : vocab.value().items()) {
-    const bool in_range = id.is_number_unsigned() && id.get<uint64_t>() <= kMaxTokenId;
+    const bool in_range =
+        id.is_number_integer() && id.get<int64_t>() >= 0 && id.get<int64_t>() <= kMaxTokenId;
     FIREQ_CHECK(in_range, kCorrupt, vocab.PlaceOf(text), ": expected a token id in 0..",
                 kMaxTokenId, ", got ", DescribeJson(id));
     const auto number = id.get<int32_t>();

@@ -18,9 +18,9 @@ const nlohmann::json& NeedArray(const JsonObject& spec, const std::string& key) 
 // ["</s>", 2] as BERT's processors write it.
 int32_t NamedId(const JsonObject& spec, const std::string& key) {
   const nlohmann::json& pair = NeedArray(spec, key);
-  FIREQ_CHECK(
-      pair.size() == 2 && pair[1].is_number_unsigned() && pair[1].get<uint64_t>() <= kMaxTokenId,
-      kCorrupt, spec.PlaceOf(key), ": expected [token, id], got ", DescribeJson(pair));
+  FIREQ_CHECK(pair.size() == 2 && pair[1].is_number_integer() && pair[1].get<int64_t>() >= 0 &&
+                  pair[1].get<int64_t>() <= kMaxTokenId,
+              kCorrupt, spec.PlaceOf(key), ": expected [token, id], got ", DescribeJson(pair));
   return pair[1].get<int32_t>();
 }
 

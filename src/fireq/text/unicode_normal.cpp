@@ -102,6 +102,13 @@ std::string LowerCase(std::string_view text) {
   });
 }
 
+std::string UpperCase(std::string_view text) {
+  return MapChars(text, [](std::string& out, char32_t code) {
+    if (code == 0xDF) return out.append("SS"), void();
+    AppendUtf8(out, static_cast<char32_t>(utf8proc_toupper(static_cast<int32_t>(code))));
+  });
+}
+
 std::string StripAccents(std::string_view text) {
   return MapChars(text, [](std::string& out, char32_t code) {
     if (utf8proc_category(static_cast<int32_t>(code)) != UTF8PROC_CATEGORY_MN) {
@@ -117,6 +124,16 @@ bool IsPunctuation(char32_t code) {
   }
   const auto category = utf8proc_category(static_cast<int32_t>(code));
   return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+}
+
+bool IsLetter(char32_t code) {
+  const auto category = utf8proc_category(static_cast<int32_t>(code));
+  return category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
+}
+
+bool IsNumber(char32_t code) {
+  const auto category = utf8proc_category(static_cast<int32_t>(code));
+  return category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO;
 }
 
 }  // namespace fireq::text

@@ -15,10 +15,14 @@ enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
 std::string NormalizeUnicode(std::string_view text, NormalForm form);
 
 std::string LowerCase(std::string_view text);
+std::string UpperCase(std::string_view text);
 
 // Removes characters of category Mn.
 std::string StripAccents(std::string_view text);
 
 bool IsPunctuation(char32_t code);  // ASCII punctuation and symbols, or category P*
+
+bool IsLetter(char32_t code);  // category L*
+bool IsNumber(char32_t code);  // category N*
 
 }  // namespace fireq::text

@@ -1,0 +1,303 @@
+// Filters of text and numbers, and tojson.
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <iterator>
+
+#include "fireq/base/error.h"
+#include "fireq/text/jinja/filter_table.h"
+#include "fireq/text/unicode_normal.h"
+#include "fireq/text/utf8.h"
+
+namespace fireq::jinja {
+namespace {
+
+using Type = Value::Type;
+
+Value Text(std::string_view text) { return Value::String(std::string(text)); }
+
+Value Trim(Runtime&, const Value& value, const Arguments& arguments) {
+  const std::string chars = ArgumentReader("trim", arguments, {"chars"}).String("chars", "");
+  return Text(Strip(value.ToString(), chars, true, true));
+}
+
+Value Replace(Runtime&, const Value& value, const Arguments& arguments) {
+  const ArgumentReader in("replace", arguments, {"old", "new", "count"});
+  return Value::String(ReplaceText(value.ToString(), in.Need("old").ToString(),
+                                   in.Need("new").ToString(), in.Int("count", -1)));
+}
+
+Value Default(Runtime&, const Value& value, const Arguments& arguments) {
+  const ArgumentReader in("default", arguments, {"default_value", "boolean"});
+  const bool missing = value.Is(Type::kUndefined) || (in.Bool("boolean", false) && !value.Truthy());
+  if (!missing) return value;
+  return in.Get("default_value") != nullptr ? *in.Get("default_value") : Text("");
+}
+
+Value Tojson(Runtime& runtime, const Value& value, const Arguments& arguments) {
+  const ArgumentReader in("tojson", arguments,
+                          {"indent", "ensure_ascii", "separators", "sort_keys"});
+  FIREQ_CHECK(!in.Bool("ensure_ascii", false) && !in.Bool("separators", false), kUnsupported,
+              "tojson: ensure_ascii and separators are not supported");
+  constexpr int64_t kMaxIndent = 64;
+  const int64_t indent = in.Int("indent", -1);
+  FIREQ_CHECK(indent >= -1 && indent <= kMaxIndent, kUnsupported, "tojson: indent ", indent);
+  std::string json = ToJson(value, static_cast<int>(indent), in.Bool("sort_keys", false));
+  runtime.budget.Charge(static_cast<int64_t>(json.size()));
+  return Value::String(std::move(json));
+}
+
+Value ToInt(Runtime&, const Value& value, const Arguments& arguments) {
+  const ArgumentReader in("int", arguments, {"default", "base"});
+  const Value fallback = in.Get("default") != nullptr ? *in.Get("default") : Value::Int(0);
+  if (value.Is(Type::kInt) || value.Is(Type::kBool)) return Value::Int(value.AsInt());
+  double real = 0;
+  if (value.Is(Type::kFloat)) {
+    real = value.AsFloat();
+  } else if (value.Is(Type::kString)) {
+    const std::string_view text = Strip(value.AsString(), "", true, true);
+    int64_t integer = 0;
+    const char* end = text.data() + text.size();
+    const auto base = static_cast<int>(std::clamp<int64_t>(in.Int("base", 10), 2, 36));
+    if (std::from_chars(text.data(), end, integer, base).ptr == end && !text.empty()) {
+      return Value::Int(integer);
+    }
+    if (std::from_chars(text.data(), end, real).ptr != end || text.empty()) return fallback;
+  } else {
+    return fallback;
+  }
+  return std::fabs(real) < 9e18 ? Value::Int(static_cast<int64_t>(real)) : fallback;
+}
+
+Value ToFloat(Runtime&, const Value& value, const Arguments& arguments) {
+  const ArgumentReader in("float", arguments, {"default"});
+  if (value.IsNumber()) return Value::Float(value.AsFloat());
+  double real = 0;
+  const std::string text(Strip(value.ToString(), "", true, true));
+  const char* end = text.data() + text.size();
+  if (!text.empty() && std::from_chars(text.data(), end, real).ptr == end) {
+    return Value::Float(real);
+  }
+  return in.Get("default") != nullptr ? *in.Get("default") : Value::Float(0);
+}
+
+Value Round(Runtime&, const Value& value, const Arguments& arguments) {
+  const ArgumentReader in("round", arguments, {"precision", "method"});
+  FIREQ_CHECK(value.IsNumber(), kInvalidArgument, "round needs a number, got ", value.TypeName());
+  const double scale = std::pow(10.0, static_cast<double>(in.Int("precision", 0)));
+  const std::string method = in.String("method", "common");
+  const double scaled = value.AsFloat() * scale;
+  if (method == "ceil") return Value::Float(std::ceil(scaled) / scale);
+  if (method == "floor") return Value::Float(std::floor(scaled) / scale);
+  // Python rounds halves to even, as the default floating-point mode does.
+  return Value::Float(std::nearbyint(scaled) / scale);
+}
+
+Value Abs(Runtime&, const Value& value, const Arguments&) {
+  FIREQ_CHECK(value.IsNumber(), kInvalidArgument, "abs needs a number, got ", value.TypeName());
+  if (value.Is(Type::kFloat)) return Value::Float(std::fabs(value.AsFloat()));
+  return Arithmetic(*std::make_unique<Runtime>(), "*", Value::Int(value.AsInt() < 0 ? -1 : 1),
+                    Value::Int(value.AsInt()));
+}
+
+Value Indent(Runtime& runtime, const Value& value, const Arguments& arguments) {
+  const ArgumentReader in("indent", arguments, {"width", "first", "blank"});
+  const Value* width = in.Get("width");
+  constexpr int64_t kMaxWidth = 1024;
+  std::string margin;
+  if (width != nullptr && width->Is(Type::kString)) {
+    margin = width->AsString();
+  } else {
+    margin.assign(static_cast<size_t>(std::clamp<int64_t>(in.Int("width", 4), 0, kMaxWidth)), ' ');
+  }
+  const bool blank = in.Bool("blank", false);
+  const std::string text = value.ToString();
+  std::string out;
+  for (size_t at = 0, line = 0; at <= text.size(); ++line) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const bool wanted = line == 0 ? in.Bool("first", false) : end > at || blank;
+    if (line > 0) out += '\n';
+    if (wanted) out += margin;
+    out.append(text, at, end - at);
+    runtime.budget.Charge(static_cast<int64_t>(end - at + margin.size()));
+    FIREQ_CHECK(static_cast<int64_t>(out.size()) <= kMaxWeight, kUnsupported,
+                "indent makes more than ", kMaxWeight, " bytes");
+    at = end + 1;
+  }
+  return Value::String(std::move(out));
+}
+
+Value Truncate(Runtime&, const Value& value, const Arguments& arguments) {
+  const ArgumentReader in("truncate", arguments, {"length", "killwords", "end", "leeway"});
+  const int64_t length = in.Int("length", 255);
+  const std::string end = in.String("end", "...");
+  const std::u32string codes = text::ToUtf32(value.ToString());
+  const auto size = static_cast<int64_t>(codes.size());
+  const int64_t keep = length - Length(Text(end));
+  FIREQ_CHECK(keep >= 0, kInvalidArgument, "truncate: length ", length, " is below that of '", end,
+              "'");
+  if (size <= length + in.Int("leeway", 5)) return value;
+  std::string out;
+  for (int64_t i = 0; i < keep; ++i) text::AppendUtf8(out, codes[static_cast<size_t>(i)]);
+  const size_t space = out.rfind(' ');
+  if (!in.Bool("killwords", false) && space != out.npos) out.resize(space);
+  return Value::String(out + end);
+}
+
+Value Center(Runtime&, const Value& value, const Arguments& arguments) {
+  constexpr int64_t kMaxWidth = 4096;
+  const int64_t width = ArgumentReader("center", arguments, {"width"}).Int("width", 80);
+  FIREQ_CHECK(width <= kMaxWidth, kUnsupported, "center: width ", width);
+  const std::string text = value.ToString();
+  const int64_t room = std::max<int64_t>(width - Length(Text(text)), 0);
+  const int64_t left = room / 2 + (room & width & 1);
+  return Value::String(std::string(static_cast<size_t>(left), ' ') + text +
+                       std::string(static_cast<size_t>(room - left), ' '));
+}
+
+Value Escape(Runtime&, const Value& value, const Arguments&) {
+  std::string out;
+  for (const char c : value.ToString()) {
+    switch (c) {
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
+    }
+  }
+  return Value::String(std::move(out));
+}
+
+Value UrlEncode(Runtime&, const Value& value, const Arguments&) {
+  constexpr char kHex[] = "0123456789ABCDEF";
+  std::string out;
+  for (const char c : value.ToString()) {
+    const bool plain = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+                       c == '_' || c == '.' || c == '-' || c == '~' || c == '/';
+    if (plain) {
+      out += c;
+    } else {
+      out += '%';
+      out += kHex[static_cast<unsigned char>(c) >> 4];
+      out += kHex[c & 15];
+    }
+  }
+  return Value::String(std::move(out));
+}
+
+Value Format(Runtime&, const Value& value, const Arguments& arguments) {
+  return Value::String(FormatPercent(value.ToString(), Value::Tuple(arguments.positional)));
+}
+
+// With a precision for %f: digits after the point.
+std::string FormatNumber(char conversion, int precision, const Value& value) {
+  FIREQ_CHECK(value.IsNumber(), kInvalidArgument, "%", conversion, " needs a number, got ",
+              value.TypeName());
+  char buffer[400];
+  std::to_chars_result result{};
+  char* const end = std::end(buffer);
+  if (conversion == 'f') {
+    result = std::to_chars(buffer, end, value.AsFloat(), std::chars_format::fixed, precision);
+  } else {
+    const int64_t integer = value.Is(Type::kFloat) && std::fabs(value.AsFloat()) < 9e18
+                                ? static_cast<int64_t>(value.AsFloat())
+                                : value.AsInt();
+    result = std::to_chars(buffer, end, integer, conversion == 'x' ? 16 : 10);
+  }
+  FIREQ_CHECK(result.ec == std::errc(), kUnsupported, "%", conversion, ": the number is too long");
+  return std::string(buffer, result.ptr);
+}
+
+constexpr FilterRow kFilters[] = {
+    {"abs", Abs},
+    {"capitalize", [](Runtime&, const Value& v,
+                      const Arguments&) { return Value::String(TitleCase(v.ToString(), false)); }},
+    {"center", Center},
+    {"d", Default},
+    {"default", Default},
+    {"e", Escape},
+    {"escape", Escape},
+    {"float", ToFloat},
+    {"format", Format},
+    {"indent", Indent},
+    {"int", ToInt},
+    {"lower", [](Runtime&, const Value& v,
+                 const Arguments&) { return Value::String(text::LowerCase(v.ToString())); }},
+    {"replace", Replace},
+    {"round", Round},
+    {"safe", [](Runtime&, const Value& v, const Arguments&) { return Text(v.ToString()); }},
+    {"string", [](Runtime&, const Value& v, const Arguments&) { return Text(v.ToString()); }},
+    {"title", [](Runtime&, const Value& v,
+                 const Arguments&) { return Value::String(TitleCase(v.ToString(), true)); }},
+    {"tojson", Tojson},
+    {"trim", Trim},
+    {"truncate", Truncate},
+    {"upper", [](Runtime&, const Value& v,
+                 const Arguments&) { return Value::String(text::UpperCase(v.ToString())); }},
+    {"urlencode", UrlEncode},
+    {"wordcount",
+     [](Runtime& r, const Value& v, const Arguments&) {
+       const Value words = CallMethod(Text(v.ToString()), "split", {});
+       r.budget.Charge(words.weight());
+       return Value::Int(Length(words));
+     }},
+};
+
+}  // namespace
+
+std::span<const FilterRow> ScalarFilters() { return kFilters; }
+
+std::string FormatPercent(std::string_view format, const Value& value) {
+  const List single = {value};
+  const List& values = value.Is(Type::kTuple) ? value.AsList() : single;
+  std::string out;
+  size_t used = 0;
+  for (size_t at = 0; at < format.size(); ++at) {
+    if (format[at] != '%') {
+      out += format[at];
+      continue;
+    }
+    int precision = 6;
+    ++at;
+    if (format.substr(at).starts_with('.')) {
+      const char* end = format.data() + format.size();
+      const auto digits = std::from_chars(format.data() + at + 1, end, precision);
+      FIREQ_CHECK(precision >= 0 && precision <= 40, kUnsupported, "a precision of ", precision);
+      at = static_cast<size_t>(digits.ptr - format.data());
+    }
+    const char conversion = at < format.size() ? format[at] : '\0';
+    if (conversion == '%') {
+      out += '%';
+      continue;
+    }
+    FIREQ_CHECK(
+        std::string_view("srdifx").find(conversion) != std::string_view::npos && conversion != '\0',
+        kUnsupported, "the conversion %", conversion, " is not supported");
+    FIREQ_CHECK(used < values.size(), kInvalidArgument, "not enough values for the format \"",
+                format, "\"");
+    const Value& v = values[used++];
+    if (conversion == 's') out += v.ToString();
+    if (conversion == 'r') v.AppendRepr(out);
+    if (conversion != 's' && conversion != 'r') out += FormatNumber(conversion, precision, v);
+    FIREQ_CHECK(static_cast<int64_t>(out.size()) <= kMaxWeight, kUnsupported,
+                "formatting makes more than ", kMaxWeight, " bytes");
+  }
+  FIREQ_CHECK(used == values.size() || !value.Is(Type::kTuple), kInvalidArgument,
+              "too many values for the format \"", format, "\"");
+  return out;
+}
+
+}  // namespace fireq::jinja

@@ -1,0 +1,91 @@
+#include "fireq/text/chat_template.h"
+
+#include "fireq/base/error.h"
+#include "tests/text/text_testing.h"
+
+namespace fireq::text {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string Render(const std::string& source, const Json& extra = Json::object()) {
+  return ChatTemplate(source, {}).Render(Json::array(), {.extra = extra, .now = 0});
+}
+
+std::string ErrorOf(const std::string& source, const Json& extra = Json::object()) {
+  try {
+    return "no error: " + Render(source, extra).substr(0, 100);
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+TEST(ChatTemplate, GoldenTemplatesRenderExactly) {
+  FIREQ_NEEDS_DATA("golden/chat_templates.json");
+  const Json cases = Json::parse(ReadData("golden/chat_templates.json"));
+  ASSERT_GT(cases.size(), 20u);
+  for (const Json& one : cases) {
+    const auto name = one["tokenizer"].get<std::string>();
+    const std::string jinja = "tokenizers/" + name + "/chat_template.jinja.gz";
+    const bool own_file = std::filesystem::exists(DataFolder() / jinja);
+    const nlohmann::json config = ReadConfig(name);
+    const ChatTemplate chat =
+        own_file ? ChatTemplate(ReadData(jinja), config) : *ChatTemplate::FromConfig(config);
+    RenderOptions options;
+    options.add_generation_prompt = one["add_generation_prompt"].get<bool>();
+    EXPECT_EQ(chat.Render(one["messages"], options), one["rendered"].get<std::string>())
+        << name << " " << one["case"];
+  }
+}
+
+TEST(ChatTemplate, QwenToolsPrintJsonInOrder) {
+  FIREQ_NEEDS_DATA("tokenizers/qwen2.5");
+  const ChatTemplate chat = *ChatTemplate::FromConfig(ReadConfig("qwen2.5"));
+  const Json tools =
+      Json::parse(R"([{"type": "function", "function": {"name": "f", "a": [1.5]}}])");
+  const Json messages = Json::parse(R"([{"role": "user", "content": "x"}])");
+  const std::string text = chat.Render(messages, {.extra = {{"tools", tools}}});
+  EXPECT_NE(text.find(R"({"type": "function", "function": {"name": "f", "a": [1.5]}})"),
+            std::string::npos);
+}
+
+TEST(ChatTemplate, LimitsHostileTemplates) {
+  EXPECT_NE(ErrorOf("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}").find("deep"),
+            std::string::npos);
+  EXPECT_NE(ErrorOf("{% for i in range(100000) %}{{ 'x' * 1000 }}{% endfor %}").find("output"),
+            std::string::npos);
+  EXPECT_NE(ErrorOf("{{ 'x' * 1000000000000 }}").find("repeating"), std::string::npos);
+  EXPECT_NE(ErrorOf("{% for i in range(100000) %}{% for j in range(100000) %}"
+                    "{% endfor %}{% endfor %}")
+                .find("work"),
+            std::string::npos);
+  EXPECT_NE(ErrorOf("{% set ns = namespace(x=[1]) %}{% for i in range(99) %}"
+                    "{% set ns.x = [ns.x, ns.x] %}{% endfor %}")
+                .find("weight"),
+            std::string::npos);
+  EXPECT_NE(
+      ErrorOf("{{ " + std::string(5000, '(') + "1" + std::string(5000, ')') + " }}").find("nested"),
+      std::string::npos);
+  std::string sum = "{{ 1";
+  for (int i = 0; i < 5000; ++i) sum += " + 1";
+  EXPECT_NE(ErrorOf(sum + " }}").find("nested"), std::string::npos);
+}
+
+TEST(ChatTemplate, ErrorsNameTheLineAndTheThing) {
+  EXPECT_EQ(ErrorOf("a\n{{ x.y.z }}"),
+            "chat template, line 2: 'x' is undefined, so it has no attribute 'y'");
+  EXPECT_EQ(ErrorOf("\n\n{% include 'x' %}"),
+            "chat template, line 3: the statement 'include' is not supported");
+  EXPECT_EQ(ErrorOf("{{ 1 | frobnicate }}"),
+            "chat template, line 1: the filter 'frobnicate' is not supported");
+  EXPECT_EQ(ErrorOf("{{ raise_exception('no tools') }}"),
+            "chat template, line 1: the template refuses: no tools");
+  EXPECT_EQ(ErrorOf("{% if x %}"), "chat template, line 1: this block has no endif");
+  EXPECT_EQ(ErrorOf("{{ 'abc }}"), "chat template, line 1: this string is never closed");
+  EXPECT_EQ(ErrorOf("{{ [1].append(2) }}"),
+            "chat template, line 1: 'append' of a value of type list is undefined, so it cannot "
+            "be called");
+}
+
+}  // namespace
+}  // namespace fireq::text
