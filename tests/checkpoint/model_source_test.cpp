@@ -58,6 +58,30 @@ TEST_F(Source, EveryContainerGivesTheSameFloats) {
   }
 }
 
+TEST_F(Source, EveryFamilyOfGgufHasItsBiasesNormsAndRowOrder) {
+  ModelConfig biased = config_;  // llama with attention_bias: its rows are permuted too
+  biased.qkv_bias = biased.o_bias = biased.mlp_bias = true;
+  ModelConfig qwen2 = config_;
+  qwen2.family = "qwen2";
+  qwen2.architecture = "Qwen2ForCausalLM";
+  qwen2.qkv_bias = true;
+  ModelConfig qwen3 = config_;
+  qwen3.family = "qwen3";
+  qwen3.architecture = "Qwen3ForCausalLM";
+  qwen3.qk_norm = true;
+  for (const ModelConfig& config : {biased, qwen2, qwen3}) {
+    const SmallWeights weights = RandomSmallWeights(config, 9);
+    WriteBytes(dir_ / "m.gguf", SmallGguf(config, weights, DType::kF32).Build());
+    WriteSmallModel(dir_ / "hf", config, weights);
+    for (const char* name : {"m.gguf", "hf"}) {
+      const auto source = ModelSource::Open(dir_ / name);
+      EXPECT_EQ(ToHuggingFaceJson(source->config()), ToHuggingFaceJson(config));
+      EXPECT_EQ(source->config().qkv_bias, config.qkv_bias);
+      ExpectSameWeights(*source, weights);
+    }
+  }
+}
+
 TEST_F(Source, RealModel) {
   if (!TestData()) GTEST_SKIP() << "FIREQ_TEST_DATA is not set";
   const auto source = ModelSource::Open(*TestData() / "models/stories260K");

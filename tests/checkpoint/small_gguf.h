@@ -37,9 +37,9 @@ inline void AddSmallTensor(GgufBuilder& builder, const std::string& name,
 inline GgufBuilder SmallGguf(const ModelConfig& c, const SmallWeights& weights, DType dtype) {
   GgufBuilder b;
   const auto u32 = [&](const char* key, int64_t value) {
-    b.U32(StrCat("llama.", key), static_cast<uint32_t>(value));
+    b.U32(StrCat(c.family, ".", key), static_cast<uint32_t>(value));
   };
-  b.String("general.architecture", "llama");
+  b.String("general.architecture", c.family);
   u32("block_count", c.num_layers);
   u32("embedding_length", c.hidden);
   u32("feed_forward_length", c.ffn);
@@ -48,8 +48,8 @@ inline GgufBuilder SmallGguf(const ModelConfig& c, const SmallWeights& weights, 
   u32("attention.key_length", c.head_dim);
   u32("attention.value_length", c.head_dim);
   u32("context_length", c.max_context);
-  b.F32("llama.attention.layer_norm_rms_epsilon", c.rms_eps);
-  b.F32("llama.rope.freq_base", static_cast<float>(c.rope.theta));
+  b.F32(c.family + ".attention.layer_norm_rms_epsilon", c.rms_eps);
+  b.F32(c.family + ".rope.freq_base", static_cast<float>(c.rope.theta));
   b.U32("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(c.bos_id));
   b.U32("tokenizer.ggml.eos_token_id", static_cast<uint32_t>(c.eos_ids[0]));
   const auto add = [&](const std::string& theirs, const std::string& ours, const Shape& shape) {
@@ -62,14 +62,25 @@ inline GgufBuilder SmallGguf(const ModelConfig& c, const SmallWeights& weights, 
     const std::string blk = StrCat("blk.", n, ".");
     add(blk + "attn_norm.weight", LayerTensorName(n, kInputNorm), {c.hidden});
     add(blk + "ffn_norm.weight", LayerTensorName(n, kPostNorm), {c.hidden});
+    if (c.qk_norm) {
+      add(blk + "attn_q_norm.weight", LayerTensorName(n, kQNorm), {c.head_dim});
+      add(blk + "attn_k_norm.weight", LayerTensorName(n, kKNorm), {c.head_dim});
+    }
     constexpr const char* kNames[] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
                                       "ffn_gate", "ffn_up", "ffn_down"};
     for (size_t i = 0; i < kLinears.size(); ++i) {
       const Linear linear = kLinears[i];
-      std::vector<float> values = weights.at(LinearName(n, linear) + ".weight");
-      if (linear == Linear::kQ) values = Interleave(values, c.num_heads, c.head_dim);
-      if (linear == Linear::kK) values = Interleave(values, c.num_kv_heads, c.head_dim);
-      AddSmallTensor(b, blk + kNames[i] + ".weight", values, LinearShape(c, linear), dtype);
+      const int64_t interleaved = c.family != "llama"    ? 0
+                                  : linear == Linear::kQ ? c.num_heads
+                                  : linear == Linear::kK ? c.num_kv_heads
+                                                         : 0;
+      const auto add_rows = [&](const char* kind, const Shape& shape) {
+        std::vector<float> values = weights.at(LinearName(n, linear) + kind);
+        if (interleaved > 0) values = Interleave(values, interleaved, c.head_dim);
+        AddSmallTensor(b, blk + kNames[i] + kind, values, shape, dtype);
+      };
+      add_rows(".weight", LinearShape(c, linear));
+      if (HasBias(c, linear)) add_rows(".bias", {LinearShape(c, linear)[0]});
     }
   }
   return b;

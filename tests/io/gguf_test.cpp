@@ -204,7 +204,7 @@ TEST_F(Gguf, TruncatedAndMutatedFilesNeverCrash) {
     EXPECT_NE(OpenError(good.substr(0, size)), "") << size;
   }
   std::mt19937 random(1);
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     std::string bytes = good;
     bytes[random() % bytes.size()] = static_cast<char>(random());
     try {

@@ -151,7 +151,7 @@ TEST_F(Safetensors, TruncatedAndMutatedFilesNeverCrash) {
   }
   std::mt19937 random(1);
   int opened = 0;
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 1000; ++i) {
     std::string bytes = good;
     bytes[random() % (bytes.size() - 8)] = static_cast<char>(random());
     WriteBytes(dir_ / "m.safetensors", bytes);
