@@ -18,12 +18,14 @@ const char* const kModelHelp =
 void CommonOptions::AddTo(CLI::App& command, bool with_json) {
   command.add_option("--threads", threads, "Threads to use (default: all)")
       ->check(CLI::Range(1, 1024));
+  command.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   if (with_json) command.add_flag("--json", json, "Print one JSON object and nothing else");
 }
 
 RuntimeOptions CommonOptions::Runtime() const {
   RuntimeOptions out;
   out.num_threads = threads;
+  out.device = device;
   out.say = [](const std::string& line) { std::cerr << line << std::endl; };
   const char* cache = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");

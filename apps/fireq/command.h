@@ -14,6 +14,7 @@ namespace fireq::app {
 // Options that every command has.
 struct CommonOptions {
   int threads = 0;
+  std::string device = "auto";
   bool json = false;
 
   void AddTo(CLI::App& command, bool with_json = true);

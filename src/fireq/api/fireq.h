@@ -23,7 +23,9 @@ namespace fireq {
 
 // How a run uses the machine.
 struct RuntimeOptions {
-  int num_threads = 0;    // 0: one a hardware thread
+  int num_threads = 0;  // 0: one a hardware thread
+  // "auto" (a Hopper GPU for quantised checkpoints where there is one), "cpu", "cuda", "cuda:N".
+  std::string device = "auto";
   std::string cache_dir;  // where models fetched by alias are kept; empty: aliases are refused
   // Told in one line what is about to be downloaded; may be empty.
   std::function<void(const std::string& line)> say;

@@ -4,7 +4,7 @@
 
 #include "fireq/api/fireq.h"
 #include "fireq/api/text_tools.h"
-#include "fireq/backends/cpu/cpu_backend.h"
+#include "fireq/api/wiring.h"
 #include "fireq/engine/generate.h"
 #include "fireq/eval/perplexity.h"
 #include "fireq/eval/tasks.h"
@@ -88,7 +88,7 @@ LanguageModel::~LanguageModel() = default;
 
 LanguageModel LanguageModel::Load(const std::string& model, const LoadOptions& options) {
   const std::filesystem::path path = ResolveModel(model, options.runtime);
-  auto backend = MakeCpuBackend({.num_threads = options.runtime.num_threads});
+  auto backend = MakeBackend(options.runtime, path);
   Model loaded = LoadModel(*backend, path);
   SessionOptions session;
   session.max_context = options.max_context;

@@ -2,7 +2,7 @@
 
 #include "fireq/api/fireq.h"
 #include "fireq/api/text_tools.h"
-#include "fireq/backends/cpu/cpu_backend.h"
+#include "fireq/api/wiring.h"
 #include "fireq/checkpoint/model_source.h"
 #include "fireq/io/gguf.h"
 #include "fireq/quant/pipeline.h"
@@ -38,10 +38,11 @@ std::string Quantize(const QuantizeRequest& request) {
   const std::filesystem::path model = ResolveModel(request.model, request.runtime);
   quant::QuantizeJob job;
   job.recipe = quant::LoadRecipe(request.recipe);
+  if (request.seed != 0) job.recipe.seed = static_cast<int64_t>(request.seed);
   for (const std::string& setting : request.settings) quant::ApplySetting(job.recipe, setting);
   const auto source = ModelSource::Open(model);
   ThreadPool pool(request.runtime.num_threads);
-  const auto backend = MakeCpuBackend({.num_threads = request.runtime.num_threads});
+  const auto backend = MakeFloatBackend(request.runtime);
   job.source = source.get();
   job.backend = backend.get();
   job.pool = &pool;

@@ -1,0 +1,54 @@
+#include "fireq/api/wiring.h"
+
+#include <charconv>
+
+#include "fireq/backends/cpu/cpu_backend.h"
+#include "fireq/checkpoint/model_source.h"
+#ifdef FIREQ_WITH_SM90
+#include "fireq/backends/sm90/backend/sm90_backend.h"
+#endif
+
+namespace fireq {
+namespace {
+
+std::unique_ptr<Backend> MakeCuda([[maybe_unused]] int device) {
+#ifdef FIREQ_WITH_SM90
+  return MakeSm90Backend(device);
+#else
+  Throw(ErrorCode::kUnsupported,
+        "this build has no CUDA backend: configure with the preset 'hopper' (needs nvcc)");
+#endif
+}
+
+bool PrefersCuda([[maybe_unused]] const std::filesystem::path& model) {
+#ifdef FIREQ_WITH_SM90
+  return HasSm90() && DetectModelKind(model) == ModelKind::kFireqQuantised;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeFloatBackend(const RuntimeOptions& options) {
+  return MakeCpuBackend({.num_threads = options.num_threads});
+}
+
+std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options,
+                                     const std::filesystem::path& model) {
+  const std::string& device = options.device;
+  if (device == "cpu") return MakeFloatBackend(options);
+  if (device == "auto") return PrefersCuda(model) ? MakeCuda(0) : MakeFloatBackend(options);
+  if (device == "cuda") return MakeCuda(0);
+  int index = -1;
+  if (device.starts_with("cuda:")) {
+    const char* end = device.data() + device.size();
+    const auto parsed = std::from_chars(device.data() + 5, end, index);
+    if (parsed.ptr != end) index = -1;
+  }
+  FIREQ_CHECK(index >= 0, kInvalidArgument, "device \"", device,
+              "\": expected auto, cpu, cuda or cuda:N");
+  return MakeCuda(index);
+}
+
+}  // namespace fireq
