@@ -130,9 +130,10 @@ Key ExcludeKey() {
           [](const Recipe& recipe) -> json { return recipe.exclude; }, set};
 }
 
-std::vector<Key> MakeKeys() {
+using Keyring = std::vector<Key>;
+
+void AddWeightKeys(Keyring& keys) {
   using R = Recipe;
-  std::vector<Key> keys;
   keys.push_back(EnumKey<WeightGrid>("weights.grid", &R::weights_grid,
                                      {{WeightGrid::kNone, "none"},
                                       {WeightGrid::kRtn, "rtn"},
@@ -156,6 +157,10 @@ std::vector<Key> MakeKeys() {
                            "times the mean of diag(X^T X), added to the diagonal"));
   keys.push_back(IntKey("weights.sweeps", &R::weights_sweeps, 0, 100,
                         "rounds of coordinate descent on the codes after gptq"));
+}
+
+void AddFoldKeys(Keyring& keys) {
+  using R = Recipe;
   keys.push_back(EnumKey<CasKind>(
       "cas", &R::cas,
       {{CasKind::kNone, "none"}, {CasKind::kMean, "mean"}, {CasKind::kAbsMax, "absmax"}},
@@ -175,6 +180,10 @@ std::vector<Key> MakeKeys() {
   keys.push_back(FlagKey("hadamard.qk", &R::hadamard_qk, "true", "false",
                          "Hadamard transform of each head of Q and K after RoPE, at run time"));
   keys.push_back(IntKey("seed", &R::seed, 0, int64_t{1} << 53, "of the random rotations"));
+}
+
+void AddArithmeticKeys(Keyring& keys) {
+  using R = Recipe;
   keys.push_back(EnumKey<KvGrid>("kv", &R::kv,
                                  {{KvGrid::kFloat, "float"},
                                   {KvGrid::kSymmetric, "symmetric"},
@@ -188,6 +197,13 @@ std::vector<Key> MakeKeys() {
   keys.push_back(
       FlagKey("borders", &R::bf16_borders, "bf16", "f32", "what crosses a kernel's border"));
   keys.push_back(ExcludeKey());
+}
+
+Keyring MakeKeys() {
+  Keyring keys;
+  AddWeightKeys(keys);
+  AddFoldKeys(keys);
+  AddArithmeticKeys(keys);
   return keys;
 }
 
