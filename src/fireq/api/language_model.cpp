@@ -149,9 +149,12 @@ PerplexityReport LanguageModel::EvaluatePerplexity(const PerplexityRequest& requ
   options.max_tokens = request.max_tokens;
   options.products = impl_->session_options.products;
   options.progress = request.progress;
-  const PerplexityResult result =
-      fireq::EvaluatePerplexity(*impl_->backend, impl_->model, ids, options,
-                                reference != nullptr ? &reference->impl_->model : nullptr);
+  const auto loaded = [](const Impl& impl) {
+    return fireq::LoadedModel{impl.backend.get(), &impl.model};
+  };
+  const PerplexityResult result = fireq::EvaluatePerplexity(
+      loaded(*impl_), ids, options,
+      reference != nullptr ? loaded(*reference->impl_) : fireq::LoadedModel{});
   PerplexityReport out{result.perplexity, result.perplexity_stderr, result.tokens,
                        result.seconds,    result.tokens_per_second, {}};
   if (result.distance)

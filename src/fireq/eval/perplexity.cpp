@@ -134,9 +134,9 @@ struct Samples {
 
 }  // namespace
 
-PerplexityResult EvaluatePerplexity(Backend& backend, const Model& model,
-                                    std::span<const int32_t> ids, const PerplexityOptions& options,
-                                    const Model* reference) {
+PerplexityResult EvaluatePerplexity(const LoadedModel& model, std::span<const int32_t> ids,
+                                    const PerplexityOptions& options,
+                                    const LoadedModel& reference) {
   const int64_t context = options.context;
   FIREQ_CHECK(context >= 2, kInvalidArgument, "context must be at least 2 tokens, got ", context);
   FIREQ_CHECK(options.max_tokens >= 0, kInvalidArgument, "max tokens must be >= 0, got ",
@@ -146,15 +146,16 @@ PerplexityResult EvaluatePerplexity(Backend& backend, const Model& model,
   const int64_t windows = available / context;
   FIREQ_CHECK(windows > 0, kInvalidArgument, "text of ", available,
               " tokens does not fill one window of ", context);
-  if (reference != nullptr)
-    FIREQ_CHECK(reference->config.vocab_size == model.config.vocab_size, kInvalidArgument,
-                "reference has a vocabulary of ", reference->config.vocab_size, ", the model of ",
-                model.config.vocab_size);
+  if (reference.model != nullptr)
+    FIREQ_CHECK(reference.model->config.vocab_size == model.model->config.vocab_size,
+                kInvalidArgument, "reference has a vocabulary of ",
+                reference.model->config.vocab_size, ", the model of ",
+                model.model->config.vocab_size);
 
-  WindowRunner runner(backend, model, context, options.products);
+  WindowRunner runner(*model.backend, *model.model, context, options.products);
   std::optional<WindowRunner> reference_runner;
-  if (reference != nullptr)
-    reference_runner.emplace(backend, *reference, context, options.products);
+  if (reference.model != nullptr)
+    reference_runner.emplace(*reference.backend, *reference.model, context, options.products);
   ThreadPool pool;
   Samples samples;
   double loss_sum = 0.0;

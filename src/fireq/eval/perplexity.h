@@ -40,9 +40,16 @@ struct PerplexityResult {
   std::optional<Distance> distance;  // with a reference
 };
 
-// Throws kInvalidArgument if there is not one whole window, or the models' vocabularies differ.
-PerplexityResult EvaluatePerplexity(Backend& backend, const Model& model,
-                                    std::span<const int32_t> ids, const PerplexityOptions& options,
-                                    const Model* reference = nullptr);
+// A model and what runs it; the reference may live on another backend.
+struct LoadedModel {
+  Backend* backend = nullptr;
+  const Model* model = nullptr;
+};
+
+// `reference` without a model: no distance. Throws kInvalidArgument if there is not one whole
+// window, or the models' vocabularies differ.
+PerplexityResult EvaluatePerplexity(const LoadedModel& model, std::span<const int32_t> ids,
+                                    const PerplexityOptions& options,
+                                    const LoadedModel& reference = {});
 
 }  // namespace fireq
