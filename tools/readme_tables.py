@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Rewrites the tables of README.md from the CSV files under bench/results.
+
+    tools/readme_tables.py            rewrite
+    tools/readme_tables.py --check    exit 1 if README.md does not say what the CSV files say
+
+A table stands between <!-- table:NAME --> and <!-- /table -->. A table whose CSV does not exist says
+so. Lines that begin with # in a CSV are its provenance and are skipped.
+"""
+
+import csv
+import pathlib
+import re
+import statistics
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench/results"
+
+
+def read(name):
+    path = RESULTS / name
+    if not path.exists():
+        return None
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return list(csv.DictReader(lines))
+
+
+def table(header, rows):
+    out = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(out + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def missing(name):
+    return f"*Not measured yet: there is no bench/results/{name}.*"
+
+
+def accuracy():
+    rows = read("accuracy_main.csv")
+    if rows is None:
+        return missing("accuracy_main.csv")
+    return table(
+        ["", "products", "tokens", "perplexity", "KL(float, quantised)", "top-1 agreement"],
+        [[r["row"], r["products"], r["tokens"],
+          f"{float(r['perplexity']):.2f} +- {float(r['perplexity_stderr']):.2f}",
+          f"{float(r['kl']):.4f} +- {float(r['kl_stderr']):.4f}",
+          f"{100 * float(r['top1']):.1f} %"] for r in rows])
+
+
+def ablation():
+    rows = read("accuracy_ablation.csv")
+    if rows is None:
+        return missing("accuracy_ablation.csv")
+    return table(["", "products", "perplexity", "KL"],
+                 [[r["row"], r["products"], f"{float(r['perplexity']):.2f}",
+                   f"{float(r['kl']):.4f} +- {float(r['kl_stderr']):.4f}"] for r in rows])
+
+
+def speed():
+    rows = read("cpu_speed.csv")
+    if rows is None:
+        return missing("cpu_speed.csv")
+    return table(["", "tokens/s"], [[r["what"], f"{float(r['tokens_per_second']):.0f}"] for r in rows])
+
+
+def gemm():
+    rows = read("gemm_h200.csv")
+    if rows is None:
+        return missing("gemm_h200.csv")
+    ours = [r for r in rows if r["kernel"] == "fireq"]
+    out = []
+    for m in sorted({int(r["M"]) for r in ours}):
+        at = [r for r in ours if int(r["M"]) == m]
+        fp8 = [float(r["ratio_fp8"]) for r in at]
+        floor = [float(r["ratio_floor"]) for r in at if r["ratio_floor"]]
+        out.append([str(m), str(len(at)),
+                    f"{statistics.geometric_mean(fp8):.2f} ({min(fp8):.2f} to {max(fp8):.2f})",
+                    f"{statistics.geometric_mean(floor):.2f} ({min(floor):.2f} to {max(floor):.2f})"
+                    if m <= 64 and floor else ""])
+    return ("Time of the INT4 x FP8 GEMM over cuBLASLt FP8's in the same run, geometric mean over the "
+            "shapes (best to worst); for memory-bound sizes also over a plain read of the weights.\n\n"
+            + table(["M", "shapes", "time / cuBLASLt FP8", "time / floor"], out))
+
+
+def ffn():
+    rows = read("ffn_h200.csv")
+    if rows is None:
+        return missing("ffn_h200.csv")
+    return table(["model", "M", "time us", "cuBLAS FP16 us", "speed-up"],
+                 [[r["model"], r["M"], f"{float(r['median_us']):.1f}",
+                   f"{float(r['cublas_fp16_us']):.1f}", f"{float(r['ratio_fp16']):.2f}"] for r in rows])
+
+
+def attention_prefill():
+    rows = read("attention_prefill_h200.csv")
+    if rows is None:
+        return missing("attention_prefill_h200.csv")
+    return table(["batch x context", "heads", "head dim", "TFLOP/s", "cuDNN BF16 time / ours"],
+                 [[f"{r['batch']} x {r['context']}", f"{r['heads']}/{r['kv_heads']}", r["head_dim"],
+                   f"{float(r['tflops']):.0f}",
+                   f"{float(r['ratio_cudnn']):.2f}" if r["ratio_cudnn"] else ""] for r in rows])
+
+
+def attention_decode():
+    rows = read("attention_decode_h200.csv")
+    if rows is None:
+        return missing("attention_decode_h200.csv")
+    return table(["batch x context", "heads", "time us", "time / floor"],
+                 [[f"{r['batch']} x {r['context']}", f"{r['heads']}/{r['kv_heads']}",
+                   f"{float(r['median_us']):.1f}", f"{float(r['ratio_floor']):.2f}"] for r in rows])
+
+
+TABLES = {f.__name__: f for f in
+          (accuracy, ablation, speed, gemm, ffn, attention_prefill, attention_decode)}
+
+
+def main():
+    path = ROOT / "README.md"
+    text = path.read_text()
+    new = re.sub(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)",
+                 lambda match: match[1] + TABLES[match[2]]() + "\n" + match[3], text, flags=re.DOTALL)
+    if "--check" in sys.argv[1:]:
+        if new != text:
+            sys.exit("README.md does not say what bench/results says: run tools/readme_tables.py")
+        return
+    path.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
