@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Speed of a model on the CPU backend: decode at a short and a long context, prefill, evaluation.
+
+    bench/cpu_speed.py MODEL [--threads 2] [--fireq build/cpu/fireq]
+
+Each figure is the median of five runs of the program on an otherwise idle machine; text is a fixed
+random choice of words, since speed does not depend on what is said. Writes
+bench/results/cpu_speed.csv. Standard library only.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import random
+import statistics
+import subprocess
+import tempfile
+
+RUNS = 5
+WORDS = ("the of and to in a is that for it was on are as with his they at be this have from or one had "
+         "by word but not what all were we when your can said there use an each which she do how").split()
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--fireq", default="build/cpu/fireq")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    rng = random.Random(0)
+
+    def run(*command):
+        return json.loads(subprocess.run(
+            [arguments.fireq, *command, "--threads", arguments.threads, "--device", "cpu", "--json"],
+            stdout=subprocess.PIPE, check=True).stdout)
+
+    def generate(prompt_words, new_tokens):
+        prompt = " ".join(rng.choice(WORDS) for _ in range(prompt_words))
+        return run("generate", arguments.model, "--prompt", prompt, "-n", str(new_tokens), "--ignore-eos")
+
+    def median(key, *shape):
+        return statistics.median(generate(*shape)[key] for _ in range(RUNS))
+
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+        text.write(" ".join(rng.choice(WORDS) for _ in range(6000)))
+        text.flush()
+        evaluation = statistics.median(
+            run("eval", "perplexity", arguments.model, "--text", text.name, "--max-tokens", "4096")
+            ["tokens_per_second"] for _ in range(RUNS))
+    rows = [
+        ("decode at a short context", median("decode_tokens_per_second", 8, 65)),
+        ("decode at a context of 1024", median("decode_tokens_per_second", 1024, 65)),
+        ("prefill of 512", median("prefill_tokens_per_second", 512, 1)),
+        ("prefill of 2048", median("prefill_tokens_per_second", 2048, 1)),
+        ("evaluation at context 2048", evaluation),
+    ]
+    path = pathlib.Path(__file__).parent / "results/cpu_speed.csv"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        file.write(f"# bench/cpu_speed.py {pathlib.Path(arguments.model).name} --threads {arguments.threads}\n")
+        out = csv.writer(file)
+        out.writerow(["what", "tokens_per_second"])
+        for what, rate in rows:
+            out.writerow([what, f"{rate:.1f}"])
+            print(f"{what:32}{rate:10.1f} tokens/s")
+
+
+if __name__ == "__main__":
+    main()
