@@ -57,9 +57,9 @@ bool Vocab::Add(std::string_view text, int32_t id) {
   const size_t mask = slots_.size() - 1;
   size_t at = hash & mask;
   for (; slots_[at].id != kNoToken; at = (at + 1) & mask) {
-    if (slots_[at].tag == tag && TextOf(slots_[at].id) == text) return false;
+    if (Holds(slots_[at], tag, text)) return false;
   }
-  slots_[at] = {tag, id};
+  slots_[at] = {tag, id, static_cast<uint32_t>(texts_.size()), static_cast<uint32_t>(text.size())};
   if (id >= end_id()) spans_.resize(static_cast<size_t>(id) + 1);
   spans_[static_cast<size_t>(id)] = {texts_.size(), static_cast<int32_t>(text.size())};
   texts_.append(text);
@@ -73,7 +73,7 @@ int32_t Vocab::Find(std::string_view text) const {
   const auto tag = static_cast<uint32_t>(hash >> 32);
   const size_t mask = slots_.size() - 1;
   for (size_t at = hash & mask; slots_[at].id != kNoToken; at = (at + 1) & mask) {
-    if (slots_[at].tag == tag && TextOf(slots_[at].id) == text) return slots_[at].id;
+    if (Holds(slots_[at], tag, text)) return slots_[at].id;
   }
   return kNoToken;
 }
