@@ -1,5 +1,7 @@
 // fireq: arguments to api/fireq.h, nothing else.
+#include <csignal>
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <new>
 
@@ -25,6 +27,8 @@ int Fail(fireq::ErrorCode code, const std::string& message) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // A file size limit (ulimit -f) is then an error like a full disk, not the end of the process.
+  std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"FireQ: 4-bit LLM inference (INT4 weights and KV cache, FP8 activations)", "fireq"};
   app.footer(kFooter);
   app.require_subcommand(1);
@@ -43,6 +47,8 @@ int main(int argc, char** argv) {
     return app.exit(e) == 0 ? 0 : fireq::ExitCode(fireq::ErrorCode::kInvalidArgument);
   } catch (const fireq::Error& e) {
     return Fail(e.code(), e.what());
+  } catch (const std::filesystem::filesystem_error& e) {
+    return Fail(fireq::ErrorCode::kIo, e.what());
   } catch (const std::bad_alloc&) {
     return Fail(fireq::ErrorCode::kOutOfMemory, "host memory is exhausted");
   } catch (const std::exception& e) {
