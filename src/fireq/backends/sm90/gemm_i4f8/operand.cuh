@@ -1,6 +1,8 @@
 // From stored codes to wgmma A operands in registers (formats/weight_i4_tile.h has their order).
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include <cstdint>
 
 #include "fireq/backends/sm90/ptx/cvt.cuh"

@@ -16,17 +16,22 @@ constexpr int ConsumerRegisters(int threads, int producer) {
   return share > 240 ? 240 : share;
 }
 
-// kTokens x (64 kRowBlocks) outputs a tile; kGroups groups of 128 along K a pipeline step.
-template <int kTokens_, int kRowBlocks_, int kGroups_>
+// kTokens x (64 kRowBlocks) outputs a tile; kGroups groups of 128 along K a pipeline step. With two
+// CTAs a multiprocessor the next kernel's fills its ring while this one's drains.
+template <int kTokens_, int kRowBlocks_, int kGroups_, int kCtasPerSm_>
 struct StreamConfig {
   static constexpr int kTokens = kTokens_;
   static constexpr int kRowBlocks = kRowBlocks_;
   static constexpr int kGroups = kGroups_;
+  static constexpr int kCtasPerSm = kCtasPerSm_;
+  // A CTA's shared memory; the system keeps 1 KB of each CTA's for itself.
+  static constexpr int kBudget = (kSharedBytesPerCta + 1024) / kCtasPerSm / 1024 * 1024 - 1024;
   static constexpr int kConsumerThreads = 128 * kRowBlocks * kGroups;
-  // A lone producer warp would cost one multiprocessor quarter a consumer's registers: where sums
-  // are many the producer is a whole warpgroup that gives its registers away.
+  // Two producer warps, weights and tokens. Alone they would cost two of the multiprocessor's
+  // quarters a consumer's registers: where sums are many they belong to a whole warpgroup that
+  // gives its registers away.
   static constexpr bool kMovesRegisters = kTokens >= 64;
-  static constexpr int kThreads = kConsumerThreads + (kMovesRegisters ? 128 : 32);
+  static constexpr int kThreads = kConsumerThreads + (kMovesRegisters ? 128 : 64);
   static constexpr int kProducerRegisters = 56;
   static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
 
@@ -40,12 +45,11 @@ struct StreamConfig {
   // 4 mod 32 words: the columns of a fragment land in different banks.
   static constexpr int kSumPitch = kRowBlocks * kTileRows + 4;
   static constexpr int kPartialBytes = kGroups * kTokens * kSumPitch * 4;
-  static constexpr int kStages =
-      (kSharedBytesPerCta - kPartialBytes - 512) / kStageBytes;  // 512: barriers
+  static constexpr int kStages = (kBudget - kPartialBytes - 512) / kStageBytes;  // 512: barriers
   static constexpr int kRingBytes = kStages * kStageBytes;
   static constexpr int kBarrierOffset = kRingBytes + kPartialBytes;
   static constexpr int kSharedBytes = kBarrierOffset + 2 * kStages * 8;
-  static_assert(kStages >= 3 && kSharedBytes <= kSharedBytesPerCta);
+  static_assert(kStages >= 3 && kSharedBytes <= kBudget);
   static_assert(kPartialBytes <= kRingBytes, "a tail's sums reuse the ring");
 };
 

@@ -15,6 +15,7 @@
 #include "fireq/backends/sm90/gemm_i4f8/epilogue.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/operand.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
+#include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/backends/sm90/gemm_i4f8/stream_config.h"
 #include "fireq/backends/sm90/ptx/fence.cuh"
@@ -52,79 +53,80 @@ struct StreamShared {
   __device__ Mbarrier* empty(int stage) const { return full(stage) + Config::kStages; }
 };
 
-// Walks the units of one CTA in the order of execution.
-struct UnitCursor {
-  ClusterSchedule schedule;
-  int rank;
-  int index = 0;  // of the segment
-  Segment segment;
-  int unit;
-
-  __device__ UnitCursor(const ClusterSchedule& s, int r)
-      : schedule(s), rank(r), segment(s.At(r, 0)), unit(segment.begin) {}
-  __device__ void Next() {
-    if (++unit < segment.end) return;
-    ++index;
-    if (index < schedule.NumSegments(rank)) {
-      segment = schedule.At(rank, index);
-      unit = segment.begin;
-    }
-  }
-};
-
+// The two producer warps. What a step needs is computed once a segment: one warp's instructions are
+// slow, and a step has little more than the time of its copies.
 template <class Config>
 struct StreamProducer {
   const GemmI4F8Params& p;
-  const CUtensorMap& x_map;
   StreamShared<Config> shared;
+  ClusterSchedule schedule;
+  int rank;
   int first_tile;  // of the cluster
-  int lane;
+  RingPlace<Config::kStages> at{0, 1};
 
-  __device__ void LoadWeights(const UnitCursor& at, int stage) const {
-    const int super_block = (first_tile + at.segment.tile) % p.super_blocks;
-    const int group = at.unit * Config::kGroups;
-    const int groups = min(Config::kGroups, p.groups - group);
-    const int blocks = min(Config::kRowBlocks, p.row_blocks - super_block * Config::kRowBlocks);
-    const uint32_t bytes = groups * kTileBytes;
-    MbarrierArriveExpectTx(shared.full(stage), blocks * bytes + groups * Config::kXGroupBytes);
-    for (int b = 0; b < blocks; ++b) {
-      const int64_t block = static_cast<int64_t>(super_block) * Config::kRowBlocks + b;
-      BulkLoad(shared.w(stage) + b * Config::kGroups * kTileBytes,
-               p.w + (block * p.groups + group) * kTileBytes, bytes, shared.full(stage),
-               kEvictFirst);
+  // One thread: weights do not depend on the kernel before this one, so the ring fills while that
+  // one drains.
+  __device__ void CopyWeights() {
+    const int64_t block_bytes = static_cast<int64_t>(p.groups) * kTileBytes;
+    const int count = schedule.NumSegments(rank);
+    for (int i = 0; i < count; ++i) {
+      const Segment segment = schedule.At(rank, i);
+      const int block = (first_tile + segment.tile) % p.super_blocks * Config::kRowBlocks;
+      const int blocks = min(Config::kRowBlocks, p.row_blocks - block);
+      int group = segment.begin * Config::kGroups;
+      const uint8_t* from = p.w + block * block_bytes + static_cast<int64_t>(group) * kTileBytes;
+      for (int unit = segment.begin; unit < segment.end; ++unit, at.Next()) {
+        const uint32_t bytes = min(Config::kGroups, p.groups - group) * kTileBytes;
+        MbarrierWait(shared.empty(at.stage), at.parity);
+        MbarrierArriveExpectTx(shared.full(at.stage), blocks * bytes);
+#pragma unroll
+        for (int b = 0; b < Config::kRowBlocks; ++b)
+          if (b < blocks)
+            BulkLoad(shared.w(at.stage) + b * Config::kGroups * kTileBytes, from + b * block_bytes,
+                     bytes, shared.full(at.stage), kEvictFirst);
+        group += Config::kGroups;
+        from += Config::kGroups * kTileBytes;
+      }
     }
   }
-  __device__ void LoadTokens(const UnitCursor& at, int stage) const {
-    const int token = (first_tile + at.segment.tile) / p.super_blocks * Config::kTokens;
-    const int group = at.unit * Config::kGroups;
-    if (lane == 0) {
-      for (int g = 0; g < Config::kGroups && group + g < p.groups; ++g)
-        TmaLoad2D(shared.x(stage) + g * Config::kXGroupBytes, &x_map, (group + g) * kGroup, token,
-                  shared.full(stage), kEvictLast);
-    }
-    for (int i = lane; i < Config::kGroups * Config::kTokens; i += 32) {
-      const int g = group + i / Config::kTokens, m = token + i % Config::kTokens;
-      const bool valid = g < p.groups && m < p.m;
-      CopyFloatAsync(shared.sums(stage) + i,
-                     p.x_sums + (valid ? static_cast<int64_t>(m) * p.groups + g : 0), valid);
-    }
-    CopyAsyncArrive(shared.full(stage));
-  }
 
-  __device__ void Run(const ClusterSchedule& schedule, int rank) const {
-    const int count = schedule.RunUnits(rank);
-    const int ahead = min(count, Config::kStages);
-    UnitCursor weights(schedule, rank), tokens(schedule, rank);
-    // Weights do not depend on the kernel before this one: the ring fills while it drains.
-    for (int i = 0; i < ahead; ++i, weights.Next())
-      if (lane == 0) LoadWeights(weights, i);
+  // One warp: codes by the copy engine, sums by asynchronous loads of single floats.
+  __device__ void CopyTokens(const CUtensorMap& x_map, int lane) {
+    constexpr int kSums = Config::kGroups * Config::kTokens;
+    constexpr int kTurns = CeilDiv(kSums, 32);
     GridDependencyWait();
-    for (int i = 0; i < ahead; ++i, tokens.Next()) LoadTokens(tokens, i);
-    for (int i = ahead; i < count; ++i, weights.Next(), tokens.Next()) {
-      const int stage = i % Config::kStages;
-      MbarrierWait(shared.empty(stage), (i / Config::kStages - 1) & 1);
-      if (lane == 0) LoadWeights(weights, stage);
-      LoadTokens(tokens, stage);
+    const int count = schedule.NumSegments(rank);
+    for (int i = 0; i < count; ++i) {
+      const Segment segment = schedule.At(rank, i);
+      const int token = (first_tile + segment.tile) / p.super_blocks * Config::kTokens;
+      int group = segment.begin * Config::kGroups;
+      const float* sum[kTurns];
+#pragma unroll
+      for (int turn = 0; turn < kTurns; ++turn) {
+        const int item = turn * 32 + lane;
+        sum[turn] = p.x_sums + static_cast<int64_t>(token + item % Config::kTokens) * p.groups +
+                    group + item / Config::kTokens;
+      }
+      for (int unit = segment.begin; unit < segment.end; ++unit, at.Next()) {
+        const int groups = min(Config::kGroups, p.groups - group);
+        MbarrierWait(shared.empty(at.stage), at.parity);
+        if (lane == 0) MbarrierArriveExpectTx(shared.full(at.stage), groups * Config::kXGroupBytes);
+        __syncwarp();
+        if (lane < groups)
+          TmaLoad2D(shared.x(at.stage) + lane * Config::kXGroupBytes, &x_map,
+                    (group + lane) * kGroup, token, shared.full(at.stage), kEvictLast);
+#pragma unroll
+        for (int turn = 0; turn < kTurns; ++turn) {
+          const int item = turn * 32 + lane;
+          const bool valid =
+              item / Config::kTokens < groups && token + item % Config::kTokens < p.m;
+          if (item < kSums)
+            CopyFloatAsync(shared.sums(at.stage) + item, valid ? sum[turn] : p.x_sums, valid);
+          sum[turn] += Config::kGroups;
+        }
+        CopyAsyncArrive(shared.full(at.stage));
+        group += Config::kGroups;
+      }
     }
   }
 };
@@ -137,22 +139,21 @@ struct StreamConsumer {
   int thread;  // of the warpgroup
   int block;   // which of the unit's row blocks
   int group;   // which of the unit's groups
-  int stage = 0;
-  uint32_t parity = 0;
+  RingPlace<Config::kStages> at{};
 
   // total += this group's products, scaled, less the zero point's share.
   __device__ void AddGroup(float (&total)[kTokens / 2]) const {
     const int warp = thread / 32, lane = thread % 32;
-    const uint8_t* tile = shared.w(stage) + (block * Config::kGroups + group) * kTileBytes;
+    const uint8_t* tile = shared.w(at.stage) + (block * Config::kGroups + group) * kTileBytes;
     uint32_t a[16];
     ExactOperands(LoadCodes(tile, thread), a);
     float acc[kTokens / 2];
     WgmmaFence();
-    MultiplyGroup<kTokens>(acc, a,
-                           DescriptorSwizzle128(shared.x(stage) + group * Config::kXGroupBytes), 0);
+    MultiplyGroup<kTokens>(
+        acc, a, DescriptorSwizzle128(shared.x(at.stage) + group * Config::kXGroupBytes), 0);
     WgmmaCommit();
     const GroupScales scales = LoadGroupScales(tile, warp, lane);
-    const float* sums = shared.sums(stage) + group * kTokens + 2 * (lane % 4);
+    const float* sums = shared.sums(at.stage) + group * kTokens + 2 * (lane % 4);
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
       const float2 x_sum = *reinterpret_cast<const float2*>(sums + 8 * j);
@@ -177,26 +178,23 @@ struct StreamConsumer {
     for (int i = 0; i < kTokens / 2; ++i) total[i] = 0.0f;
 #pragma unroll 1
     for (int unit = segment.begin; unit < segment.end; ++unit) {
-      MbarrierWait(shared.full(stage), parity);
+      MbarrierWait(shared.full(at.stage), at.parity);
       if (Config::kGroups == 1 || unit * Config::kGroups + group < p.groups) AddGroup(total);
       // Orders this warp's reads of the stage before the producer's next copy into it.
-      if (thread % 32 == 0) MbarrierArrive(shared.empty(stage));
-      if (++stage == Config::kStages) {
-        stage = 0;
-        parity ^= 1;
-      }
+      if (thread % 32 == 0) MbarrierArrive(shared.empty(at.stage));
+      at.Next();
     }
   }
 
   __device__ void StorePartial(const float (&total)[kTokens / 2], float* partial) const {
     const int lane = thread % 32;
-    float* at = partial + (group * kTokens + 2 * (lane % 4)) * Config::kSumPitch +
+    float* to = partial + (group * kTokens + 2 * (lane % 4)) * Config::kSumPitch +
                 block * kTileRows + 16 * (thread / 32) + lane / 4;
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        at[(8 * j + i % 2) * Config::kSumPitch + 8 * (i / 2)] = total[4 * j + i];
+        to[(8 * j + i % 2) * Config::kSumPitch + 8 * (i / 2)] = total[4 * j + i];
   }
 };
 
@@ -289,7 +287,7 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
 }
 
 template <class Config, class Epilogue>
-__global__ void __launch_bounds__(Config::kThreads, 1)
+__global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
     GemmI4F8Stream(const __grid_constant__ GemmI4F8Params p,
                    const __grid_constant__ CUtensorMap x_map) {
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
@@ -301,7 +299,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const ClusterSchedule schedule{min(p.tiles_per_cluster, p.tiles - first_tile), p.units, ranks};
   if (threadIdx.x == 0) {
     for (int s = 0; s < Config::kStages; ++s) {
-      MbarrierInit(shared.full(s), 1 + 32);  // the copies' announcer, 32 lanes of cp.async
+      MbarrierInit(shared.full(s), 2 + 32);  // two announcers of copies, 32 lanes of cp.async
       MbarrierInit(shared.empty(s), Config::kConsumerThreads / 32);
     }
     FenceMbarrierInit();
@@ -311,9 +309,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const bool has_work = schedule.RunUnits(rank) > 0;
   if (warp >= Config::kConsumerThreads / 32) {
     if constexpr (Config::kMovesRegisters) RegistersDecrease<Config::kProducerRegisters>();
-    if (has_work && warp == Config::kConsumerThreads / 32)
-      StreamProducer<Config>{p, x_map, shared, first_tile, static_cast<int>(threadIdx.x % 32)}.Run(
-          schedule, rank);
+    const int producer = warp - Config::kConsumerThreads / 32;
+    const int lane = threadIdx.x % 32;
+    StreamProducer<Config> copies{p, shared, schedule, rank, first_tile};
+    if (has_work && producer == 0 && lane == 0) copies.CopyWeights();
+    if (has_work && producer == 1) copies.CopyTokens(x_map, lane);
   } else {
     if constexpr (Config::kMovesRegisters) RegistersIncrease<Config::kConsumerRegisters>();
     if (has_work) StreamConsume<Config, Epilogue>(p, shared, schedule, rank, first_tile);
@@ -333,7 +333,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                                    threadIdx.x);
     }
   }
-  ClusterSync();  // a rank's shared memory stays until the others have read it
+  ClusterArriveRelaxed();  // a rank's shared memory stays until the others have read it
+  ClusterWait();
 }
 
 }  // namespace fireq::sm90

@@ -33,7 +33,8 @@ struct WideConfig {
   static_assert(kStages >= 3 && kSharedBytes <= kSharedBytesPerCta);
 
   // 64 K registers: consumers hold kTokens / 2 sums, two groups of operands and a table.
-  static constexpr int kProducerRegisters = 40;
+  static constexpr int kTableWarps = 3;
+  static constexpr int kProducerRegisters = 56;
   static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
 };
 

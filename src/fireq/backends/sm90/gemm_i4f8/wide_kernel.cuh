@@ -14,6 +14,7 @@
 #include "fireq/backends/sm90/gemm_i4f8/epilogue.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/operand.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
+#include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/backends/sm90/gemm_i4f8/wide_config.h"
 #include "fireq/backends/sm90/ptx/fence.cuh"
@@ -41,19 +42,6 @@ struct WideShared {
   __device__ Mbarrier* table_ready(int stage) const { return full(stage) + 2 * Config::kStages; }
 };
 
-// A place in the ring: stage and the parity of its present phase.
-template <int kStages>
-struct RingPlace {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void Next() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // Copies: all weights of this CTA's rows, half of the cluster's tokens.
 template <class Config>
 __device__ __forceinline__ void WideCopies(const GemmI4F8Params& p, const CUtensorMap& x_map,
@@ -69,7 +57,7 @@ __device__ __forceinline__ void WideCopies(const GemmI4F8Params& p, const CUtens
     const int super_block = tile.row_pair * Config::kClusterCtas + rank;
     const int token = tile.token_tile * Config::kTokens + rank * kHalf;
     for (int g = 0; g < p.groups; ++g, at.Next()) {
-      MbarrierWaitCluster(shared.empty(at.stage), at.parity ^ 1);
+      MbarrierWait(shared.empty(at.stage), at.parity ^ 1);
       MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes + Config::kWeightBytes);
       TmaLoad2DMulticast(shared.x(at.stage) + rank * kHalf * kGroup, &x_map, g * kGroup, token,
                          shared.full(at.stage), (1 << Config::kClusterCtas) - 1, kEvictLast);
@@ -84,23 +72,26 @@ __device__ __forceinline__ void WideCopies(const GemmI4F8Params& p, const CUtens
   }
 }
 
-// Product tables of every stage as it arrives: two warps, one row a lane and turn.
+// Product tables of the stages as they arrive. A row takes a hundred dependent instructions, so
+// each of three warps takes every third stage, four rows a lane.
 template <class Config>
 __device__ __forceinline__ void WideTables(const GemmI4F8Params& p,
-                                           const WideShared<Config>& shared, int thread) {
+                                           const WideShared<Config>& shared, int warp, int lane) {
   const int clusters = gridDim.x / Config::kClusterCtas;
+  const int first = blockIdx.x / Config::kClusterCtas;
+  const int steps = (p.tiles - first + clusters - 1) / clusters * p.groups;
   RingPlace<Config::kStages> at;
-  for (int t = blockIdx.x / Config::kClusterCtas; t < p.tiles; t += clusters) {
-    for (int g = 0; g < p.groups; ++g, at.Next()) {
-      MbarrierWait(shared.full(at.stage), at.parity);
-      for (int row = thread; row < Config::kRows; row += 64) {
-        const uint16_t scale_zero = *reinterpret_cast<const uint16_t*>(
-            shared.w(at.stage, row / kTileRows) + TileScaleByte(row % kTileRows));
-        shared.tables(at.stage)[row] = MakeProductTable(static_cast<uint8_t>(scale_zero & 0xFF),
-                                                        static_cast<uint8_t>(scale_zero >> 8));
-      }
-      MbarrierArrive(shared.table_ready(at.stage));
+  for (int i = 0; i < steps; ++i, at.Next()) {
+    if (i % Config::kTableWarps != warp) continue;
+    MbarrierWait(shared.full(at.stage), at.parity);
+#pragma unroll 2
+    for (int row = lane; row < Config::kRows; row += 32) {
+      const uint16_t scale_zero = *reinterpret_cast<const uint16_t*>(
+          shared.w(at.stage, row / kTileRows) + TileScaleByte(row % kTileRows));
+      shared.tables(at.stage)[row] = MakeProductTable(static_cast<uint8_t>(scale_zero & 0xFF),
+                                                      static_cast<uint8_t>(scale_zero >> 8));
     }
+    MbarrierArrive(shared.table_ready(at.stage));
   }
 }
 
@@ -283,7 +274,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     for (int s = 0; s < Config::kStages; ++s) {
       MbarrierInit(shared.full(s), 1);
       MbarrierInit(shared.empty(s), Config::kClusterCtas * Config::kConsumerThreads / 32);
-      MbarrierInit(shared.table_ready(s), 64);
+      MbarrierInit(shared.table_ready(s), 32);
     }
     FenceMbarrierInit();
   }
@@ -294,8 +285,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     const int thread = threadIdx.x - Config::kConsumerThreads;
     if (thread == 0) {
       WideCopies<Config>(p, x_map, shared, rank);
-    } else if (thread >= 64) {
-      WideTables<Config>(p, shared, thread - 64);
+    } else if (thread >= 32) {
+      WideTables<Config>(p, shared, thread / 32 - 1, thread % 32);
     }
   } else {
     RegistersIncrease<Config::kConsumerRegisters>();
@@ -305,7 +296,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         .Run(rank);
   }
   __syncwarp();
-  ClusterSync();  // no arrival reaches a CTA that has gone
+  ClusterArriveRelaxed();  // no arrival reaches a CTA that has gone
+  ClusterWait();
 }
 
 }  // namespace fireq::sm90

@@ -48,10 +48,12 @@ __device__ __forceinline__ uint32_t ClusterAddress(const void* pointer, uint32_t
   return address;
 }
 
-// mbarrier.arrive on the same barrier of CTA `rank` of the cluster.
+// mbarrier.arrive on the same barrier of CTA `rank` of the cluster, to say that its copies may
+// overwrite what this thread has read.
+// NOTE: a release at cluster scope would order writes too, but compiles to a fence of all memory at
+// GPU scope, a microsecond long.
 __device__ __forceinline__ void MbarrierArriveCluster(Mbarrier* barrier, uint32_t rank) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(
-                   ClusterAddress(barrier, rank))
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(ClusterAddress(barrier, rank))
                : "memory");
 }
 

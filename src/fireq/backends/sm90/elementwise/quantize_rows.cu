@@ -1,0 +1,32 @@
+// Plain token quantisation of BF16 rows: reads 2 bytes and writes 1 a value; the read is the cost.
+#include "fireq/backends/sm90/elementwise/row_quant.cuh"
+
+namespace fireq::sm90 {
+namespace {
+
+template <int kVectors>
+__global__ void __launch_bounds__(kRowThreads) QuantizeRows(QuantizeRowsArgs args) {
+  __shared__ uint32_t shared[kRowThreads / 32];
+  GridDependencyLaunch();
+  GridDependencyWait();
+  Row<kVectors> row(args.k);
+  const int64_t index = blockIdx.x;
+  const auto* x = reinterpret_cast<const uint4*>(args.x + index * args.k);
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v)
+    UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
+  WriteRow(row, RowAbsMax(row, shared), index, args.k, args.out);
+}
+
+template <int kVectors>
+struct Kernel {
+  static constexpr auto kFunction = QuantizeRows<kVectors>;
+};
+
+}  // namespace
+
+void LaunchQuantizeRows(const QuantizeRowsArgs& args, cudaStream_t stream) {
+  LaunchRows<Kernel>(args, "quantize_rows", stream);
+}
+
+}  // namespace fireq::sm90

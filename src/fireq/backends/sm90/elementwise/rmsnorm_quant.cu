@@ -1,0 +1,77 @@
+// RMSNorm (after an optional residual add) straight to E4M3 rows.
+#include "fireq/backends/sm90/elementwise/row_quant.cuh"
+
+namespace fireq::sm90 {
+namespace {
+
+// r = bf16(x + residual), written to `sum`.
+__device__ __forceinline__ uint4 AddBf16(const uint4& x, const uint4& residual) {
+  float a[kVectorWidth], b[kVectorWidth];
+  UnpackBf16(x, a);
+  UnpackBf16(residual, b);
+  return {FloatsToBf16x2(a[0] + b[0], a[1] + b[1]), FloatsToBf16x2(a[2] + b[2], a[3] + b[3]),
+          FloatsToBf16x2(a[4] + b[4], a[5] + b[5]), FloatsToBf16x2(a[6] + b[6], a[7] + b[7])};
+}
+
+template <int kVectors>
+__device__ __forceinline__ float SumOfSquares(const Row<kVectors>& row, float* shared) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v)
+#pragma unroll
+    for (int i = 0; i < kVectorWidth; ++i) sum = fmaf(row.value[v][i], row.value[v][i], sum);
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
+  return CombineWarps(sum, shared, [](float a, float b) { return a + b; });
+}
+
+template <int kVectors>
+__global__ void __launch_bounds__(kRowThreads) RmsNormQuant(RmsNormQuantArgs args) {
+  __shared__ float sums[kRowThreads / 32];
+  __shared__ uint32_t maxima[kRowThreads / 32];
+  GridDependencyLaunch();
+  GridDependencyWait();
+  Row<kVectors> row(args.k);
+  const int64_t index = blockIdx.x;
+  const int64_t first = index * args.k / kVectorWidth;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    uint4 packed{0, 0, 0, 0};
+    const int64_t at = first + row.Index(v);
+    if (row.Has(v)) {
+      packed = reinterpret_cast<const uint4*>(args.x)[at];
+      if (args.residual != nullptr) {
+        packed = AddBf16(packed, reinterpret_cast<const uint4*>(args.residual)[at]);
+        reinterpret_cast<uint4*>(args.sum)[at] = packed;
+      }
+    }
+    UnpackBf16(packed, row.value[v]);
+  }
+  const float mean = SumOfSquares(row, sums) / static_cast<float>(args.k);
+  const float inv_rms = 1.0f / sqrtf(mean + args.eps);
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (!row.Has(v)) continue;
+    const auto* weight = reinterpret_cast<const float4*>(args.weight) + 2 * row.Index(v);
+    const float4 low = __ldg(weight), high = __ldg(weight + 1);
+    const float w[kVectorWidth] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < kVectorWidth; ++i) row.value[v][i] = row.value[v][i] * inv_rms * w[i];
+  }
+  WriteRow(row, RowAbsMax(row, maxima), index, args.k, args.out);
+}
+
+template <int kVectors>
+struct Kernel {
+  static constexpr auto kFunction = RmsNormQuant<kVectors>;
+};
+
+}  // namespace
+
+void LaunchRmsNormQuant(const RmsNormQuantArgs& args, cudaStream_t stream) {
+  FIREQ_CHECK((args.residual == nullptr) || args.sum != nullptr, kInvalidArgument,
+              "rmsnorm_quant: a residual, but no place for the sum");
+  LaunchRows<Kernel>(args, "rmsnorm_quant", stream);
+}
+
+}  // namespace fireq::sm90

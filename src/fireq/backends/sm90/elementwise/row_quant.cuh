@@ -1,0 +1,130 @@
+// One CTA a row, the row in registers: what the producers of E4M3 rows share.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "fireq/backends/sm90/elementwise/launch.h"
+#include "fireq/backends/sm90/ptx/cvt.cuh"
+#include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
+#include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/base/error.h"
+#include "fireq/formats/act_e4m3.h"
+#include "fireq/formats/int4.h"
+
+namespace fireq::sm90 {
+
+inline constexpr int kRowThreads = 256;
+inline constexpr int kVectorWidth = 8;  // BF16 values in 16 bytes
+inline constexpr int kVectorsPerGroup = kGroup / kVectorWidth;
+
+// 8 kVectors values a thread: vector v of a thread is vector v * kRowThreads + thread of the row.
+template <int kVectors>
+struct Row {
+  float value[kVectors][kVectorWidth];
+  int count;  // vectors of the row
+
+  __device__ explicit Row(int64_t k) : count(static_cast<int>(k / kVectorWidth)) {}
+  __device__ static int Index(int v) { return v * kRowThreads + static_cast<int>(threadIdx.x); }
+  __device__ bool Has(int v) const { return Index(v) < count; }
+};
+
+__device__ __forceinline__ void UnpackBf16(const uint4& packed, float (&out)[kVectorWidth]) {
+  const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    out[2 * i] = Bf16LowToFloat(words[i]);
+    out[2 * i + 1] = Bf16HighToFloat(words[i]);
+  }
+}
+
+// Combines one value a warp over the CTA; `shared` holds a slot a warp, not in use by others.
+template <class T, class Combine>
+__device__ __forceinline__ T CombineWarps(T value, T* shared, Combine combine) {
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  T all = shared[0];
+#pragma unroll
+  for (int w = 1; w < kRowThreads / 32; ++w) all = combine(all, shared[w]);
+  return all;
+}
+
+// Largest magnitude of the row. As unsigned bits a NaN is larger than any number, so it stays.
+template <int kVectors>
+__device__ __forceinline__ float RowAbsMax(const Row<kVectors>& row, uint32_t* shared) {
+  uint32_t bits = 0;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v)
+#pragma unroll
+    for (int i = 0; i < kVectorWidth; ++i)
+      if (row.Has(v)) bits = max(bits, __float_as_uint(row.value[v][i]) & 0x7FFFFFFFu);
+  bits = __reduce_max_sync(0xFFFFFFFFu, bits);
+  return __uint_as_float(
+      CombineWarps(bits, shared, [](uint32_t a, uint32_t b) { return max(a, b); }));
+}
+
+// Sum of eight codes: exact in FP32.
+__device__ __forceinline__ float SumCodes(uint2 codes) {
+  float sum = 0.0f;
+  const uint32_t words[2] = {codes.x, codes.y};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t halves = E4M3x2ToHalf2(static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2))));
+    const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&halves));
+    sum += pair.x + pair.y;
+  }
+  return sum;
+}
+
+// Rounds and writes the row: codes, scale, sums of groups (16 neighbouring threads hold a group).
+template <int kVectors>
+__device__ __forceinline__ void WriteRow(const Row<kVectors>& row, float absmax, int64_t index,
+                                         int64_t k, const QuantizedRows& out) {
+  const TokenScale scale = MakeTokenScale(absmax);
+  const int64_t groups = (k + kGroup - 1) / kGroup;
+  if (threadIdx.x == 0) out.scales[index] = scale.scale;
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    float x[kVectorWidth];
+#pragma unroll
+    for (int i = 0; i < kVectorWidth; ++i)
+      x[i] = row.Has(v) ? row.value[v][i] * scale.inv_scale : 0.0f;
+    const uint2 codes{FloatsToE4M3x4(x[0], x[1], x[2], x[3]),
+                      FloatsToE4M3x4(x[4], x[5], x[6], x[7])};
+    const int place = row.Index(v);
+    if (row.Has(v)) *reinterpret_cast<uint2*>(out.codes + index * k + place * kVectorWidth) = codes;
+    float sum = SumCodes(codes);
+#pragma unroll
+    for (int d = kVectorsPerGroup / 2; d > 0; d /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
+    if (place % kVectorsPerGroup == 0 && row.Has(v))
+      out.sums[index * groups + place / kVectorsPerGroup] = sum;
+  }
+}
+
+// Runs `kernel<kVectors>` with the fewest vectors a thread that hold a row of k.
+template <template <int> class Kernel, class Args>
+void LaunchRows(const Args& args, const char* name, cudaStream_t stream) {
+  FIREQ_CHECK(args.k > 0 && args.k % 64 == 0 && args.k <= 32768, kUnsupported, name, ": rows of ",
+              args.k, ": must be a multiple of 64, at most 32768");
+  if (args.rows == 0) return;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(args.rows));
+  config.blockDim = dim3(kRowThreads);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  const int64_t vectors = (args.k / kVectorWidth + kRowThreads - 1) / kRowThreads;
+  const auto pick = vectors <= 1   ? Kernel<1>::kFunction
+                    : vectors <= 2 ? Kernel<2>::kFunction
+                    : vectors <= 4 ? Kernel<4>::kFunction
+                    : vectors <= 8 ? Kernel<8>::kFunction
+                                   : Kernel<16>::kFunction;
+  CheckCuda(cudaLaunchKernelEx(&config, pick, args), name);
+}
+
+}  // namespace fireq::sm90
