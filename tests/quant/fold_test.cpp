@@ -46,11 +46,21 @@ KeyRanges MeasureKeys(const Block<double>& block, const ModelConfig& config, con
   KeyRanges ranges;
   ranges.pair_norm.assign(static_cast<size_t>(config.num_kv_heads * half), 0.0f);
   ranges.channel_max.assign(static_cast<size_t>(config.kv_rows()), 0.0f);
+  ranges.key_energy.assign(ranges.pair_norm.size(), 0.0);
+  ranges.query_energy = ranges.key_energy;
+  const int64_t group = config.num_heads / config.num_kv_heads;
+  for (const auto& query : reference.queries) {
+    for (int64_t i = 0; i < config.q_rows(); ++i)
+      ranges.query_energy[static_cast<size_t>(i / dh / group * half + i % half)] +=
+          query[static_cast<size_t>(i)] * query[static_cast<size_t>(i)];
+  }
   for (const auto& key : reference.keys) {
     for (int64_t i = 0; i < config.kv_rows(); ++i) {
       const size_t at = static_cast<size_t>(i);
       ranges.channel_max[at] =
           std::max(ranges.channel_max[at], static_cast<float>(std::fabs(key.after_rope[at])));
+      ranges.key_energy[static_cast<size_t>(i / dh * half + i % half)] +=
+          key.before_rope[at] * key.before_rope[at];
       if (i % dh >= half) continue;
       float& norm = ranges.pair_norm[static_cast<size_t>(i / dh * half + i % dh)];
       norm = std::max(
@@ -132,6 +142,31 @@ TEST_P(Folds, RpnAndCrsKeepTheFunctionAndBoundTheKeys) {
   }
 }
 
+TEST_P(Folds, BalancingKeepsTheFunctionAndLowersTheProductOfNorms) {
+  const KeyRanges ranges = MeasureKeys(block_, config_, input_);
+  Recipe recipe;
+  recipe.rpn = recipe.crs = false;
+  recipe.balance_qk = true;
+  Block<double> folded = block_;
+  FoldRope(folded, config_, recipe, ranges);
+  EXPECT_LT(LargestDifference(Output(folded, config_, input_), expected_), kTolerance);
+  const KeyRanges after = MeasureKeys(folded, config_, input_);
+  double k_before = 0.0, q_before = 0.0, k_after = 0.0, q_after = 0.0, least = 0.0;
+  for (size_t i = 0; i < after.key_energy.size(); ++i) {
+    k_before += ranges.key_energy[i];
+    q_before += ranges.query_energy[i];
+    k_after += after.key_energy[i];
+    q_after += after.query_energy[i];
+    least += std::sqrt(ranges.key_energy[i] * ranges.query_energy[i]);
+    if (config_.qk_norm) continue;
+    EXPECT_NEAR(after.key_energy[i] / after.query_energy[i], 1.0, 1e-9);
+  }
+  EXPECT_LT(k_after * q_after, k_before * q_before);
+  // Cauchy-Schwarz: no factors do better.
+  if (config_.qk_norm) return;
+  EXPECT_NEAR(k_after * q_after / (least * least), 1.0, 1e-9);
+}
+
 TEST_P(Folds, RotationsKeepTheFunction) {
   ThreadPool pool(2);
   const Rotation residual(config_.hidden, 5), heads(config_.head_dim, 6);
@@ -176,6 +211,7 @@ TEST(FoldRope, DeadChannelKeepsItsFactor) {
   KeyRanges ranges;
   ranges.pair_norm.assign(8, 0.0f);
   ranges.channel_max.assign(16, 0.0f);
+  ranges.key_energy = ranges.query_energy = std::vector<double>(8, 0.0);
   const std::vector<double> k_before = block.k.weight.data;
   FoldRope(block, config, Recipe{}, ranges);
   EXPECT_EQ(block.k.weight.data, k_before);

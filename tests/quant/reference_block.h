@@ -106,7 +106,8 @@ class ReferenceBlock {
   // The residual stream [T, D] through the block; keys are kept in `keys`.
   Rows Run(Rows x) {
     keys.clear();
-    Rows queries, values;
+    queries.clear();
+    Rows values;
     for (size_t t = 0; t < x.size(); ++t) {
       std::vector<double> normed = x[t];
       RmsNorm(normed.data(), normed.size(), block_.attn_norm);
@@ -118,7 +119,7 @@ class ReferenceBlock {
       values.push_back(Apply(block_.v, normed));
     }
     for (size_t t = 0; t < x.size(); ++t) {
-      Add(x[t], Apply(block_.o, Attend(queries, values, t)));
+      Add(x[t], Apply(block_.o, Attend(values, t)));
       std::vector<double> normed = x[t];
       RmsNorm(normed.data(), normed.size(), block_.mlp_norm);
       const std::vector<double> gate = Apply(block_.gate, normed), up = Apply(block_.up, normed);
@@ -131,6 +132,7 @@ class ReferenceBlock {
   }
 
   std::vector<KeyHeads> keys;
+  Rows queries;  // [T, H Dh] after RoPE
 
  private:
   std::vector<double> Heads(std::vector<double> x, const std::vector<double>& norm,
@@ -151,7 +153,7 @@ class ReferenceBlock {
     return x;
   }
 
-  std::vector<double> Attend(const Rows& queries, const Rows& values, size_t t) const {
+  std::vector<double> Attend(const Rows& values, size_t t) const {
     const int64_t dh = config_.head_dim, group = config_.num_heads / config_.num_kv_heads;
     std::vector<double> out(queries[t].size(), 0.0);
     for (int64_t h = 0; h < config_.num_heads; ++h) {

@@ -22,6 +22,8 @@ class StatsTracer : public Tracer {
     stats_.mlp_input = InputMoments(config.hidden, full);
     stats_.mlp_hidden = InputMoments(config.ffn, full);
     stats_.keys.pair_norm.assign(static_cast<size_t>(config.kv_rows() / 2), 0.0f);
+    stats_.keys.key_energy.assign(stats_.keys.pair_norm.size(), 0.0);
+    stats_.keys.query_energy = stats_.keys.key_energy;
     stats_.keys.channel_max.assign(static_cast<size_t>(config.kv_rows()), 0.0f);
   }
 
@@ -45,36 +47,55 @@ class StatsTracer : public Tracer {
  private:
   // qkv [T, (H + 2 Hk) Dh] of one window: row t is position t.
   void AddKeys(const Tensor& qkv) {
-    const int64_t head_dim = config_.head_dim, half = head_dim / 2;
+    const int64_t head_dim = config_.head_dim;
+    const int64_t group = config_.num_heads / config_.num_kv_heads;
     pool_.ParallelFor(config_.num_kv_heads, 1, [&](int64_t begin, int64_t end, int) {
-      std::vector<float> key(static_cast<size_t>(head_dim));
-      for (int64_t head = begin; head < end; ++head) {
-        float* pair_norm = stats_.keys.pair_norm.data() + head * half;
-        float* channel_max = stats_.keys.channel_max.data() + head * head_dim;
+      std::vector<float> head(static_cast<size_t>(head_dim));
+      for (int64_t kv_head = begin; kv_head < end; ++kv_head) {
         for (int64_t t = 0; t < qkv.dim(0); ++t) {
-          const float* from =
-              qkv.as<float>() + t * config_.qkv_rows() + config_.q_rows() + head * head_dim;
-          std::copy(from, from + head_dim, key.begin());
-          if (!block_.k_norm.empty()) Normalise(key);
-          const float* cos = rope_.cos.as<float>() + t * half;
-          const float* sin = rope_.sin.as<float>() + t * half;
-          for (int64_t f = 0; f < half; ++f) {
-            const float a = key[static_cast<size_t>(f)], b = key[static_cast<size_t>(f + half)];
-            pair_norm[f] = std::max(pair_norm[f], std::sqrt(a * a + b * b));
-            channel_max[f] = std::max(channel_max[f], std::fabs(a * cos[f] - b * sin[f]));
-            channel_max[f + half] =
-                std::max(channel_max[f + half], std::fabs(b * cos[f] + a * sin[f]));
+          const float* row = qkv.as<float>() + t * config_.qkv_rows();
+          const float* key = row + config_.q_rows() + kv_head * head_dim;
+          std::copy(key, key + head_dim, head.begin());
+          if (!block_.k_norm.empty()) Normalise(head, block_.k_norm);
+          AddKey(head, kv_head, t);
+          AddEnergy(head, stats_.keys.key_energy, kv_head);
+          for (int64_t q_head = kv_head * group; q_head < (kv_head + 1) * group; ++q_head) {
+            std::copy_n(row + q_head * head_dim, head_dim, head.begin());
+            if (!block_.q_norm.empty()) Normalise(head, block_.q_norm);
+            AddEnergy(head, stats_.keys.query_energy, kv_head);
           }
         }
       }
     });
   }
 
-  void Normalise(std::vector<float>& key) const {
+  void AddKey(const std::vector<float>& key, int64_t kv_head, int64_t position) {
+    const size_t half = key.size() / 2;
+    float* pair_norm = stats_.keys.pair_norm.data() + kv_head * config_.head_dim / 2;
+    float* channel_max = stats_.keys.channel_max.data() + kv_head * config_.head_dim;
+    const float* cos = rope_.cos.as<float>() + position * config_.head_dim / 2;
+    const float* sin = rope_.sin.as<float>() + position * config_.head_dim / 2;
+    for (size_t f = 0; f < half; ++f) {
+      const float a = key[f], b = key[f + half];
+      pair_norm[f] = std::max(pair_norm[f], std::sqrt(a * a + b * b));
+      channel_max[f] = std::max(channel_max[f], std::fabs(a * cos[f] - b * sin[f]));
+      channel_max[f + half] = std::max(channel_max[f + half], std::fabs(b * cos[f] + a * sin[f]));
+    }
+  }
+
+  void AddEnergy(const std::vector<float>& head, std::vector<double>& energy,
+                 int64_t kv_head) const {
+    const size_t half = head.size() / 2;
+    double* sums = energy.data() + static_cast<size_t>(kv_head) * half;
+    for (size_t f = 0; f < half; ++f)
+      sums[f] += double{head[f]} * head[f] + double{head[f + half]} * head[f + half];
+  }
+
+  void Normalise(std::vector<float>& head, const std::vector<float>& weight) const {
     float sum = 0.0f;
-    for (const float x : key) sum += x * x;
-    const float inv = 1.0f / std::sqrt(sum / static_cast<float>(key.size()) + config_.rms_eps);
-    for (size_t c = 0; c < key.size(); ++c) key[c] *= inv * block_.k_norm[c];
+    for (const float x : head) sum += x * x;
+    const float inv = 1.0f / std::sqrt(sum / static_cast<float>(head.size()) + config_.rms_eps);
+    for (size_t c = 0; c < head.size(); ++c) head[c] *= inv * weight[c];
   }
 
   Backend& backend_;

@@ -1,6 +1,7 @@
 #include "fireq/quant/fold_rope.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "fireq/base/error.h"
@@ -24,25 +25,35 @@ std::vector<bool> CrsChannels(const float* channel_max, int64_t head_dim, int64_
   return touched;
 }
 
-// alpha / n_f of each pair of each KV head [Hk, Dh/2]; 1 where nothing is to be scaled.
+// D_f of one pair from what was seen of it; 1 if it is always zero.
+struct PairSeen {
+  double norm = 0.0, key_energy = 0.0, query_energy = 0.0;
+
+  double Factor(const Recipe& recipe) const {
+    if (recipe.rpn) return norm > 0.0 ? recipe.rpn_alpha / norm : 1.0;
+    if (!(key_energy > 0.0 && query_energy > 0.0)) return 1.0;
+    return std::sqrt(std::sqrt(query_energy / key_energy));
+  }
+};
+
+// Of each pair of each KV head [Hk, Dh/2]; 1 where CRS has its own factors.
 std::vector<double> PairFactors(const ModelConfig& config, const Recipe& recipe,
                                 const KeyRanges& ranges, const std::vector<bool>& crs_pairs) {
   std::vector<double> factors(ranges.pair_norm.size(), 1.0);
-  const int64_t half = config.head_dim / 2;
+  const size_t half = static_cast<size_t>(config.head_dim / 2);
   for (size_t i = 0; i < factors.size(); ++i) {
-    double norm = ranges.pair_norm[i];
-    bool skip = crs_pairs[i];
-    if (config.qk_norm) {
-      // All heads share the norm's weight, so they share the factor.
-      norm = 0.0;
-      skip = false;
-      for (int64_t head = 0; head < config.num_kv_heads; ++head) {
-        const size_t same = static_cast<size_t>(head * half) + i % static_cast<size_t>(half);
-        norm = std::max(norm, static_cast<double>(ranges.pair_norm[same]));
-        skip = skip || crs_pairs[same];
-      }
+    // With a q/k norm all heads share the norm's weight, so they share the factor.
+    const size_t first = config.qk_norm ? i % half : i;
+    const size_t last = config.qk_norm ? factors.size() : i + 1;
+    PairSeen seen;
+    bool skip = false;
+    for (size_t j = first; j < last; j += half) {
+      seen.norm = std::max(seen.norm, double{ranges.pair_norm[j]});
+      seen.key_energy += ranges.key_energy[j];
+      seen.query_energy += ranges.query_energy[j];
+      skip = skip || crs_pairs[j];
     }
-    if (!skip && norm > 0.0) factors[i] = recipe.rpn_alpha / norm;
+    if (!skip) factors[i] = seen.Factor(recipe);
   }
   return factors;
 }
@@ -78,7 +89,9 @@ void FoldRope(Block<T>& block, const ModelConfig& config, const Recipe& recipe,
               const KeyRanges& ranges) {
   const int64_t heads = config.num_kv_heads, head_dim = config.head_dim, half = head_dim / 2;
   FIREQ_CHECK(std::ssize(ranges.pair_norm) == heads * half &&
-                  std::ssize(ranges.channel_max) == heads * head_dim,
+                  std::ssize(ranges.channel_max) == heads * head_dim &&
+                  ranges.key_energy.size() == ranges.pair_norm.size() &&
+                  ranges.query_energy.size() == ranges.pair_norm.size(),
               kShapeMismatch, "RoPE statistics of ", ranges.pair_norm.size(), " pairs for ", heads,
               " heads of ", head_dim);
   std::vector<bool> crs_pairs(ranges.pair_norm.size(), false);
@@ -98,7 +111,8 @@ void FoldRope(Block<T>& block, const ModelConfig& config, const Recipe& recipe,
       }
     }
   }
-  if (recipe.rpn) ScalePairs(block, config, PairFactors(config, recipe, ranges, crs_pairs));
+  if (recipe.rpn || recipe.balance_qk)
+    ScalePairs(block, config, PairFactors(config, recipe, ranges, crs_pairs));
 }
 
 template void FoldRope<float>(Block<float>&, const ModelConfig&, const Recipe&, const KeyRanges&);

@@ -48,6 +48,8 @@ QuantConfig MakeQuantConfig(const ModelConfig& config, const Recipe& recipe) {
   return out;
 }
 
+bool NeedsKeyRanges(const Recipe& recipe) { return recipe.rpn || recipe.crs || recipe.balance_qk; }
+
 class Pipeline {
  public:
   explicit Pipeline(const QuantizeJob& job)
@@ -71,7 +73,7 @@ class Pipeline {
       std::optional<BlockStats> stats;
       if (calibration_)
         stats = calibration_->RunBlock(block, layer, recipe_.weights_solver == WeightSolver::kGptq);
-      if (recipe_.rpn || recipe_.crs) FoldRope(block, config_, recipe_, stats->keys);
+      if (NeedsKeyRanges(recipe_)) FoldRope(block, config_, recipe_, stats->keys);
       WriteSmallTensors(block, layer);
       WriteLinears({&block.q, &block.k, &block.v}, stats ? &stats->attn_input : nullptr);
       WriteLinears({&block.o}, stats ? &stats->attn_out : nullptr);
@@ -157,7 +159,7 @@ class Pipeline {
 }  // namespace
 
 bool NeedsCalibration(const Recipe& recipe) {
-  return recipe.rpn || recipe.crs || NeedsInputMoments(recipe);
+  return NeedsKeyRanges(recipe) || NeedsInputMoments(recipe);
 }
 
 Report Quantize(const QuantizeJob& job) {

@@ -173,6 +173,9 @@ void AddFoldKeys(Keyring& keys) {
                          "post-RoPE scaling of K's largest channels, undone in Q"));
   keys.push_back(NumberKey("crs.beta", &R::crs_beta, 1e-3, 1e3, "channel maximum after CRS"));
   keys.push_back(IntKey("crs.top_k", &R::crs_top_k, 0, 1024, "channels (with their partners)"));
+  keys.push_back(
+      FlagKey("balance.qk", &R::balance_qk, "true", "false",
+              "pair factors that make |K D| |Q / D| least; for hadamard.qk, not with rpn"));
   keys.push_back(FlagKey("rotate.residual", &R::rotate_residual, "true", "false",
                          "rotate the residual stream; norms are folded, lm_head is untied"));
   keys.push_back(
@@ -296,6 +299,8 @@ void CheckRecipe(const Recipe& recipe) {
   FIREQ_CHECK(recipe.weights_sweeps == 0 || recipe.weights_solver == WeightSolver::kGptq,
               kInvalidArgument, "recipe: weights.sweeps = ", recipe.weights_sweeps,
               " needs weights.solver = gptq");
+  FIREQ_CHECK(!(recipe.rpn && recipe.balance_qk), kInvalidArgument,
+              "recipe: rpn and balance.qk both set the factors of K's channel pairs");
 }
 
 json ToJson(const Recipe& recipe) {

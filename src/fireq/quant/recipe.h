@@ -58,6 +58,7 @@ struct Recipe {
   bool crs = true;
   double crs_beta = 8.0;
   int64_t crs_top_k = 8;
+  bool balance_qk = false;
 
   bool rotate_residual = false;
   bool rotate_v = false;
