@@ -36,6 +36,7 @@ BatchView MakeBatch(Backend& backend, std::span<const SequenceStep> steps) {
       positions.push_back(static_cast<int32_t>(step.position + i));
     query_start.push_back(static_cast<int32_t>(ids.size()));
     context_len.push_back(static_cast<int32_t>(context));
+    batch.query_lens.push_back(static_cast<int32_t>(count));
     std::copy(step.pages.begin(), step.pages.end(),
               page_table.begin() + static_cast<int64_t>(s) * max_pages);
     batch.max_query_len = std::max(batch.max_query_len, count);
@@ -46,6 +47,7 @@ BatchView MakeBatch(Backend& backend, std::span<const SequenceStep> steps) {
   batch.positions = UploadInts(backend, positions, {batch.num_tokens});
   batch.query_start = UploadInts(backend, query_start, {batch.num_sequences + 1});
   batch.context_len = UploadInts(backend, context_len, {batch.num_sequences});
+  batch.context_lens = std::move(context_len);
   batch.page_table = UploadInts(backend, page_table, {batch.num_sequences, max_pages});
   return batch;
 }

@@ -1,0 +1,37 @@
+// y[M, N] = x[M, K] . w[N, K]^T of BF16 operands with FP32 sums, by cuBLASLt: lm_head.
+#pragma once
+
+#include <cublasLt.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <tuple>
+
+#include "fireq/backends/sm90/runtime/stream.h"
+#include "fireq/tensor/tensor.h"
+
+namespace fireq::sm90 {
+
+// Keeps the chosen algorithm a shape, and one workspace: one stream at a time.
+class Bf16Gemm {
+ public:
+  explicit Bf16Gemm(std::shared_ptr<Stream> stream);
+
+  // x BF16 [M, K], w BF16 [N, K], y F32 [M, N], on the device. Errors: kCuda.
+  void Run(const Tensor& x, const Tensor& w, const Tensor& y);
+
+ private:
+  struct Problem;
+  const Problem& ProblemFor(int64_t m, int64_t n, int64_t k);
+
+  struct DestroyHandle {
+    void operator()(cublasLtHandle_t handle) const { cublasLtDestroy(handle); }
+  };
+  std::shared_ptr<Stream> stream_;
+  std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, DestroyHandle> handle_;
+  Tensor workspace_;
+  std::map<std::tuple<int64_t, int64_t, int64_t>, std::shared_ptr<const Problem>> problems_;
+};
+
+}  // namespace fireq::sm90

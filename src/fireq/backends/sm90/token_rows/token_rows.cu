@@ -1,0 +1,88 @@
+#include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/backends/sm90/token_rows/launch.h"
+#include "fireq/base/error.h"
+
+namespace fireq::sm90 {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kVector = 8;  // BF16 values of a 16-byte access
+
+// One CTA a row.
+__global__ void CopyRowsKernel(const int32_t* __restrict__ rows, const uint4* __restrict__ from,
+                               int64_t row_vectors, uint4* __restrict__ to) {
+  const int64_t source = rows[blockIdx.x] * row_vectors;
+  const int64_t target = static_cast<int64_t>(blockIdx.x) * row_vectors;
+  for (int64_t i = threadIdx.x; i < row_vectors; i += kThreads) to[target + i] = from[source + i];
+}
+
+__device__ float BlockSum(float value) {
+  __shared__ float partial[kThreads / 32];
+  for (int offset = 16; offset > 0; offset /= 2)
+    value += __shfl_xor_sync(0xFFFFFFFFu, value, offset);
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+  __syncthreads();  // every warp's sum is there before any thread adds them
+  float total = 0.0f;
+  for (int warp = 0; warp < kThreads / 32; ++warp) total += partial[warp];
+  return total;
+}
+
+__device__ void Unpack(uint4 packed, float (&values)[kVector]) {
+  const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+  for (int i = 0; i < 4; ++i) {
+    values[2 * i] = Bf16ToFloat(static_cast<bf16_t>(words[i] & 0xFFFFu));
+    values[2 * i + 1] = Bf16ToFloat(static_cast<bf16_t>(words[i] >> 16));
+  }
+}
+
+// One CTA a row, read twice: the second time from L1.
+__global__ void RmsNormKernel(const uint4* __restrict__ x, const float* __restrict__ weight,
+                              float eps, int64_t dim, uint4* __restrict__ out) {
+  const int64_t vectors = dim / kVector;
+  const uint4* row = x + blockIdx.x * vectors;
+  float values[kVector];
+  float squares = 0.0f;
+  for (int64_t i = threadIdx.x; i < vectors; i += kThreads) {
+    Unpack(row[i], values);
+    for (const float v : values) squares += v * v;
+  }
+  const float inv_rms = 1.0f / sqrtf(BlockSum(squares) / static_cast<float>(dim) + eps);
+  for (int64_t i = threadIdx.x; i < vectors; i += kThreads) {
+    Unpack(row[i], values);
+    uint32_t words[4];
+    for (int j = 0; j < 4; ++j) {
+      const float* w = weight + i * kVector + 2 * j;
+      const bf16_t low = FloatToBf16(values[2 * j] * inv_rms * w[0]);
+      const bf16_t high = FloatToBf16(values[2 * j + 1] * inv_rms * w[1]);
+      words[j] = low | (static_cast<uint32_t>(high) << 16);
+    }
+    out[blockIdx.x * vectors + i] = make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+
+unsigned CheckedGrid(int64_t rows, int64_t dim) {
+  FIREQ_CHECK(dim > 0 && dim % kVector == 0, kInvalidArgument, "rows of ", dim,
+              " elements: not a multiple of ", kVector);
+  FIREQ_CHECK(rows <= 0x7FFFFFFF, kInvalidArgument, rows, " rows in one launch");
+  return static_cast<unsigned>(rows);
+}
+
+}  // namespace
+
+void LaunchEmbed(const int32_t* ids, const bf16_t* table, int64_t num_tokens, int64_t dim,
+                 bf16_t* out, cudaStream_t stream) {
+  if (num_tokens == 0) return;
+  CopyRowsKernel<<<CheckedGrid(num_tokens, dim), kThreads, 0, stream>>>(
+      ids, reinterpret_cast<const uint4*>(table), dim / kVector, reinterpret_cast<uint4*>(out));
+  CheckLaunch("embed");
+}
+
+void LaunchRmsNorm(const bf16_t* x, const float* weight, float eps, int64_t num_tokens, int64_t dim,
+                   bf16_t* out, cudaStream_t stream) {
+  if (num_tokens == 0) return;
+  RmsNormKernel<<<CheckedGrid(num_tokens, dim), kThreads, 0, stream>>>(
+      reinterpret_cast<const uint4*>(x), weight, eps, dim, reinterpret_cast<uint4*>(out));
+  CheckLaunch("rms_norm");
+}
+
+}  // namespace fireq::sm90
