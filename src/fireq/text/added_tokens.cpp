@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "fireq/base/error.h"
+#include "fireq/text/unicode_normal.h"
 #include "fireq/text/utf8.h"
 
 namespace fireq::text {
@@ -10,13 +11,6 @@ namespace {
 
 // Longest real ones are below 100 bytes; the bound keeps the search linear in the text.
 constexpr size_t kMaxContentBytes = 4096;
-
-bool IsWordChar(char32_t code) {
-  // Beyond ASCII every character that is not white space counts: the flag exists for ASCII words.
-  return code >= 0x80 ? !IsWhiteSpace(code)
-                      : (code >= '0' && code <= '9') || (code >= 'A' && code <= 'Z') ||
-                            (code >= 'a' && code <= 'z') || code == '_';
-}
 
 char32_t CharBefore(std::string_view text, size_t at) {
   return at == 0 ? U' ' : DecodeFirst(text.substr(PreviousChar(text, at))).code;

@@ -39,6 +39,10 @@ std::vector<utf8proc_int32_t> Decompose(std::string_view text, int options) {
   return out;
 }
 
+bool IsMark(int category) {
+  return category >= UTF8PROC_CATEGORY_MN && category <= UTF8PROC_CATEGORY_ME;
+}
+
 int CombiningClass(utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; }
 
 // Canonical ordering: marks between two starters sorted by class, equal classes in order.
@@ -111,9 +115,7 @@ std::string UpperCase(std::string_view text) {
 
 std::string StripAccents(std::string_view text) {
   return MapChars(text, [](std::string& out, char32_t code) {
-    if (utf8proc_category(static_cast<int32_t>(code)) != UTF8PROC_CATEGORY_MN) {
-      AppendUtf8(out, code);
-    }
+    if (!IsMark(utf8proc_category(static_cast<int32_t>(code)))) AppendUtf8(out, code);
   });
 }
 
@@ -134,6 +136,13 @@ bool IsLetter(char32_t code) {
 bool IsNumber(char32_t code) {
   const auto category = utf8proc_category(static_cast<int32_t>(code));
   return category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO;
+}
+
+bool IsWordChar(char32_t code) {
+  const auto category = utf8proc_category(static_cast<int32_t>(code));
+  return IsLetter(code) || IsMark(category) || category == UTF8PROC_CATEGORY_ND ||
+         category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_PC || code == 0x200C ||
+         code == 0x200D;
 }
 
 }  // namespace fireq::text

@@ -17,12 +17,15 @@ std::string NormalizeUnicode(std::string_view text, NormalForm form);
 std::string LowerCase(std::string_view text);
 std::string UpperCase(std::string_view text);
 
-// Removes characters of category Mn.
+// Removes characters of category M*.
 std::string StripAccents(std::string_view text);
 
 bool IsPunctuation(char32_t code);  // ASCII punctuation and symbols, or category P*
 
 bool IsLetter(char32_t code);  // category L*
 bool IsNumber(char32_t code);  // category N*
+
+// What \w matches in a Rust regular expression: L*, M*, Nd, Nl, Pc and the two joiners.
+bool IsWordChar(char32_t code);
 
 }  // namespace fireq::text
