@@ -43,7 +43,8 @@ void CheckSystem(bool ok, const fs::path& path, const char* action) {
 AtomicDirectory::AtomicDirectory(const fs::path& target,
                                  const std::function<bool(const fs::path&)>& may_replace) {
   FIREQ_CHECK(!target.empty(), kInvalidArgument, "the output directory's name is empty");
-  target_ = fs::weakly_canonical(target);
+  // weakly_canonical leaves a relative path relative where its first component does not exist.
+  target_ = fs::weakly_canonical(fs::absolute(target));
   if (!target_.has_filename()) target_ = target_.parent_path();
   FIREQ_CHECK(target_.has_relative_path(), kInvalidArgument, target.string(),
               ": cannot be an output directory");
