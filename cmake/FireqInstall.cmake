@@ -1,11 +1,18 @@
-# cmake --install: the program, the library (find_package(fireq), target fireq::fireq), its headers.
+# cmake --install: the program with its man page and shell completion, the library
+# (find_package(fireq), target fireq::fireq), its headers.
 include(CMakePackageConfigHelpers)
 
 get_property(layers GLOBAL PROPERTY FIREQ_LAYER_TARGETS)
 set_target_properties(fireq_api PROPERTIES EXPORT_NAME fireq)
 install(TARGETS ${layers} EXPORT fireqTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/fireq)
 install(TARGETS fireq RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-foreach(folder IN ITEMS api base formats)
+install(FILES "${PROJECT_SOURCE_DIR}/docs/man/fireq.1" DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+install(FILES "${PROJECT_SOURCE_DIR}/tools/completion/fireq.bash"
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME fireq)
+# The other headers of api/ are the library's own.
+install(FILES "${PROJECT_SOURCE_DIR}/src/fireq/api/fireq.h"
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fireq/api)
+foreach(folder IN ITEMS base formats)
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/src/fireq/${folder}"
           DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fireq FILES_MATCHING PATTERN "*.h")
 endforeach()

@@ -19,6 +19,8 @@ function(fireq_layer)
   endif()
   target_include_directories(${target} ${scope}
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  # fireq_flags says so for the build; headers need it of whoever includes them, too.
+  target_compile_features(${target} ${scope} cxx_std_20)
   target_link_libraries(${target} ${scope} ${depends} ${arg_LINK})
   set_property(GLOBAL APPEND PROPERTY FIREQ_LAYER_TARGETS ${target})
   set_property(GLOBAL APPEND PROPERTY FIREQ_LAYER_DIRS "${arg_NAME}|${dir}")

@@ -58,7 +58,6 @@ void Run(const Options& options) {
 void AddEval(CLI::App& app) {
   CLI::App* eval = app.add_subcommand("eval", "Measure a model");
   eval->require_subcommand(1);
-  AddEvalTasks(*eval);
   CLI::App* command = eval->add_subcommand(
       "perplexity", "Perplexity on a text, and the distance from a reference model");
   auto options = std::make_shared<Options>();
@@ -78,6 +77,7 @@ void AddEval(CLI::App& app) {
       "Example:\n  fireq eval perplexity out --text test.txt --max-tokens 65536 --reference "
       "smollm2-135m\n");
   command->callback([options] { Run(*options); });
+  AddEvalTasks(*eval);
 }
 
 }  // namespace fireq::app

@@ -1,0 +1,64 @@
+# Completion of `fireq` for bash; installed as share/bash-completion/completions/fireq.
+
+_fireq_options() {
+  local common="--help --threads --device --json"
+  local sampling="--max-new-tokens --temperature --top-k --top-p --min-p --seed --stop"
+  case $1 in
+    quantize) echo "--output --recipe --set --calib --calib-tokens --calib-context --seed $common" ;;
+    "eval perplexity") echo "--text --context --max-tokens --reference --products $common" ;;
+    "eval tasks") echo "--data --tasks --limit --products $common" ;;
+    generate) echo "--prompt --prompt-ids --ignore-eos $sampling $common" ;;
+    chat) echo "--system $sampling --help --threads --device" ;;
+    inspect) echo "$common" ;;
+    tokenize) echo "--file --add-special $common" ;;
+    render) echo "--messages --no-generation-prompt $common" ;;
+    eval) echo "--help" ;;
+    *) echo "--help --version" ;;
+  esac
+}
+
+# The last name of a list a,b,c is the one to complete.
+_fireq_list() {
+  local prefix=
+  [[ $2 == *,* ]] && prefix=${2%,*},
+  mapfile -t COMPREPLY < <(compgen -P "$prefix" -W "$1" -- "${2##*,}")
+}
+
+_fireq() {
+  local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+  local command=
+  ((COMP_CWORD > 1)) && command=${COMP_WORDS[1]}
+  [[ $command == eval ]] && ((COMP_CWORD > 2)) && command="eval ${COMP_WORDS[2]}"
+  COMPREPLY=()
+
+  case $previous in
+    --recipe)
+      mapfile -t COMPREPLY < <(compgen -W "default fireq fireq-absmax rtn" -- "$current")
+      mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -X '!*.json' -- "$current")
+      return ;;
+    --products) mapfile -t COMPREPLY < <(compgen -W "served table exact" -- "$current"); return ;;
+    --device) mapfile -t COMPREPLY < <(compgen -W "auto cpu cuda" -- "$current"); return ;;
+    --tasks)
+      _fireq_list "piqa arc_easy arc_challenge boolq hellaswag winogrande lambada_openai" "$current"
+      return ;;
+    --output | -o | --data) mapfile -t COMPREPLY < <(compgen -d -- "$current"); return ;;
+    --calib | --text | --file | --messages)
+      mapfile -t COMPREPLY < <(compgen -f -- "$current")
+      return ;;
+    --reference) ;;
+    --set | --*-tokens | --*-context | --context | --seed | --limit | --threads | --prompt | \
+      --prompt-ids | --system | --temperature | --top-k | --top-p | --min-p | --stop | -n)
+      return ;;
+  esac
+  if [[ $current == -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$(_fireq_options "$command")" -- "$current")
+  elif [[ -z $command ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "quantize eval generate chat inspect tokenize render" -- "$current")
+  elif [[ $command == eval ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "perplexity tasks" -- "$current")
+  else
+    mapfile -t COMPREPLY < <(compgen -W "smollm2-135m" -- "$current")
+    mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -- "$current")
+  fi
+}
+complete -o filenames -F _fireq fireq
