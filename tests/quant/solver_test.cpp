@@ -202,7 +202,10 @@ TEST(Solver, CompensationAndSweepsLowerTheOutputError) {
     double previous = nearest;
     for (const int64_t sweeps : {0, 1, 4}) {
       WeightI4 solved = MakeWeightI4(n, k, out.t);
-      solved.scale = out.scale;
+      solved.scale = Tensor::FromVector(
+          DType::kE4M3, out.scale.shape(),
+          std::vector<e4m3_t>(out.scale.as<e4m3_t>(),
+                              out.scale.as<e4m3_t>() + out.scale.num_elements()));
       solved.zero = out.zero;
       SolveCodes(w, plan, products, sweeps, pool, solved);
       const double error = OutputError(w, solved, h, served);

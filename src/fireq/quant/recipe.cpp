@@ -156,7 +156,7 @@ void AddWeightKeys(Keyring& keys) {
   keys.push_back(NumberKey("weights.damping", &R::weights_damping, 0.0, 100.0,
                            "times the mean of diag(X^T X), added to the diagonal"));
   keys.push_back(IntKey("weights.sweeps", &R::weights_sweeps, 0, 100,
-                        "rounds of coordinate descent on the codes after gptq"));
+                        "rounds of coordinate descent on scales and codes after gptq"));
 }
 
 void AddFoldKeys(Keyring& keys) {

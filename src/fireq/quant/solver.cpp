@@ -45,6 +45,13 @@ inline ValuedCode Nearest(float w, float scale, float zero) {
   return best;
 }
 
+// The stored scale `steps` E4M3 values further from zero; the outermost stay.
+float NeighbourScale(float scale, int steps) {
+  const e4m3_t code = FloatToE4M3(scale);
+  const int magnitude = std::clamp((code & 0x7F) + steps, 1, 0x7E);
+  return E4M3ToFloat(static_cast<e4m3_t>((code & 0x80) | magnitude));
+}
+
 // Up to kRows rows of W, transposed and in the plan's order, so that one column's entries of all
 // rows lie side by side.
 template <ErrorProducts P>
@@ -91,16 +98,21 @@ class RowBlock {
     }
   }
 
+  // Each group's scale in turn to the neighbouring E4M3 value that lowers the error most, codes
+  // staying what they are.
+  void RefitScales() {
+    ComputeGradient();
+    std::vector<std::vector<int64_t>> members(static_cast<size_t>(scale_.rows));
+    for (int64_t i = 0; i < k_; ++i)
+      members[static_cast<size_t>(plan_.order[static_cast<size_t>(i)] / kGroup)].push_back(i);
+    for (int64_t group = 0; group < scale_.rows; ++group)
+      RefitGroup(group, members[static_cast<size_t>(group)]);
+  }
+
   // One round of coordinate descent: every code in turn to the best value given all others.
   void Sweep() {
-    // Gradient of the error by each column of the row: H (w_hat - w).
-    Matrix<float> difference(k_, kRows);
-    for (size_t i = 0; i < difference.data.size(); ++i)
-      difference.data[i] = value_.data[i] - target_.data[i];
+    ComputeGradient();
     Matrix<float>& gradient = work_;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(k_), kRows,
-                static_cast<int>(k_), 1.0f, plan_.hessian.data.data(), static_cast<int>(k_),
-                difference.data.data(), kRows, 0.0f, gradient.data.data(), kRows);
     Matrix<float> step(kBlock, kRows);
     std::vector<float> wanted(kRows);
     for (int64_t begin = 0; begin < k_; begin += kBlock) {
@@ -124,6 +136,8 @@ class RowBlock {
   void Store() const {
     const WeightI4Layout layout{out_.n, out_.k};
     for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t g = 0; g < scale_.rows; ++g)
+        out_.scale.as<e4m3_t>()[(first_ + r) * scale_.rows + g] = FloatToE4M3(scale_.at(g, r));
       uint8_t* packed = out_.codes.as<uint8_t>() + (first_ + r) * layout.code_bytes_per_row();
       for (int64_t i = 0; i < k_; ++i) {
         const int64_t k = plan_.order[static_cast<size_t>(i)];
@@ -145,6 +159,62 @@ class RowBlock {
     cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<int>(to - from), kRows,
                 static_cast<int>(end - begin), 1.0f, coupling.row(begin) + from,
                 static_cast<int>(coupling.cols), x.data.data(), kRows, 1.0f, y.row(from), kRows);
+  }
+
+  // work_ <- H (w_hat - w), half the gradient of the error by each column of the row.
+  void ComputeGradient() {
+    Matrix<float> difference(k_, kRows);
+    for (size_t i = 0; i < difference.data.size(); ++i)
+      difference.data[i] = value_.data[i] - target_.data[i];
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(k_), kRows,
+                static_cast<int>(k_), 1.0f, plan_.hessian.data.data(), static_cast<int>(k_),
+                difference.data.data(), kRows, 0.0f, work_.data.data(), kRows);
+  }
+
+  void RefitGroup(int64_t group, const std::vector<int64_t>& members) {
+    const int64_t count = std::ssize(members);
+    Matrix<float> coupling(count, k_), local(count, count);  // H's rows of the group; its block
+    for (int64_t i = 0; i < count; ++i) {
+      const float* row = plan_.hessian.row(members[static_cast<size_t>(i)]);
+      std::copy_n(row, k_, coupling.row(i));
+      for (int64_t j = 0; j < count; ++j) local.at(i, j) = row[members[static_cast<size_t>(j)]];
+    }
+    Matrix<float> best_step(count, kRows), step(count, kRows), product(count, kRows);
+    std::vector<float> best_change(kRows, 0.0f),
+        best_scale(scale_.row(group), scale_.row(group) + kRows);
+    for (const int neighbour : {-2, -1, 1, 2}) {
+      std::vector<float> scale(kRows), change(kRows, 0.0f);
+      for (int64_t r = 0; r < kRows; ++r)
+        scale[static_cast<size_t>(r)] = NeighbourScale(scale_.at(group, r), neighbour);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t column = members[static_cast<size_t>(i)];
+        for (int64_t r = 0; r < kRows; ++r)
+          step.at(i, r) =
+              Value<P>(code_.at(column, r), scale[static_cast<size_t>(r)], zero_.at(group, r)) -
+              value_.at(column, r);
+      }
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, static_cast<int>(count), kRows,
+                  static_cast<int>(count), 1.0f, local.data.data(), static_cast<int>(count),
+                  step.data.data(), kRows, 0.0f, product.data.data(), kRows);
+      for (int64_t i = 0; i < count; ++i) {
+        const float* gradient = work_.row(members[static_cast<size_t>(i)]);
+        for (int64_t r = 0; r < kRows; ++r)
+          change[static_cast<size_t>(r)] += step.at(i, r) * (2.0f * gradient[r] + product.at(i, r));
+      }
+      for (int64_t r = 0; r < kRows; ++r) {
+        const size_t at = static_cast<size_t>(r);
+        if (!(change[at] < best_change[at])) continue;
+        best_change[at] = change[at];
+        best_scale[at] = scale[at];
+        for (int64_t i = 0; i < count; ++i) best_step.at(i, r) = step.at(i, r);
+      }
+    }
+    std::copy(best_scale.begin(), best_scale.end(), scale_.row(group));
+    for (int64_t i = 0; i < count; ++i) {
+      float* value = value_.row(members[static_cast<size_t>(i)]);
+      for (int64_t r = 0; r < kRows; ++r) value[r] += best_step.at(i, r);
+    }
+    Propagate(coupling, 0, count, 0, k_, best_step, work_);
   }
 
   void RoundColumn(int64_t i, const float* wanted) {
@@ -175,7 +245,10 @@ void Solve(const Matrix<float>& w, const SolverPlan& plan, int64_t sweeps, Threa
     for (int64_t block = begin; block < end; ++block) {
       RowBlock<P> rows(w, plan, block * kRows, out);
       rows.Round();
-      for (int64_t sweep = 0; sweep < sweeps; ++sweep) rows.Sweep();
+      for (int64_t sweep = 0; sweep < sweeps; ++sweep) {
+        rows.RefitScales();
+        rows.Sweep();
+      }
       rows.Store();
     }
   });
