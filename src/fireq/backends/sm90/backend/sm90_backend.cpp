@@ -10,6 +10,7 @@
 #include "fireq/backends/sm90/backend/prepared.h"
 #include "fireq/backends/sm90/elementwise/launch.h"
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
+#include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
 #include "fireq/backends/sm90/token_rows/launch.h"
 #include "fireq/ops/validate.h"
@@ -163,6 +164,39 @@ void Sm90Backend::Linear(const LinearArgs& args) {
   gemm.y = args.y.data();
   LaunchGemmI4F8(MakeGemmPlan({tokens, w.layout.n, w.layout.k}, args.products, device_), gemm,
                  stream_->get());
+}
+
+void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
+  Validate(args);
+  CheckBorder(args.qkv, "the output of the QKV GEMM");
+  FIREQ_CHECK(args.q.values.dtype() == DType::kE4M3, kUnsupported, "queries are ",
+              Name(args.q.values.dtype()), ": the GPU's attention takes E4M3");
+  const auto floats = [](const Tensor& tensor) {
+    return tensor.defined() ? tensor.as<float>() : nullptr;
+  };
+  const BatchView& batch = *args.batch;
+  LaunchRopeKvWrite({.qkv = args.qkv.as<bf16_t>(),
+                     .positions = batch.positions.as<int32_t>(),
+                     .query_start = batch.query_start.as<int32_t>(),
+                     .context_len = batch.context_len.as<int32_t>(),
+                     .page_table = batch.page_table.as<int32_t>(),
+                     .rope_cos = floats(args.rope_cos),
+                     .rope_sin = floats(args.rope_sin),
+                     .q_norm = floats(args.q_norm),
+                     .k_norm = floats(args.k_norm),
+                     .crs_q = floats(args.crs_q),
+                     .crs_k = floats(args.crs_k),
+                     .q = args.q.values.as<uint8_t>(),
+                     .scale_q = args.q.scale.as<float>(),
+                     .pages = args.kv.pages.as<uint8_t>(),
+                     .layout = args.kv.layout,
+                     .num_tokens = static_cast<int32_t>(batch.num_tokens),
+                     .num_sequences = static_cast<int32_t>(batch.num_sequences),
+                     .num_heads = static_cast<int32_t>(args.num_heads),
+                     .max_pages = static_cast<int32_t>(batch.page_table.dim(1)),
+                     .norm_eps = args.norm_eps,
+                     .hadamard = args.qk_hadamard},
+                    stream_->get());
 }
 
 void Sm90Backend::Attention(const AttentionArgs& args) {

@@ -1,0 +1,285 @@
+// Every op on both backends over the same bytes, and the bytes of the cache themselves.
+#include "fireq/backends/sm90/backend/sm90_backend.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <numeric>
+#include <random>
+
+#include "fireq/backends/cpu/cpu_backend.h"
+#include "fireq/formats/bf16.h"
+#include "fireq/formats/e4m3.h"
+#include "fireq/formats/kv_page.h"
+
+namespace fireq {
+namespace {
+
+class TwoBackends : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HasSm90()) {
+      if (std::getenv("FIREQ_REQUIRE_GPU") != nullptr) FAIL() << "no Hopper GPU";
+      GTEST_SKIP() << "no Hopper GPU";
+    }
+    cpu_ = MakeCpuBackend();
+    gpu_ = MakeSm90Backend();
+  }
+
+  Tensor RandomBf16(Shape shape, float spread = 1.0f) {
+    std::student_t_distribution<float> dist(5);
+    Tensor out = Tensor::Empty(DType::kBF16, std::move(shape));
+    for (int64_t i = 0; i < out.num_elements(); ++i)
+      out.as<bf16_t>()[i] = FloatToBf16(spread * dist(rng_));
+    return out;
+  }
+  Tensor RandomF32(Shape shape, float low, float high) {
+    std::uniform_real_distribution<float> dist(low, high);
+    Tensor out = Tensor::Empty(DType::kF32, std::move(shape));
+    for (int64_t i = 0; i < out.num_elements(); ++i) out.as<float>()[i] = dist(rng_);
+    return out;
+  }
+  // Poisoned memory of `backend`: what an op leaves unwritten is NaN.
+  static Tensor Poisoned(Backend& backend, DType dtype, Shape shape) {
+    Tensor host = Tensor::Empty(dtype, std::move(shape));
+    std::memset(host.data(), 0xFF, static_cast<size_t>(host.size_bytes()));
+    return backend.Upload(host);
+  }
+  static ActTensor Activation(Backend& backend, int64_t rows, int64_t k) {
+    return {Poisoned(backend, DType::kE4M3, {rows, k}), Poisoned(backend, DType::kF32, {rows}),
+            Poisoned(backend, DType::kF32, {rows, CeilDiv<int64_t>(k, kGroup)})};
+  }
+
+  static std::vector<float> Floats(Backend& backend, const Tensor& tensor) {
+    const Tensor host = backend.Download(tensor);
+    std::vector<float> out(static_cast<size_t>(host.num_elements()));
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (host.dtype() == DType::kF32) out[i] = host.as<float>()[i];
+      if (host.dtype() == DType::kBF16) out[i] = Bf16ToFloat(host.as<bf16_t>()[i]);
+      if (host.dtype() == DType::kE4M3) out[i] = E4M3ToFloat(host.as<e4m3_t>()[i]);
+    }
+    return out;
+  }
+  // ||a - b|| / ||a||; NaN if either has one.
+  double RelativeError(const Tensor& cpu, const Tensor& gpu) {
+    const auto a = Floats(*cpu_, cpu);
+    const auto b = Floats(*gpu_, gpu);
+    EXPECT_EQ(a.size(), b.size());
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+      error += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+      norm += double{a[i]} * a[i];
+    }
+    return std::sqrt(error / norm);
+  }
+
+  WeightI4 RandomWeight(int64_t n, int64_t k) {
+    const WeightI4Layout layout{n, k};
+    WeightI4 out{Tensor::Empty(DType::kU8, {n, layout.code_bytes_per_row()}),
+                 Tensor::Empty(DType::kE4M3, {n, layout.groups()}),
+                 Tensor::Empty(DType::kU8, {n, layout.groups()}),
+                 4.0f,
+                 n,
+                 k};
+    for (int64_t i = 0; i < layout.code_bytes(); ++i)
+      out.codes.as<uint8_t>()[i] = static_cast<uint8_t>(rng_());
+    for (int64_t i = 0; i < layout.scale_bytes(); ++i) {
+      const float sign = rng_() % 2 == 0 ? 1.0f : -1.0f;
+      out.scale.as<e4m3_t>()[i] = FloatToE4M3(sign * 0.01f * static_cast<float>(1 + rng_() % 20));
+      out.zero.as<uint8_t>()[i] = static_cast<uint8_t>(rng_() % 3 == 0 ? rng_() % 16 : 8);
+    }
+    return out;
+  }
+
+  std::mt19937 rng_{20260101};
+  std::unique_ptr<Backend> cpu_, gpu_;
+};
+
+TEST_F(TwoBackends, NormQuantiseAndEmbed) {
+  for (const int64_t rows : {1, 7, 130}) {
+    const int64_t d = 576;
+    const Tensor x = RandomBf16({rows, d});
+    const Tensor weight = RandomF32({d}, 0.5f, 1.5f);
+    for (const bool norm : {true, false}) {
+      const ActTensor a = Activation(*cpu_, rows, d), b = Activation(*gpu_, rows, d);
+      if (norm) {
+        cpu_->RmsNorm({.x = x, .weight = weight, .eps = 1e-5f, .out = a});
+        gpu_->RmsNorm(
+            {.x = gpu_->Upload(x), .weight = gpu_->Upload(weight), .eps = 1e-5f, .out = b});
+      } else {
+        cpu_->Quantize({.x = x, .out = a});
+        gpu_->Quantize({.x = gpu_->Upload(x), .out = b});
+      }
+      EXPECT_LT(RelativeError(a.scale, b.scale), 1e-6);
+      EXPECT_LT(RelativeError(a.values, b.values), 1e-3);  // a code may fall on the other side
+      EXPECT_LT(RelativeError(a.sums, b.sums), 1e-3);
+    }
+    const Tensor plain = Poisoned(*gpu_, DType::kBF16, {rows, d});
+    const Tensor expected = Poisoned(*cpu_, DType::kBF16, {rows, d});
+    cpu_->RmsNorm({.x = x, .weight = weight, .eps = 1e-5f, .out = {expected, {}, {}}});
+    gpu_->RmsNorm({.x = gpu_->Upload(x),
+                   .weight = gpu_->Upload(weight),
+                   .eps = 1e-5f,
+                   .out = {plain, {}, {}}});
+    EXPECT_LT(RelativeError(expected, plain), 1e-4);
+
+    std::vector<int32_t> ids(static_cast<size_t>(rows));
+    for (int32_t& id : ids) id = static_cast<int32_t>(rng_() % 100);
+    const Tensor id_tensor = Tensor::FromVector(DType::kI32, {rows}, ids);
+    const Tensor table = RandomBf16({100, d});
+    const Tensor to = Poisoned(*gpu_, DType::kBF16, {rows, d});
+    gpu_->Embed({.ids = gpu_->Upload(id_tensor), .table = gpu_->Upload(table), .out = to});
+    cpu_->Embed({.ids = id_tensor, .table = table, .out = expected});
+    EXPECT_EQ(RelativeError(expected, to), 0.0);
+  }
+}
+
+TEST_F(TwoBackends, LinearsOfEveryEpilogueAndProduct) {
+  const int64_t k = 576;
+  struct Case {
+    Epilogue epilogue;
+    std::vector<int64_t> parts;
+  };
+  for (const Case& c : {Case{Epilogue::kNone, {576, 192, 192}}, Case{Epilogue::kResidual, {576}},
+                        Case{Epilogue::kSiluMul, {1536, 1536}}}) {
+    LinearSpec spec;
+    for (const int64_t n : c.parts) spec.parts.push_back({.name = "w", .i4 = RandomWeight(n, k)});
+    spec.gate_up = c.epilogue == Epilogue::kSiluMul;
+    const auto cpu_w = cpu_->Prepare(spec);
+    const auto gpu_w = gpu_->Prepare(spec);
+    const int64_t n = spec.gate_up ? cpu_w->n() / 2 : cpu_w->n();
+    for (const int64_t rows : {1, 5, 33, 129, 700}) {
+      const Tensor x = RandomBf16({rows, k});
+      const ActTensor a = Activation(*cpu_, rows, k);
+      cpu_->Quantize({.x = x, .out = a});
+      const ActTensor b{gpu_->Upload(a.values), gpu_->Upload(a.scale), gpu_->Upload(a.sums)};
+      const Tensor residual = RandomBf16({rows, n});
+      for (const Products products : {Products::kExact, Products::kTable}) {
+        LinearArgs args{.x = a, .w = cpu_w.get(), .epilogue = c.epilogue, .products = products};
+        if (c.epilogue == Epilogue::kResidual) args.residual = residual;
+        args.y = Poisoned(*cpu_, DType::kBF16, {rows, n});
+        cpu_->Linear(args);
+        const Tensor expected = args.y;
+        args.x = b;
+        args.w = gpu_w.get();
+        args.y = Poisoned(*gpu_, DType::kBF16, {rows, n});
+        if (args.residual.defined()) args.residual = gpu_->Upload(residual);
+        gpu_->Linear(args);
+        // The table's sums are the tensor core's, with its shorter accumulator.
+        EXPECT_LT(RelativeError(expected, args.y), products == Products::kExact ? 2e-3 : 6e-3)
+            << "rows " << rows << " epilogue " << static_cast<int>(c.epilogue);
+      }
+    }
+  }
+}
+
+struct CacheCase {
+  int64_t head_dim, heads, kv_heads;
+  KvGrid grid;
+  bool norm, crs, hadamard;
+};
+
+// Three steps of ragged sequences: cache bytes, queries and attention after each.
+TEST_F(TwoBackends, CacheBytesQueriesAndAttention) {
+  for (const CacheCase& c : {CacheCase{64, 9, 3, KvGrid::kAsymmetric, false, true, false},
+                             CacheCase{128, 8, 2, KvGrid::kSymmetric, true, false, true},
+                             CacheCase{128, 4, 4, KvGrid::kSigned, false, false, false}}) {
+    const KvPageLayout layout{c.grid, static_cast<int>(c.kv_heads), static_cast<int>(c.head_dim)};
+    const int64_t sequences = 3, max_pages = 8, pages = sequences * max_pages;
+    const Tensor cos = RandomF32({512, c.head_dim / 2}, -1, 1);
+    const Tensor sin = RandomF32({512, c.head_dim / 2}, -1, 1);
+    const Tensor factors = RandomF32({c.kv_heads, c.head_dim}, 0.5f, 2.0f);
+    const Tensor norm = RandomF32({c.head_dim}, 0.5f, 1.5f);
+    const KvLayer cpu_kv{Poisoned(*cpu_, DType::kU8, {pages, layout.page_bytes()}), layout};
+    const KvLayer gpu_kv{Poisoned(*gpu_, DType::kU8, {pages, layout.page_bytes()}), layout};
+    std::vector<int64_t> lengths(static_cast<size_t>(sequences), 0);
+    for (const std::vector<int64_t>& step :
+         {std::vector<int64_t>{200, 5, 67}, {1, 1, 1}, {3, 8, 2}, {33, 1, 100}}) {
+      BatchView batch;
+      std::vector<int32_t> start{0}, context, positions, table(static_cast<size_t>(pages));
+      for (size_t s = 0; s < step.size(); ++s) {
+        for (int64_t i = 0; i < step[s]; ++i)
+          positions.push_back(static_cast<int32_t>(lengths[s] + i));
+        lengths[s] += step[s];
+        start.push_back(static_cast<int32_t>(positions.size()));
+        context.push_back(static_cast<int32_t>(lengths[s]));
+        batch.max_query_len = std::max(batch.max_query_len, step[s]);
+        batch.max_context = std::max(batch.max_context, lengths[s]);
+        batch.query_lens.push_back(static_cast<int32_t>(step[s]));
+      }
+      // Pages in an order of their own.
+      std::iota(table.rbegin(), table.rend(), 0);
+      batch.num_sequences = sequences;
+      batch.num_tokens = static_cast<int64_t>(positions.size());
+      batch.context_lens = context;
+      const auto fill = [&](Backend& backend) {
+        BatchView out = batch;
+        out.ids = out.positions =
+            backend.Upload(Tensor::FromVector(DType::kI32, {batch.num_tokens}, positions));
+        out.query_start = backend.Upload(Tensor::FromVector(DType::kI32, {sequences + 1}, start));
+        out.context_len = backend.Upload(Tensor::FromVector(DType::kI32, {sequences}, context));
+        out.page_table =
+            backend.Upload(Tensor::FromVector(DType::kI32, {sequences, max_pages}, table));
+        return out;
+      };
+      const Tensor qkv = RandomBf16({batch.num_tokens, (c.heads + 2 * c.kv_heads) * c.head_dim});
+      const auto run = [&](Backend& backend, const KvLayer& kv, ActTensor& q) {
+        const BatchView view = fill(backend);
+        q = {Poisoned(backend, DType::kE4M3, {view.num_tokens, c.heads * c.head_dim}),
+             Poisoned(backend, DType::kF32, {view.num_tokens, c.heads}),
+             {}};
+        RopeKvWriteArgs args{.qkv = backend.Upload(qkv), .batch = &view};
+        args.rope_cos = backend.Upload(cos);
+        args.rope_sin = backend.Upload(sin);
+        if (c.norm) args.q_norm = args.k_norm = backend.Upload(norm);
+        args.norm_eps = 1e-6f;
+        if (c.crs) args.crs_q = args.crs_k = backend.Upload(factors);
+        args.qk_hadamard = c.hadamard;
+        args.num_heads = c.heads;
+        args.q = q;
+        args.kv = kv;
+        backend.RopeKvWrite(args);
+        const Tensor out = Poisoned(backend, DType::kBF16, {view.num_tokens, c.heads * c.head_dim});
+        backend.Attention({.q = q,
+                           .kv = kv,
+                           .batch = &view,
+                           .num_heads = c.heads,
+                           .e4m3_probs = true,
+                           .out = out});
+        return out;
+      };
+      ActTensor cpu_q, gpu_q;
+      const Tensor expected = run(*cpu_, cpu_kv, cpu_q);
+      const Tensor out = run(*gpu_, gpu_kv, gpu_q);
+      EXPECT_LT(RelativeError(cpu_q.scale, gpu_q.scale), 1e-5);
+      EXPECT_LT(RelativeError(cpu_q.values, gpu_q.values), 5e-3);
+      EXPECT_LT(RelativeError(expected, out), 1e-2);
+
+      // Bytes differ only where a value lies on a rounding edge and the sums before it differ.
+      const Tensor gpu_bytes = gpu_->Download(gpu_kv.pages);
+      int64_t different = 0;
+      for (int64_t i = 0; i < gpu_bytes.size_bytes(); ++i)
+        different += gpu_bytes.as<uint8_t>()[i] != cpu_kv.pages.as<uint8_t>()[i];
+      EXPECT_LT(static_cast<double>(different) / static_cast<double>(gpu_bytes.size_bytes()), 2e-3);
+    }
+  }
+}
+
+TEST_F(TwoBackends, LogitsOfBf16Weights) {
+  LinearSpec spec;
+  spec.parts.push_back({.name = "lm_head", .weight = RandomBf16({1000, 576}, 0.05f)});
+  const auto cpu_w = cpu_->Prepare(spec);
+  const auto gpu_w = gpu_->Prepare(spec);
+  for (const int64_t rows : {1, 3, 256}) {
+    const Tensor x = RandomBf16({rows, 576});
+    const Tensor a = Poisoned(*cpu_, DType::kF32, {rows, 1000});
+    const Tensor b = Poisoned(*gpu_, DType::kF32, {rows, 1000});
+    cpu_->Linear({.x = {x, {}, {}}, .w = cpu_w.get(), .y = a});
+    gpu_->Linear({.x = {gpu_->Upload(x), {}, {}}, .w = gpu_w.get(), .y = b});
+    EXPECT_LT(RelativeError(a, b), 1e-5);
+  }
+}
+
+}  // namespace
+}  // namespace fireq
