@@ -1,5 +1,7 @@
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
 
+#include <array>
+#include <span>
 #include <utility>
 
 #include "fireq/backends/sm90/gemm_i4f8/launch.cuh"
@@ -41,7 +43,6 @@ void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
 
 GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   GemmI4F8Params p{};
-  p.w = a.tiles;
   p.row_scales = a.row_scales;
   p.bias = a.bias;
   p.x_sums = a.x_sums;
@@ -60,13 +61,32 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   return p;
 }
 
-CUtensorMap MakeTokenMap(const GemmI4F8Args& a, int box_tokens) {
-  const std::array<uint64_t, 2> sizes{static_cast<uint64_t>(a.layout.k),
-                                      static_cast<uint64_t>(a.m)};
-  const std::array<uint64_t, 1> strides{static_cast<uint64_t>(a.layout.k)};
-  const std::array<uint32_t, 2> box{kGroup, static_cast<uint32_t>(box_tokens)};
-  return MakeTensorMap(CU_TENSOR_MAP_DATA_TYPE_UINT8, a.x, sizes, strides, box,
+// x as [group][token][128 columns], `box_groups` at once; for the wide kernel, and where the last
+// group is short, as [1][token][k].
+CUtensorMap MakeTokenMap(const GemmI4F8Args& a, int box_tokens, int box_groups, bool wide) {
+  const auto k = static_cast<uint64_t>(a.layout.k), m = static_cast<uint64_t>(a.m);
+  const std::array<uint32_t, 3> box{kGroup, static_cast<uint32_t>(box_tokens),
+                                    static_cast<uint32_t>(box_groups)};
+  const bool by_group = k % kGroup == 0 && !wide;
+  const std::array<uint64_t, 3> sizes{by_group ? kGroup : k, m, by_group ? k / kGroup : 1};
+  const std::array<uint64_t, 2> strides{k, by_group ? kGroup : k};
+  const size_t rank = wide ? 2 : 3;
+  return MakeTensorMap(CU_TENSOR_MAP_DATA_TYPE_UINT8, a.x, std::span(sizes).first(rank),
+                       std::span(strides).first(rank - 1), std::span(box).first(rank),
                        CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
+// The weight as [row block][group][33 lines of a tile][128 bytes].
+CUtensorMap MakeWeightMap(const GemmI4F8Args& a, const GemmVariant& v) {
+  constexpr uint32_t kLine = 128;
+  const auto groups = static_cast<uint64_t>(a.layout.groups());
+  const std::array<uint64_t, 4> sizes{kLine, kTileBytes / kLine, groups,
+                                      static_cast<uint64_t>(a.layout.row_blocks())};
+  const std::array<uint64_t, 3> strides{kLine, kTileBytes, groups * kTileBytes};
+  const std::array<uint32_t, 4> box{kLine, kTileBytes / kLine, static_cast<uint32_t>(v.groups),
+                                    static_cast<uint32_t>(v.row_blocks)};
+  return MakeTensorMap(CU_TENSOR_MAP_DATA_TYPE_UINT8, a.tiles, sizes, strides, box,
+                       CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
 cudaLaunchConfig_t MakeConfig(const GemmPlan& plan, const GemmInstance& instance,
@@ -101,9 +121,14 @@ void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t
   std::array<cudaLaunchAttribute, 2> attributes{};
   cudaLaunchConfig_t config = MakeConfig(plan, instance, attributes);
   config.stream = stream;
-  CheckCuda(cudaLaunchKernelEx(&config, instance.function, MakeParams(plan, args),
-                               MakeTokenMap(args, instance.box_tokens)),
-            plan.kernel().name);
+  const GemmVariant& v = plan.kernel();
+  const int box_groups = args.layout.k % kGroup == 0 ? v.groups : 1;
+  GemmI4F8Params params = MakeParams(plan, args);
+  params.x_box_groups = args.layout.k % kGroup == 0 ? v.groups : 0;
+  CheckCuda(cudaLaunchKernelEx(
+                &config, instance.function, params, MakeWeightMap(args, v),
+                MakeTokenMap(args, instance.box_tokens, box_groups, v.kernel == GemmKernel::kWide)),
+            v.name);
 }
 
 GemmDevice QueryGemmDevice() {

@@ -67,30 +67,36 @@ struct ProductTable {
   uint32_t odd[2];
 };
 
-// E4M3((q - z) s) for q = 0..15; s E4M3, z 0..15.
-__device__ __forceinline__ uint4 MakeProductTable(uint8_t scale_code, uint8_t zero) {
-  const uint32_t halves = E4M3x2ToHalf2(scale_code);
-  const float scale = fabsf(__half2float(__ushort_as_half(static_cast<uint16_t>(halves))));
-  const float z = static_cast<float>(zero);
-  uint32_t pair[8];
-#pragma unroll
-  for (int j = 0; j < 8; ++j)
-    pair[j] = FloatsToE4M3x2(fabsf(2.0f * j - z) * scale, fabsf(2.0f * j + 1.0f - z) * scale);
-  // Pairs below the zero point are negative for a positive scale.
-  const int negative_pairs = (zero + 1) / 2;
-  const uint64_t below =
-      negative_pairs == 8 ? ~uint64_t{0} : (uint64_t{1} << 8 * negative_pairs) - 1;
-  const uint64_t signs = (scale_code & 0x80 ? ~below : below) & uint64_t{0x8080808080808080};
-  const uint32_t sign[2] = {static_cast<uint32_t>(signs), static_cast<uint32_t>(signs >> 32)};
-  uint32_t even[2], odd[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const uint32_t low = pair[4 * i] | pair[4 * i + 1] << 16;
-    const uint32_t high = pair[4 * i + 2] | pair[4 * i + 3] << 16;
-    even[i] = PermuteBytes(low, high, 0x6420) | sign[i];
-    odd[i] = PermuteBytes(low, high, 0x7531) ^ (sign[i] - (sign[i] >> 7));
+// E4M3((q - z) |s|) for q = 0..15 of every magnitude of s and every z: worked out by the compiler,
+// since a hundred instructions a row and group would take a fifth of the integer pipe. Bytes 0..7:
+// `even`, 8..15: `odd` of a ProductTable.
+struct alignas(16) ProductTables {
+  uint8_t bytes[128 * 16][16];
+};
+constexpr ProductTables MakeProductTables() {
+  ProductTables tables{};
+  for (int s = 1; s < 127; ++s) {
+    const float scale = E4M3ToFloat(static_cast<e4m3_t>(s));
+    for (int z = 0; z < 16; ++z) {
+      for (int q = 0; q < 16; ++q) {
+        const int magnitude = FloatToE4M3(static_cast<float>(q < z ? z - q : q - z) * scale);
+        const bool negative = q / 2 < (z + 1) / 2;  // the pair's sign
+        tables.bytes[s * 16 + z][q % 2 * 8 + q / 2] = static_cast<uint8_t>(
+            q % 2 == 0 ? magnitude | (negative ? 0x80 : 0) : magnitude ^ (negative ? 0x7F : 0));
+      }
+    }
   }
-  return {even[0], even[1], odd[0], odd[1]};
+  return tables;
+}
+static __device__ constexpr ProductTables kProductTables = MakeProductTables();
+
+// The table of scale code s (of either sign) and zero point z.
+__device__ __forceinline__ uint4 LookUpProductTable(uint32_t s, uint32_t z) {
+  const auto* rows = reinterpret_cast<const uint4*>(kProductTables.bytes);
+  uint4 t = __ldg(rows + (s & 0x7F) * 16 + z);
+  // A negative scale flips the sign of every pair, and with it the complement of the odd products.
+  const uint32_t even = s & 0x80 ? 0x80808080u : 0u, odd = even - (even >> 7);
+  return {t.x ^ even, t.y ^ even, t.z ^ odd, t.w ^ odd};
 }
 
 __device__ __forceinline__ void TableOperands(const CodeWords& codes,

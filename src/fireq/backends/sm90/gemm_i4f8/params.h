@@ -8,7 +8,6 @@ namespace fireq::sm90 {
 enum class OutType : uint8_t { kBf16, kF16 };
 
 struct GemmI4F8Params {
-  const uint8_t* w;          // tiles (formats/weight_i4_tile.h)
   const float* row_scales;   // [n] 1/t of each packed row
   const float* bias;         // [n] packed rows, or null
   const float* x_sums;       // [m, groups] sum of x8 over each group of 128 (exact only)
@@ -23,6 +22,7 @@ struct GemmI4F8Params {
   int tiles;                 // CTA tiles in all: super_blocks x token tiles
   int units;                 // pipeline steps along K, a tile
   int tiles_per_cluster;     // stream kernel
+  int x_box_groups;          // stream kernel: groups one copy of x brings; 0: one, by column
   OutType out;
 };
 

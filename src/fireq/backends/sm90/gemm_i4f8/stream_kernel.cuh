@@ -65,27 +65,18 @@ struct StreamProducer {
   RingPlace<Config::kStages> at{0, 1};
 
   // One thread: weights do not depend on the kernel before this one, so the ring fills while that
-  // one drains.
-  __device__ void CopyWeights() {
-    const int64_t block_bytes = static_cast<int64_t>(p.groups) * kTileBytes;
+  // one drains. One copy a step: each costs its issuer and the engine some 300 clocks whatever its
+  // size. What lies past the weight's end arrives as zeros.
+  __device__ void CopyWeights(const CUtensorMap& w_map) {
     const int count = schedule.NumSegments(rank);
     for (int i = 0; i < count; ++i) {
       const Segment segment = schedule.At(rank, i);
       const int block = (first_tile + segment.tile) % p.super_blocks * Config::kRowBlocks;
-      const int blocks = min(Config::kRowBlocks, p.row_blocks - block);
-      int group = segment.begin * Config::kGroups;
-      const uint8_t* from = p.w + block * block_bytes + static_cast<int64_t>(group) * kTileBytes;
       for (int unit = segment.begin; unit < segment.end; ++unit, at.Next()) {
-        const uint32_t bytes = min(Config::kGroups, p.groups - group) * kTileBytes;
         MbarrierWait(shared.empty(at.stage), at.parity);
-        MbarrierArriveExpectTx(shared.full(at.stage), blocks * bytes);
-#pragma unroll
-        for (int b = 0; b < Config::kRowBlocks; ++b)
-          if (b < blocks)
-            BulkLoad(shared.w(at.stage) + b * Config::kGroups * kTileBytes, from + b * block_bytes,
-                     bytes, shared.full(at.stage), kEvictFirst);
-        group += Config::kGroups;
-        from += Config::kGroups * kTileBytes;
+        MbarrierArriveExpectTx(shared.full(at.stage), Config::kWeightBytes);
+        TmaLoad4D(shared.w(at.stage), &w_map, 0, 0, unit * Config::kGroups, block,
+                  shared.full(at.stage), kEvictFirst);
       }
     }
   }
@@ -110,11 +101,21 @@ struct StreamProducer {
       for (int unit = segment.begin; unit < segment.end; ++unit, at.Next()) {
         const int groups = min(Config::kGroups, p.groups - group);
         MbarrierWait(shared.empty(at.stage), at.parity);
-        if (lane == 0) MbarrierArriveExpectTx(shared.full(at.stage), groups * Config::kXGroupBytes);
-        __syncwarp();
-        if (lane < groups)
-          TmaLoad2D(shared.x(at.stage) + lane * Config::kXGroupBytes, &x_map,
-                    (group + lane) * kGroup, token, shared.full(at.stage), kEvictLast);
+        if (p.x_box_groups == Config::kGroups) {
+          if (lane == 0) {
+            MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes);
+            TmaLoad3D(shared.x(at.stage), &x_map, 0, token, group, shared.full(at.stage),
+                      kEvictLast);
+          }
+        } else {
+          // A last group that is short ends inside a row, which a box of whole groups cannot say.
+          if (lane == 0)
+            MbarrierArriveExpectTx(shared.full(at.stage), groups * Config::kXGroupBytes);
+          __syncwarp();
+          if (lane < groups)
+            TmaLoad3D(shared.x(at.stage) + lane * Config::kXGroupBytes, &x_map,
+                      (group + lane) * kGroup, token, 0, shared.full(at.stage), kEvictLast);
+        }
 #pragma unroll
         for (int turn = 0; turn < kTurns; ++turn) {
           const int item = turn * 32 + lane;
@@ -289,6 +290,7 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
 template <class Config, class Epilogue>
 __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
     GemmI4F8Stream(const __grid_constant__ GemmI4F8Params p,
+                   const __grid_constant__ CUtensorMap w_map,
                    const __grid_constant__ CUtensorMap x_map) {
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
   const StreamShared<Config> shared{dynamic_shared};
@@ -312,7 +314,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
     const int producer = warp - Config::kConsumerThreads / 32;
     const int lane = threadIdx.x % 32;
     StreamProducer<Config> copies{p, shared, schedule, rank, first_tile};
-    if (has_work && producer == 0 && lane == 0) copies.CopyWeights();
+    if (has_work && producer == 0 && lane == 0) copies.CopyWeights(w_map);
     if (has_work && producer == 1) copies.CopyTokens(x_map, lane);
   } else {
     if constexpr (Config::kMovesRegisters) RegistersIncrease<Config::kConsumerRegisters>();

@@ -44,7 +44,8 @@ struct WideShared {
 
 // Copies: all weights of this CTA's rows, half of the cluster's tokens.
 template <class Config>
-__device__ __forceinline__ void WideCopies(const GemmI4F8Params& p, const CUtensorMap& x_map,
+__device__ __forceinline__ void WideCopies(const GemmI4F8Params& p, const CUtensorMap& w_map,
+                                           const CUtensorMap& x_map,
                                            const WideShared<Config>& shared, int rank) {
   constexpr int kHalf = Config::kTokens / Config::kClusterCtas;
   const int row_pairs = CeilDiv(p.super_blocks, Config::kClusterCtas);
@@ -61,13 +62,9 @@ __device__ __forceinline__ void WideCopies(const GemmI4F8Params& p, const CUtens
       MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes + Config::kWeightBytes);
       TmaLoad2DMulticast(shared.x(at.stage) + rank * kHalf * kGroup, &x_map, g * kGroup, token,
                          shared.full(at.stage), (1 << Config::kClusterCtas) - 1, kEvictLast);
-#pragma unroll
-      for (int b = 0; b < Config::kWarpgroups; ++b) {
-        // Rows past the weight's end: some tile, never stored.
-        const int64_t block = min(super_block * Config::kWarpgroups + b, p.row_blocks - 1);
-        BulkLoad(shared.w(at.stage, b), p.w + (block * p.groups + g) * kTileBytes, kTileBytes,
-                 shared.full(at.stage), kEvictLast);
-      }
+      // Rows past the weight's end arrive as zeros.
+      TmaLoad4D(shared.w(at.stage, 0), &w_map, 0, 0, g, super_block * Config::kWarpgroups,
+                shared.full(at.stage), kEvictLast);
     }
   }
 }
@@ -84,12 +81,11 @@ __device__ __forceinline__ void WideTables(const GemmI4F8Params& p,
   for (int i = 0; i < steps; ++i, at.Next()) {
     if (i % Config::kTableWarps != warp) continue;
     MbarrierWait(shared.full(at.stage), at.parity);
-#pragma unroll 2
+#pragma unroll
     for (int row = lane; row < Config::kRows; row += 32) {
       const uint16_t scale_zero = *reinterpret_cast<const uint16_t*>(
           shared.w(at.stage, row / kTileRows) + TileScaleByte(row % kTileRows));
-      shared.tables(at.stage)[row] = MakeProductTable(static_cast<uint8_t>(scale_zero & 0xFF),
-                                                      static_cast<uint8_t>(scale_zero >> 8));
+      shared.tables(at.stage)[row] = LookUpProductTable(scale_zero & 0xFF, scale_zero >> 8);
     }
     MbarrierArrive(shared.table_ready(at.stage));
   }
@@ -266,6 +262,7 @@ struct WideConsumer {
 template <class Config, class Epilogue>
 __global__ void __launch_bounds__(Config::kThreads, 1)
     GemmI4F8Wide(const __grid_constant__ GemmI4F8Params p,
+                 const __grid_constant__ CUtensorMap w_map,
                  const __grid_constant__ CUtensorMap x_map) {
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
   const WideShared<Config> shared{dynamic_shared};
@@ -284,7 +281,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     RegistersDecrease<Config::kProducerRegisters>();
     const int thread = threadIdx.x - Config::kConsumerThreads;
     if (thread == 0) {
-      WideCopies<Config>(p, x_map, shared, rank);
+      WideCopies<Config>(p, w_map, x_map, shared, rank);
     } else if (thread >= 32) {
       WideTables<Config>(p, shared, thread / 32 - 1, thread % 32);
     }

@@ -76,6 +76,16 @@ __device__ __forceinline__ void TmaLoad3D(void* shared, const CUtensorMap* map, 
       : "memory");
 }
 
+// cp.async.bulk.tensor.4d: the box at element (x, y, z, t).
+__device__ __forceinline__ void TmaLoad4D(void* shared, const CUtensorMap* map, int x, int y, int z,
+                                          int t, Mbarrier* barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "r"(z), "r"(t), "l"(policy)
+      : "memory");
+}
+
 // The 2-d load into every CTA of `cta_mask`, at the same shared offset, each on its own barrier.
 __device__ __forceinline__ void TmaLoad2DMulticast(void* shared, const CUtensorMap* map, int x,
                                                    int y, Mbarrier* barrier, uint16_t cta_mask,

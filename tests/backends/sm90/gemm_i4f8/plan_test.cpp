@@ -1,0 +1,119 @@
+#include "fireq/backends/sm90/gemm_i4f8/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <vector>
+
+#include "fireq/backends/sm90/gemm_i4f8/schedule.h"
+#include "fireq/backends/sm90/gemm_i4f8/stream_config.h"
+#include "fireq/backends/sm90/gemm_i4f8/wide_config.h"
+#include "fireq/base/error.h"
+
+namespace fireq::sm90 {
+namespace {
+
+// Every unit of every tile belongs to exactly one rank; runs differ by at most one unit; whole
+// tiles come before parts, and of two parts the tail comes last.
+void CheckSchedule(const ClusterSchedule& s) {
+  std::vector<int> owner(static_cast<size_t>(s.tiles * s.units), -1);
+  for (int rank = 0; rank < s.ranks; ++rank) {
+    bool seen_part = false;
+    int units = 0;
+    for (int i = 0; i < s.NumSegments(rank); ++i) {
+      const Segment segment = s.At(rank, i);
+      ASSERT_LT(segment.begin, segment.end);
+      ASSERT_LE(segment.end, s.units);
+      if (!segment.whole(s.units)) seen_part = true;
+      ASSERT_TRUE(!seen_part || !segment.whole(s.units)) << "a whole tile after a part";
+      if (!segment.whole(s.units) && segment.begin == 0) {
+        ASSERT_EQ(i, s.NumSegments(rank) - 1) << "the tail reuses the ring: it must be last";
+      }
+      if (!segment.whole(s.units)) {
+        ASSERT_LE(s.FirstRank(segment.tile), rank);
+        ASSERT_GE(s.LastRank(segment.tile), rank);
+        ASSERT_EQ(segment.begin == 0, s.FirstRank(segment.tile) == rank);
+      }
+      for (int u = segment.begin; u < segment.end; ++u, ++units) {
+        int& cell = owner[static_cast<size_t>(segment.tile * s.units + u)];
+        ASSERT_EQ(cell, -1);
+        cell = rank;
+      }
+    }
+    ASSERT_EQ(units, s.RunUnits(rank));
+    ASSERT_LE(std::abs(units - s.tiles * s.units / s.ranks), 1);
+  }
+  for (const int rank : owner) ASSERT_NE(rank, -1);
+}
+
+TEST(GemmI4F8Plan, ScheduleCoversEveryUnitOnce) {
+  for (int tiles = 1; tiles <= 12; ++tiles)
+    for (int units = 1; units <= 20; ++units)
+      for (int ranks = 1; ranks <= 8 && ranks <= tiles * units; ++ranks)
+        CheckSchedule({tiles, units, ranks});
+}
+
+TEST(GemmI4F8Plan, WideTilesAreEachVisitedOnce) {
+  for (const int rows : {1, 3, 16}) {
+    for (const int tokens : {1, 7, 8, 9, 64}) {
+      std::set<std::pair<int, int>> seen;
+      for (int i = 0; i < rows * tokens; ++i) {
+        const WideTile tile = WideTileAt(i, rows, tokens);
+        ASSERT_LT(tile.row_pair, rows);
+        ASSERT_LT(tile.token_tile, tokens);
+        ASSERT_TRUE(seen.emplace(tile.row_pair, tile.token_tile).second);
+      }
+    }
+  }
+}
+
+TEST(GemmI4F8Plan, ServedPlansFollowTheTokenCountAlone) {
+  for (const int64_t m : {1, 16, 17, 64, 127, 128, 129, 4096, 16384}) {
+    const GemmPlan plan = MakeGemmPlan({m, 12288, 4096}, Products::kServed);
+    EXPECT_EQ(plan.kernel().kernel == GemmKernel::kWide, m >= kTableMinTokens) << plan.why;
+    EXPECT_FALSE(plan.why.empty());
+  }
+}
+
+TEST(GemmI4F8Plan, PlansFitTheDeviceAndTheShape) {
+  const GemmDevice device;
+  for (const int64_t n : {64, 192, 2560, 4096, 6144, 28672}) {
+    for (const int64_t k : {64, 576, 2048, 4096, 28672}) {
+      for (const int64_t m : {1, 8, 9, 33, 64, 100, 513, 16384}) {
+        for (const Products products : {Products::kExact, Products::kTable}) {
+          const GemmPlan plan = MakeGemmPlan({m, n, k}, products, device);
+          ASSERT_GE(plan.num_clusters, 1);
+          ASSERT_LE(plan.num_clusters, device.max_clusters[static_cast<size_t>(plan.cluster)]);
+          if (plan.kernel().kernel == GemmKernel::kStream) {
+            ASSERT_GE(plan.num_clusters * plan.tiles_per_cluster, plan.tiles);
+            ASSERT_LE(plan.cluster, plan.units);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(GemmI4F8Plan, TunedRowsNameRealPlans) {
+  for (const TunedGemm& row : TunedGemms()) {
+    const int variant = FindGemmVariant(row.variant);
+    ASSERT_GE(variant, 0) << row.variant;
+    EXPECT_NO_THROW(MakeForcedGemmPlan({row.max_m, row.n, row.k}, variant, row.cluster));
+  }
+}
+
+TEST(GemmI4F8Plan, RefusesWhatNoKernelComputes) {
+  EXPECT_THROW(MakeGemmPlan({1, 96, 128}, Products::kExact), Error);
+  EXPECT_THROW(MakeGemmPlan({1, 64, 100}, Products::kExact), Error);
+  EXPECT_THROW(MakeGemmPlan({0, 64, 128}, Products::kExact), Error);
+  EXPECT_THROW(MakeForcedGemmPlan({1, 64, 128}, 0, 2), Error);  // one step cannot be shared
+  EXPECT_THROW(MakeForcedGemmPlan({1, 64, 128}, 99, 1), Error);
+}
+
+TEST(GemmI4F8Plan, RegistersFitTheFile) {
+  EXPECT_EQ(ConsumerRegisters(384, 56), 224);
+  EXPECT_LE(ConsumerRegisters(512, 56) * 384 + 56 * 128, 65536);
+}
+
+}  // namespace
+}  // namespace fireq::sm90
