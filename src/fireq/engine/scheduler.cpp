@@ -86,9 +86,10 @@ bool MayJoin(const SchedulerLimits& limits, std::span<const SequenceView> runnin
              const SequenceView& candidate, int64_t available_pages) {
   if (running.empty()) return true;
   if (static_cast<int64_t>(running.size()) >= limits.max_sequences) return false;
-  int64_t needed = PagesFor(candidate.num_tokens) - candidate.num_pages + 1;
+  const int64_t growth = CeilDiv<int64_t>(static_cast<int64_t>(running.size()) + 1, 2);
+  int64_t needed = PagesFor(candidate.num_tokens) - candidate.num_pages + growth;
   for (const SequenceView& s : running)
-    needed += std::max<int64_t>(0, PagesFor(s.num_tokens) - s.num_pages) + 1;
+    needed += std::max<int64_t>(0, PagesFor(s.num_tokens) - s.num_pages);
   return needed <= available_pages;
 }
 

@@ -44,8 +44,9 @@ BatchPlan Plan(const SchedulerLimits& limits, std::span<const SequenceView> runn
                int64_t available_pages);
 
 // Whether a sequence with `candidate` as its state may join `running`: there is a place for it, and
-// all its known tokens, and those that the others still have to run, and a page of growth each fit
-// in `available_pages`. With nothing running anything may.
+// in `available_pages` fit all its known tokens, those that the others still have to run, and a page
+// of growth for every second sequence (as many as need one within half a page's tokens). With
+// nothing running anything may.
 bool MayJoin(const SchedulerLimits& limits, std::span<const SequenceView> running,
              const SequenceView& candidate, int64_t available_pages);
 
