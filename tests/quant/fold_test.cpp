@@ -122,9 +122,11 @@ TEST_P(Folds, RpnAndCrsKeepTheFunctionAndBoundTheKeys) {
     recipe.crs = crs;
     recipe.crs_top_k = 2;
     Block<double> folded = block_;
-    FoldRope(folded, config_, recipe, ranges);
+    const std::vector<float> factors = FoldRope(folded, config_, recipe, ranges);
     EXPECT_LT(LargestDifference(Output(folded, config_, input_), expected_), kTolerance);
     const KeyRanges after = MeasureKeys(folded, config_, input_);
+    for (size_t c = 0; c < factors.size(); ++c)
+      EXPECT_NEAR(after.channel_max[c] / (ranges.channel_max[c] * factors[c]), 1.0, 1e-5);
     if (rpn && !crs && !config_.qk_norm) {
       for (const float norm : after.pair_norm) EXPECT_NEAR(norm, recipe.rpn_alpha, 1e-5);
     }
@@ -186,8 +188,7 @@ TEST_P(Folds, RotationsKeepTheFunction) {
 
 TEST_P(Folds, AllInOrderKeepTheFunction) {
   ThreadPool pool(2);
-  Recipe recipe;
-  recipe.cas = CasKind::kMean;
+  Recipe recipe = BuiltinRecipe("fireq");
   const Rotation residual(config_.hidden, 8), heads(config_.head_dim, 9);
   Block<double> folded = block_;
   FoldCas(folded, config_, recipe);
@@ -213,8 +214,11 @@ TEST(FoldRope, DeadChannelKeepsItsFactor) {
   ranges.channel_max.assign(16, 0.0f);
   ranges.key_energy = ranges.query_energy = std::vector<double>(8, 0.0);
   const std::vector<double> k_before = block.k.weight.data;
-  FoldRope(block, config, Recipe{}, ranges);
+  Recipe recipe;
+  recipe.rpn = recipe.crs = true;
+  FoldRope(block, config, recipe, ranges);
   EXPECT_EQ(block.k.weight.data, k_before);
+  ASSERT_EQ(block.crs_k.size(), 16u);
   for (const double factor : block.crs_k) EXPECT_EQ(factor, 1.0);
 }
 

@@ -85,8 +85,8 @@ void ScalePairs(Block<T>& block, const ModelConfig& config, const std::vector<do
 }  // namespace
 
 template <class T>
-void FoldRope(Block<T>& block, const ModelConfig& config, const Recipe& recipe,
-              const KeyRanges& ranges) {
+std::vector<float> FoldRope(Block<T>& block, const ModelConfig& config, const Recipe& recipe,
+                            const KeyRanges& ranges) {
   const int64_t heads = config.num_kv_heads, head_dim = config.head_dim, half = head_dim / 2;
   FIREQ_CHECK(std::ssize(ranges.pair_norm) == heads * half &&
                   std::ssize(ranges.channel_max) == heads * head_dim &&
@@ -94,6 +94,7 @@ void FoldRope(Block<T>& block, const ModelConfig& config, const Recipe& recipe,
                   ranges.query_energy.size() == ranges.pair_norm.size(),
               kShapeMismatch, "RoPE statistics of ", ranges.pair_norm.size(), " pairs for ", heads,
               " heads of ", head_dim);
+  std::vector<float> key_factors(ranges.channel_max.size(), 1.0f);
   std::vector<bool> crs_pairs(ranges.pair_norm.size(), false);
   if (recipe.crs) {
     block.crs_k.assign(static_cast<size_t>(heads * head_dim), T{1});
@@ -108,14 +109,23 @@ void FoldRope(Block<T>& block, const ModelConfig& config, const Recipe& recipe,
         const size_t at = static_cast<size_t>(head * head_dim + c);
         block.crs_k[at] = static_cast<T>(recipe.crs_beta / double{maxima[c]});
         block.crs_q[at] = static_cast<T>(double{maxima[c]} / recipe.crs_beta);
+        key_factors[at] = static_cast<float>(block.crs_k[at]);
       }
     }
   }
-  if (recipe.rpn || recipe.balance_qk)
-    ScalePairs(block, config, PairFactors(config, recipe, ranges, crs_pairs));
+  if (recipe.rpn || recipe.balance_qk) {
+    const std::vector<double> factors = PairFactors(config, recipe, ranges, crs_pairs);
+    ScalePairs(block, config, factors);
+    for (int64_t i = 0; i < heads * head_dim; ++i)
+      key_factors[static_cast<size_t>(i)] *= static_cast<float>(
+          factors[static_cast<size_t>(i / head_dim * half + i % head_dim % half)]);
+  }
+  return key_factors;
 }
 
-template void FoldRope<float>(Block<float>&, const ModelConfig&, const Recipe&, const KeyRanges&);
-template void FoldRope<double>(Block<double>&, const ModelConfig&, const Recipe&, const KeyRanges&);
+template std::vector<float> FoldRope<float>(Block<float>&, const ModelConfig&, const Recipe&,
+                                            const KeyRanges&);
+template std::vector<float> FoldRope<double>(Block<double>&, const ModelConfig&, const Recipe&,
+                                             const KeyRanges&);
 
 }  // namespace fireq::quant

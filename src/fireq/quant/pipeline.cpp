@@ -1,6 +1,8 @@
 #include "fireq/quant/pipeline.h"
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <optional>
 #include <regex>
@@ -13,6 +15,7 @@
 #include "fireq/quant/fold_cas.h"
 #include "fireq/quant/fold_rotation.h"
 #include "fireq/quant/model_rotation.h"
+#include "fireq/quant/report_html.h"
 
 namespace fireq::quant {
 namespace {
@@ -39,6 +42,10 @@ std::vector<std::string> ExcludedLinears(const ModelConfig& config, const Recipe
 }
 
 QuantConfig MakeQuantConfig(const ModelConfig& config, const Recipe& recipe) {
+  const auto head_dim = static_cast<uint64_t>(config.head_dim);
+  FIREQ_CHECK(!recipe.hadamard_qk || std::has_single_bit(head_dim), kUnsupported,
+              "recipe: hadamard.qk = true needs a head dim that is a power of two, the model has ",
+              config.head_dim, "; instead: --set hadamard.qk=false --set rpn=true --set crs=true");
   QuantConfig out;
   out.arithmetic = ArithmeticOf(recipe);
   out.crs = recipe.crs;
@@ -73,7 +80,7 @@ class Pipeline {
       std::optional<BlockStats> stats;
       if (calibration_)
         stats = calibration_->RunBlock(block, layer, recipe_.weights_solver == WeightSolver::kGptq);
-      if (NeedsKeyRanges(recipe_)) FoldRope(block, config_, recipe_, stats->keys);
+      if (NeedsKeyRanges(recipe_)) FoldKeys(block, layer, stats->keys);
       WriteSmallTensors(block, layer);
       WriteLinears({&block.q, &block.k, &block.v}, stats ? &stats->attn_input : nullptr);
       WriteLinears({&block.o}, stats ? &stats->attn_out : nullptr);
@@ -81,9 +88,12 @@ class Pipeline {
       WriteLinears({&block.down}, stats ? &stats->mlp_hidden : nullptr);
     }
     Progress("writing", config_.num_layers);
-    writer_.Finish();
     report_.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const nlohmann::json report = ToJson(report_);
+    writer_.AddFile("quantisation_report.json", report.dump());
+    writer_.AddFile("quantisation_report.html", ReportHtml(report));
+    writer_.Finish();
     return std::move(report_);
   }
 
@@ -122,6 +132,13 @@ class Pipeline {
     write(kKNorm, block.k_norm, {config_.head_dim});
     write(kCrsQFactor, block.crs_q, {config_.num_kv_heads, config_.head_dim});
     write(kCrsKFactor, block.crs_k, {config_.num_kv_heads, config_.head_dim});
+  }
+
+  void FoldKeys(Block<float>& block, int64_t layer, const KeyRanges& keys) {
+    const std::vector<float> factors = FoldRope(block, config_, recipe_, keys);
+    KeyReport& report = report_.keys.emplace_back(KeyReport{layer, keys.channel_max, {}});
+    for (size_t i = 0; i < factors.size(); ++i)
+      report.channel_max_after.push_back(keys.channel_max[i] * factors[i]);
   }
 
   // Linears that share one input.

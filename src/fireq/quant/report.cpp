@@ -30,6 +30,11 @@ nlohmann::json ToJson(const Report& report) {
     mean.output_table += linear.errors.output_table / count;
     mean.output_exact += linear.errors.output_exact / count;
   }
+  out["keys"] = nlohmann::json::array();
+  for (const KeyReport& keys : report.keys)
+    out["keys"].push_back({{"layer", keys.layer},
+                           {"channel_max_before", keys.channel_max_before},
+                           {"channel_max_after", keys.channel_max_after}});
   out["mean"] = nlohmann::json::object();
   Put(out["mean"], mean);
   return out;

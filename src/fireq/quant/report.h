@@ -16,17 +16,26 @@ struct LinearReport {
   LinearErrors errors;
 };
 
+// Largest magnitudes of K's channels after RoPE on the calibration text, [Hk, Dh].
+struct KeyReport {
+  int64_t layer = 0;
+  std::vector<float> channel_max_before;  // of the float model
+  std::vector<float> channel_max_after;   // as the cache sees them, with RPN, CRS or balancing
+};
+
 struct Report {
   nlohmann::json recipe;
   int64_t calibration_tokens = 0;
   double seconds = 0.0;
   std::vector<LinearReport> linears;
+  std::vector<KeyReport> keys;  // one a layer; none if the recipe does not look at K
   std::vector<std::string> excluded;
 };
 
 // {"recipe":{...},"calibration_tokens","seconds","excluded":[...],"mean":{errors},
-//  "linears":[{"name","n","k","t",errors}]} with errors as in LinearErrors: relative,
-//  dimensionless.
+//  "linears":[{"name","n","k","t",errors}],
+//  "keys":[{"layer","channel_max_before":[...],"channel_max_after":[...]}]} with errors as in
+//  LinearErrors: relative, dimensionless.
 nlohmann::json ToJson(const Report& report);
 
 }  // namespace fireq::quant
