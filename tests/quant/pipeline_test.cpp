@@ -139,10 +139,7 @@ TEST_F(TinyPipeline, UnquantisedCheckpointIsTheFloatModel) {
 }
 
 TEST_F(TinyPipeline, BytesDoNotDependOnThreads) {
-  Recipe recipe = BuiltinRecipe("default");
-  ApplySetting(recipe, "weights.solver=gptq");
-  ApplySetting(recipe, "weights.sweeps=1");
-  ApplySetting(recipe, "rotate.residual=true");
+  const Recipe recipe = BuiltinRecipe("default");
   std::vector<std::string> bytes;
   for (const int threads : {1, 3}) {
     const std::string name = StrCat("threads", threads);
@@ -191,6 +188,25 @@ TEST_F(TinyPipeline, NonFiniteWeightIsRefusedByNameAndLeavesNothing) {
     EXPECT_THAT(error.what(), HasSubstr("model.layers.1.mlp.down_proj.weight"));
   }
   EXPECT_TRUE(std::filesystem::is_empty(out_.path()));
+}
+
+TEST(Pipeline, HadamardOfAnOddHeadDimIsRefusedWithAWayOut) {
+  ModelConfig config = TinyConfig();
+  config.head_dim = 24;
+  const TemporaryDirectory model, out;
+  test::WriteHuggingFace(model.path(), config, test::RandomWeights(config, 1));
+  const auto source = ModelSource::Open(model.path());
+  QuantizeJob job;
+  job.source = source.get();
+  job.target = out.path() / "out";
+  job.recipe = BuiltinRecipe("default");
+  try {
+    Quantize(job);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_THAT(error.what(), testing::AllOf(HasSubstr("24"), HasSubstr("hadamard.qk=false")));
+  }
 }
 
 // The float model with every fold in it, run in F32: logits stay what they were.

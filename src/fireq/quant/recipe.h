@@ -39,23 +39,24 @@ enum class WeightSolver : uint8_t {
 
 enum class CasKind : uint8_t { kNone, kMean, kAbsMax };
 
+// Without changes: plain rounding, "rtn".
 struct Recipe {
-  std::string name;  // of the built-in it started from
+  std::string name = "rtn";  // of the built-in it started from
 
-  WeightGrid weights_grid = WeightGrid::kSigned;
-  bool weights_search = true;
-  bool weights_t = true;
+  WeightGrid weights_grid = WeightGrid::kRtn;
+  bool weights_search = false;
+  bool weights_t = false;
   ErrorProducts weights_products = ErrorProducts::kTable;
   WeightSolver weights_solver = WeightSolver::kNearest;
   double weights_damping = 0.1;  // of the mean of diag(X^T X), added to all of it
-  int64_t weights_sweeps = 0;    // rounds of coordinate descent after GPTQ
+  int64_t weights_sweeps = 0;    // rounds of coordinate descent after GPTQ, on scales and codes
 
   CasKind cas = CasKind::kNone;
   std::string cas_lambdas = "1,2,3";  // o; gate|up; down
 
-  bool rpn = true;
+  bool rpn = false;
   double rpn_alpha = 8.0;
-  bool crs = true;
+  bool crs = false;
   double crs_beta = 8.0;
   int64_t crs_top_k = 8;
   bool balance_qk = false;
@@ -65,7 +66,7 @@ struct Recipe {
   bool hadamard_qk = false;
   int64_t seed = 0;
 
-  KvGrid kv = KvGrid::kAsymmetric;
+  KvGrid kv = KvGrid::kSymmetric;
   bool e4m3_activations = true;
   bool e4m3_query = true;
   bool e4m3_probs = true;

@@ -25,6 +25,15 @@ inline float Value(float code, float scale, float zero) {
   return 0.5f * (exact + table);
 }
 
+// For kMean: what the two products' distance from their mean adds to the mean squared error.
+template <ErrorProducts P>
+inline float Spread(float code, float scale, float zero) {
+  if constexpr (P != ErrorProducts::kMean) return 0.0f;
+  const float exact = (code - zero) * scale;
+  const float half = 0.5f * (exact - RoundToE4M3Branchless(exact));
+  return half * half;
+}
+
 // Table products are not evenly spaced, so the nearest may belong to a neighbour of w / scale.
 template <ErrorProducts P>
 inline ValuedCode Nearest(float w, float scale, float zero) {
@@ -197,9 +206,15 @@ class RowBlock {
                   static_cast<int>(count), 1.0f, local.data.data(), static_cast<int>(count),
                   step.data.data(), kRows, 0.0f, product.data.data(), kRows);
       for (int64_t i = 0; i < count; ++i) {
-        const float* gradient = work_.row(members[static_cast<size_t>(i)]);
-        for (int64_t r = 0; r < kRows; ++r)
-          change[static_cast<size_t>(r)] += step.at(i, r) * (2.0f * gradient[r] + product.at(i, r));
+        const int64_t column = members[static_cast<size_t>(i)];
+        const float* gradient = work_.row(column);
+        for (int64_t r = 0; r < kRows; ++r) {
+          const size_t at = static_cast<size_t>(r);
+          const float code = code_.at(column, r), zero = zero_.at(group, r);
+          change[at] += step.at(i, r) * (2.0f * gradient[r] + product.at(i, r)) +
+                        local.at(i, i) * (Spread<P>(code, scale[at], zero) -
+                                          Spread<P>(code, scale_.at(group, r), zero));
+        }
       }
       for (int64_t r = 0; r < kRows; ++r) {
         const size_t at = static_cast<size_t>(r);
