@@ -1,9 +1,12 @@
 // Times the attention kernels on shapes given as arguments; one CSV row a shape on stdout.
 //
-//   fireq_bench_attention decode  BATCHxCONTEXTxHEADSxKVHEADSxDIM[xQUERIES] ...
+//   fireq_bench_attention decode|decode-pdl|prefill  BATCHxCONTEXTxHEADSxKVHEADSxDIM[xQUERIES] ...
 //
+// prefill: batch,context,heads,kv_heads,head_dim,median_us,tflops,low_us,high_us (causal: half of
+//          4 context^2 Dh operations a head)
 // decode:  batch,context,heads,kv_heads,head_dim,median_us,floor_us,ratio_floor,low_us,high_us
 // The floor is the cache's INT4 bytes at 4.4 TB/s. Caches rotate past the L2.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -13,6 +16,7 @@
 #include "bench/attention/random_step.h"
 #include "bench/attention/timing.h"
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
+#include "fireq/backends/sm90/attn_prefill/launch.h"
 
 namespace fireq::bench {
 namespace {
@@ -80,13 +84,47 @@ void BenchDecode(const Shape& s, bool programmatic) {
   std::fflush(stdout);
 }
 
+void BenchPrefill(const Shape& s) {
+  const KvPageLayout layout{KvGrid::kAsymmetric, s.kv_heads, s.head_dim};
+  const int64_t bytes = int64_t{s.batch} * s.context * s.heads * s.head_dim * 3;  // Q and out
+  const Steps steps = MakeSteps({s.batch, s.context, s.context, s.heads, layout}, bytes);
+  const std::vector<int32_t> lengths(static_cast<size_t>(s.batch), s.context);
+  const sm90::AttnPrefillPlan plan =
+      sm90::MakeAttnPrefillPlan(lengths, lengths, s.heads, s.kv_heads, s.head_dim, sm90::NumSms());
+  const sm90::DeviceBuffer<sm90::AttnPrefillItem> items(plan.items);
+  const double operations =
+      2.0 * s.batch * s.heads * double(s.context) * double(s.context) * s.head_dim;
+  const int launches = std::clamp(static_cast<int>(4e12 / operations), 2, 20);
+  const Timing t = TimeGraph(launches, 11, [&](int i, cudaStream_t stream) {
+    const RandomStep& step = *steps[static_cast<size_t>(i) % steps.size()];
+    sm90::AttnPrefillArgs args;
+    args.tensors = {.q = step.q.data(),
+                    .scale_q = step.scale_q.data(),
+                    .pages = step.pages.data(),
+                    .query_start = step.query_start.data(),
+                    .context_len = step.context_len.data(),
+                    .page_table = step.page_table.data(),
+                    .items = items.data(),
+                    .out = step.out.data(),
+                    .num_heads = s.heads,
+                    .kv_heads = s.kv_heads,
+                    .max_pages = step.max_pages};
+    LaunchAttnPrefill(plan, args, stream);
+  });
+  std::printf("%d,%d,%d,%d,%d,%.2f,%.1f,%.2f,%.2f\n", s.batch, s.context, s.heads, s.kv_heads,
+              s.head_dim, t.median_us, operations / t.median_us * 1e-6, t.low_us, t.high_us);
+  std::fflush(stdout);
+}
+
 int Main(int argc, char** argv) {
-  FIREQ_CHECK(argc >= 3, kInvalidArgument, "bench attention: decode SHAPE ...");
+  FIREQ_CHECK(argc >= 3, kInvalidArgument, "bench attention: decode|decode-pdl|prefill SHAPE ...");
   const std::string what = argv[1];
   for (int i = 2; i < argc; ++i) {
     const Shape shape = ParseShape(argv[i]);
     if (what == "decode" || what == "decode-pdl") {
       BenchDecode(shape, what == "decode-pdl");
+    } else if (what == "prefill") {
+      BenchPrefill(shape);
     } else {
       Throw(ErrorCode::kInvalidArgument, StrCat("bench attention: ", what));
     }

@@ -13,6 +13,7 @@ TEST(AttnDecodePlan, FitsSharedMemoryForEverySupportedShape) {
       const AttnDecodePlan plan = MakeAttnDecodePlan({sequences, 32, 8, dim, 1, 132});
       EXPECT_GE(plan.stages, kDecodeWarps);
       EXPECT_LE(plan.stages, kDecodeMaxStages);
+      EXPECT_EQ(plan.stages % kDecodeWarps, 0);
       EXPECT_LE(plan.shared.bytes, 227 * 1024);
       EXPECT_EQ(plan.shared.sums % 16, 0);
       EXPECT_EQ(plan.shared.barriers % 8, 0);

@@ -31,8 +31,12 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   const int64_t stats = int64_t{2} * kDecodeWarps * kDecodeMaxRows * 8;
   const int64_t fixed = sums + stats + 2 * kDecodeMaxStages * 8 + 64 +
                         AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
+  // A multiple of the warps: a stage then always belongs to the same warp. With any other number a
+  // warp could run a whole ring ahead of a page that is late, and take the phase before for its
+  // own.
   plan.stages = static_cast<int>(
-      std::min<int64_t>(kDecodeMaxStages, (kSharedLimit - fixed) / layout.head_bytes()));
+      std::min<int64_t>(kDecodeMaxStages, (kSharedLimit - fixed) / layout.head_bytes()) /
+      kDecodeWarps * kDecodeWarps);
   FIREQ_CHECK(plan.stages >= kDecodeWarps, kUnsupported, "decode attention: ", shape.num_sequences,
               " sequences leave shared memory for ", plan.stages, " pages only");
 

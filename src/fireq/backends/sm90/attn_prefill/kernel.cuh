@@ -1,0 +1,50 @@
+// Prefill attention over the paged INT4 cache: one producer and two consumer warpgroups a CTA,
+// persistent over a list of pieces sorted by length.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include "fireq/backends/sm90/attn_prefill/consumer.cuh"
+#include "fireq/backends/sm90/attn_prefill/producer.cuh"
+#include "fireq/backends/sm90/attn_prefill/shared.cuh"
+
+namespace fireq::sm90 {
+
+template <int kDim>
+__device__ __forceinline__ void InitPrefillShared(PrefillShared<kDim>& shared) {
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kPrefillStages; ++i) {
+      MbarrierInit(&shared.full[i], 1);                       // the producer warp of the tile
+      MbarrierInit(&shared.empty[i], 4 * kPrefillConsumers);  // the consumers' warps
+    }
+    for (int i = 0; i < 4 * kPrefillRawPages; ++i) MbarrierInit(&shared.raw_full[0][0] + i, 1);
+    FenceMbarrierInit();
+  }
+  // Rows Dh + 1 .. Dh + 7 of V^T stay zero: finite in the product, unused in the result.
+  for (int i = static_cast<int>(threadIdx.x); i < kPrefillStages * 7 * 4; i += kPrefillThreads) {
+    uint8_t* row = shared.v[i / 28] + (kDim + 1 + i % 28 / 4) * kPrefillKeys;
+    *reinterpret_cast<uint4*>(row + 16 * (i % 4)) = make_uint4(0, 0, 0, 0);
+  }
+  FenceProxyAsync();
+  __syncthreads();
+}
+
+// 128 x 56 + 256 x 224 registers are what 384 x 168 gave the CTA: asking for more hangs.
+template <int kDim, int kTerms>
+__global__ void __launch_bounds__(kPrefillThreads, 1)
+    AttnPrefill(const __grid_constant__ AttnPrefillParams p) {
+  extern __shared__ __align__(1024) uint8_t dynamic_shared[];
+  PrefillShared<kDim>& shared = *reinterpret_cast<PrefillShared<kDim>*>(dynamic_shared);
+  InitPrefillShared<kDim>(shared);
+  const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);
+  const int group = warp / 4;
+  if (group == kPrefillConsumers) {
+    RegistersDecrease<56>();
+    PrefillProducer<kDim>(p, shared, warp % 4).Run();
+  } else {
+    RegistersIncrease<224>();
+    PrefillConsumer<kDim, kTerms>(p, shared, group).Run();
+  }
+}
+
+}  // namespace fireq::sm90

@@ -1,0 +1,34 @@
+// What the prefill attention kernel is told: pointers and sizes, passed by value.
+#pragma once
+
+#include <cstdint>
+
+#include "fireq/formats/bf16.h"
+
+namespace fireq::sm90 {
+
+// kPrefillRows rows of one sequence: row i is query i / group, head i % group of a KV head's group
+// of H / Hk query heads.
+struct AttnPrefillItem {
+  int32_t sequence;
+  int32_t tile;
+};
+
+// Everything on the device.
+struct AttnPrefillParams {
+  const uint8_t* q = nullptr;              // e4m3 [T, H, Dh]
+  const float* scale_q = nullptr;          // f32 [T, H]
+  const uint8_t* pages = nullptr;          // KvPageLayout pages of one layer
+  const int32_t* query_start = nullptr;    // i32 [S + 1]
+  const int32_t* context_len = nullptr;    // i32 [S]
+  const int32_t* page_table = nullptr;     // i32 [S, max_pages]
+  const AttnPrefillItem* items = nullptr;  // AttnPrefillPlan::items
+  bf16_t* out = nullptr;                   // bf16 [T, H, Dh]
+  int32_t num_items = 0;
+  int32_t num_heads = 0;  // H
+  int32_t kv_heads = 0;   // Hk
+  int32_t group = 0;      // H / Hk; set by the launch
+  int32_t max_pages = 0;
+};
+
+}  // namespace fireq::sm90

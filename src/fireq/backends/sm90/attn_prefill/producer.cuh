@@ -1,0 +1,194 @@
+// The producer warpgroup: copies packed pages in, unpacks INT4 to E4M3 into the swizzled tiles that
+// wgmma reads, and turns scales into factors. A nibble in the low half of a byte is the E4M3 number
+// q 2^-9, so unpacking V is mask and shift; its zero points become one more row. K gets q - z, also
+// exact, in sign and magnitude: a correction z sum Q outside would lose S's last bits to
+// cancellation, because the tensor cores add with 13 bits below the largest product.
+//
+// Every fourth tile belongs to one of the four warps, which does all of it with packed pages of its
+// own: no warp waits for another, and four tiles' latencies overlap.
+#pragma once
+
+#include <cstdint>
+
+#include "fireq/backends/sm90/attn_prefill/shared.cuh"
+#include "fireq/backends/sm90/ptx/cvt.cuh"
+#include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/tma.cuh"
+
+namespace fireq::sm90 {
+
+template <int kDim>
+class PrefillProducer {
+ public:
+  using Shared = PrefillShared<kDim>;
+  static constexpr int kRawBytes = static_cast<int>(Shared::kLayout.head_bytes());
+  static constexpr int kKeyChunks = kDim / 32;  // 16-byte runs of codes of one token
+
+  __device__ PrefillProducer(const AttnPrefillParams& p, Shared& shared, int warp)
+      : p_(p), shared_(shared), warp_(warp), lane_(static_cast<int>(threadIdx.x) % 32) {
+    const int row = RowOfKey(lane_ / kKeyChunks);
+    // 16-byte chunk c of a row lies at c ^ (address bits 7..): rows of 128 or of 64 bytes.
+    const int swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
+    key_place_ = row * kDim + 16 * (2 * (lane_ % kKeyChunks) ^ swizzle);
+    value_place_ = lane_ * kPrefillKeys + 16 * ((lane_ >> 1) & 3);
+  }
+
+  __device__ __forceinline__ void Run() {
+    PrefillWalk walk(p_);
+    PrefillWork work;
+    uint32_t before = 0;  // tiles of the works before
+    while (walk.Next(work)) {
+      const int32_t tiles = work.Tiles(work.first_row, kPrefillRows, p_.group);
+      const int32_t first = static_cast<int32_t>((warp_ - before) % 4);
+      const int32_t* table = p_.page_table + int64_t{work.sequence} * p_.max_pages;
+      const uint8_t* pages = p_.pages + int64_t{work.kv_head} * kRawBytes;
+      const int32_t context = work.prefix + work.rows / p_.group;
+      int32_t next = first;  // tile to copy
+      for (int i = 0; i < kPrefillRawPages; ++i, next += 4) {
+        if (next < tiles) Load(pages, PageNumber(table, first, next, tiles), loads_++);
+      }
+      for (int32_t tile = first; tile < tiles; tile += 4, next += 4) {
+        Unpack(before + tile, context - tile * kPrefillKeys);
+        if (next < tiles) Load(pages, PageNumber(table, first, next, tiles), loads_++);
+      }
+      before += static_cast<uint32_t>(max(tiles, 0));
+    }
+  }
+
+ private:
+  // The lanes hold the page numbers of 32 tiles of this warp.
+  __device__ __forceinline__ int64_t PageNumber(const int32_t* table, int32_t first, int32_t tile,
+                                                int32_t tiles) {
+    const int32_t index = (tile - first) / 4;
+    if (index % 32 == 0) {
+      const int32_t mine = tile + 4 * lane_;
+      number_ = mine < tiles ? table[mine] : 0;
+    }
+    return __shfl_sync(0xFFFFFFFFu, number_, index % 32);
+  }
+
+  // The warp has read what the raw page held before.
+  __device__ __forceinline__ void Load(const uint8_t* pages, int64_t number, uint32_t load) {
+    const int slot = static_cast<int>(load % kPrefillRawPages);
+    if (lane_ == 0) {
+      Mbarrier* full = &shared_.raw_full[warp_][slot];
+      MbarrierArriveExpectTx(full, kRawBytes);
+      BulkLoad(shared_.raw[warp_][slot], pages + number * (int64_t{kRawBytes} * p_.kv_heads),
+               kRawBytes, full, kEvictLast);
+    }
+    __syncwarp();
+  }
+
+  // `index` counts the CTA's tiles; `valid` tokens of the page belong to the sequence.
+  __device__ __forceinline__ void Unpack(uint32_t index, int32_t valid) {
+    const int slot = static_cast<int>(unpacked_ % kPrefillRawPages);
+    const int stage = static_cast<int>(index % kPrefillStages);
+    MbarrierWait(&shared_.raw_full[warp_][slot], unpacked_ / kPrefillRawPages & 1);
+    MbarrierWait(&shared_.empty[stage], ~(index / kPrefillStages) & 1);
+    ++unpacked_;
+    const uint8_t* raw = shared_.raw[warp_][slot];
+    Scales(raw, valid, shared_.scales[stage]);
+    UnpackZeros(raw, shared_.v[stage]);
+    UnpackKeys(raw, shared_.k[stage]);
+    UnpackValues(raw, shared_.v[stage]);
+    FenceProxyAsync();  // the stores above before the tensor cores' reads
+    __syncwarp();
+    if (lane_ == 0) MbarrierArrive(&shared_.full[stage]);
+  }
+
+  static __device__ __forceinline__ uint32_t Low(uint32_t w) { return w & 0x0F0F0F0Fu; }
+  static __device__ __forceinline__ uint32_t High(uint32_t w) { return (w >> 4) & 0x0F0F0F0Fu; }
+
+  // (x - z) 2^-9 of four bytes x and z in 0..15, as E4M3: |x - z| and a sign bit.
+  static __device__ __forceinline__ uint32_t Subtract(uint32_t x, uint32_t z, uint32_t bias) {
+    return __vabsdiffu4(x, z) | (~(x + bias) & 0x80808080u);
+  }
+
+  // Load i of the warp brings kTokens tokens; 16 bytes are 32 d of one token, chunks 2 i and 2 i +
+  // 1 of its row. For Dh = 128, 8 tokens on means 4 rows on in RowOfKey's order, which flips bit 2
+  // of the swizzle; 16 tokens on mean 16 rows.
+  __device__ __forceinline__ void UnpackKeys(const uint8_t* raw, uint8_t* k) {
+    constexpr int kTokens = 32 / kKeyChunks;
+    constexpr int kLoads = kPrefillKeys / kTokens;
+    const uint8_t* zeros = raw + Shared::kLayout.k_zero_offset() + lane_ / kKeyChunks;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const uint4 w = *reinterpret_cast<const uint4*>(raw + 16 * (lane_ + 32 * i));
+      const uint32_t z = (zeros[kTokens * i] & 0xFu) * 0x01010101u;
+      const uint32_t bias = 0x80808080u - z;
+      const bool odd = kDim == 128 && i % 2 == 1;
+      uint8_t* to = k + (odd ? (key_place_ ^ 64) + 4 * kDim : key_place_) +
+                    (kDim == 128 ? i / 2 : i) * 16 * kDim;
+      uint8_t* to_high = k + (odd ? (key_place_ ^ 80) + 4 * kDim : key_place_ ^ 16) +
+                         (kDim == 128 ? i / 2 : i) * 16 * kDim;
+      *reinterpret_cast<uint4*>(to) =
+          make_uint4(Subtract(Low(w.x), z, bias), Subtract(Low(w.y), z, bias),
+                     Subtract(Low(w.z), z, bias), Subtract(Low(w.w), z, bias));
+      *reinterpret_cast<uint4*>(to_high) =
+          make_uint4(Subtract(High(w.x), z, bias), Subtract(High(w.y), z, bias),
+                     Subtract(High(w.z), z, bias), Subtract(High(w.w), z, bias));
+    }
+  }
+
+  // 8 bytes are 16 tokens of one d: one chunk of V^T's row d.
+  __device__ __forceinline__ void UnpackValues(const uint8_t* raw, uint8_t* v) {
+    const uint8_t* from = raw + Shared::kLayout.v_offset() + kVGroupBytes * lane_;
+#pragma unroll
+    for (int group = 0; group < 4; ++group) {
+      uint8_t* to = v + (value_place_ ^ (16 * group));
+#pragma unroll
+      for (int i = 0; i < kDim / 32; ++i) {
+        const uint2 w =
+            *reinterpret_cast<const uint2*>(from + kVGroupBytes * (kDim * group + 32 * i));
+        *reinterpret_cast<uint4*>(to + 32 * kPrefillKeys * i) =
+            make_uint4(Low(w.x), Low(w.y), High(w.x), High(w.y));
+      }
+    }
+  }
+
+  // Row Dh of V^T: a zero point's byte is the E4M3 number z 2^-9. Bytes of tokens that were never
+  // written are made finite: their P' is zero.
+  __device__ __forceinline__ void UnpackZeros(const uint8_t* raw, uint8_t* v) {
+    if (lane_ < 4) {
+      uint4 z = *reinterpret_cast<const uint4*>(raw + Shared::kLayout.v_zero_offset() + 16 * lane_);
+      z = make_uint4(Low(z.x), Low(z.y), Low(z.z), Low(z.w));
+      *reinterpret_cast<uint4*>(v + kDim * kPrefillKeys + 16 * lane_) = z;
+    }
+  }
+
+  // Two tokens a lane.
+  __device__ __forceinline__ void Scales(const uint8_t* raw, int32_t valid, PrefillScales& to) {
+    const int token = 2 * lane_;
+    uint32_t k =
+        *reinterpret_cast<const uint32_t*>(raw + Shared::kLayout.k_scale_offset() + 2 * token);
+    uint32_t v =
+        *reinterpret_cast<const uint32_t*>(raw + Shared::kLayout.v_scale_offset() + 2 * token);
+    const uint32_t keep = token + 1 < valid ? 0xFFFFFFFFu : (token < valid ? 0x0000FFFFu : 0u);
+    k &= keep;
+    v &= keep;
+    const float v0 = Bf16LowToFloat(v);
+    const float v1 = Bf16HighToFloat(v);
+    const uint32_t top = max(__float_as_uint(v0) & 0x7FFFFFFFu, __float_as_uint(v1) & 0x7FFFFFFFu);
+    const uint32_t above = (__reduce_max_sync(0xFFFFFFFFu, top) + 0x007FFFFFu) & 0x7F800000u;
+    // A NaN or infinite scale makes its row NaN by itself; r stays a number.
+    constexpr uint32_t kSmallest = 27u << 23;  // 2^-100
+    const uint32_t r = min(max(kSmallest, above), 0x7E800000u);
+    const float unit = __uint_as_float((262u << 23) - r);  // 256 / r
+    *reinterpret_cast<float2*>(to.score + token) =
+        make_float2(Bf16LowToFloat(k) * 512.0f, Bf16HighToFloat(k) * 512.0f);
+    *reinterpret_cast<float2*>(to.value + token) = make_float2(v0 * unit, v1 * unit);
+    if (lane_ == 0) to.r = __uint_as_float(r);
+  }
+
+  const AttnPrefillParams& p_;
+  Shared& shared_;
+  const int warp_;
+  const int lane_;
+  int key_place_;       // of this lane's chunk in a K tile
+  int value_place_;     // in a V tile
+  int32_t number_ = 0;  // of a page: one a lane
+  uint32_t loads_ = 0;
+  uint32_t unpacked_ = 0;
+};
+
+}  // namespace fireq::sm90

@@ -1,0 +1,118 @@
+// What the warpgroups of a prefill CTA share: the ring of packed pages, the ring of unpacked tiles,
+// and the walk over the CTA's pieces of work that each of them makes for itself.
+#pragma once
+
+#include <cstdint>
+
+#include "fireq/backends/sm90/attn_prefill/params.h"
+#include "fireq/backends/sm90/attn_prefill/plan.h"
+#include "fireq/backends/sm90/ptx/mbarrier.cuh"
+#include "fireq/formats/kv_page.h"
+
+namespace fireq::sm90 {
+
+inline constexpr int kPrefillKeys = kTokensPerPage;  // of a tile
+inline constexpr int kPrefillConsumers = 2;          // warpgroups
+inline constexpr int kPrefillThreads = 128 * (kPrefillConsumers + 1);
+
+// What a key's score and probability are multiplied by, in the order of its page.
+struct PrefillScales {
+  float score[kPrefillKeys];  // s_k 2^9: codes enter the product as (q - z) 2^-9
+  float value[kPrefillKeys];  // 256 s_v / r
+  float r;                    // power of two >= |s_v| of the tile
+  float unused[31];           // 128-byte multiples
+};
+
+template <int kDim>
+struct PrefillShared {
+  static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
+  // E4M3 [64 tokens][Dh], K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token
+  // KeyOfRow(n), so that a thread's columns of S are the k of its A fragment of P.
+  alignas(1024) uint8_t k[kPrefillStages][kPrefillKeys * kDim];
+  // E4M3 [64 rows][Dh] a consumer, swizzled as K: the registers are for S, P and O.
+  alignas(1024) uint8_t q[kPrefillConsumers][64 * kDim];
+  // E4M3 [Dh + 8][64 tokens] in the 64-byte swizzle: V^T, the zero points in row Dh, then zeros.
+  alignas(512) uint8_t v[kPrefillStages][(kDim + 8) * kPrefillKeys];
+  alignas(128) PrefillScales scales[kPrefillStages];
+  alignas(128) uint8_t raw[4][kPrefillRawPages][kLayout.head_bytes()];
+  Mbarrier full[kPrefillStages];
+  Mbarrier empty[kPrefillStages];
+  Mbarrier raw_full[4][kPrefillRawPages];
+};
+
+// Row of the K tile for token 16 b + 4 c + e: S's columns 8 j + 2 c + i then hold, for lane c, the
+// four tokens 16 b + 4 c .. + 3 that lane c needs as bytes of P.
+__device__ constexpr int RowOfKey(int token) {
+  const int c = token >> 2 & 3;
+  const int e = token & 3;
+  return (token & ~15) + 2 * c + (e & 1) + 8 * (e >> 1);
+}
+
+// A position in a ring of kCount barriers.
+template <int kCount>
+struct RingPlace {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void Next() {
+    if (++stage == kCount) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// One piece of work: kPrefillRows rows of a sequence and KV head.
+struct PrefillWork {
+  int32_t sequence;
+  int32_t kv_head;
+  int32_t first_row;    // of kPrefillRows, in query-major order over the group's heads
+  int32_t rows;         // of the sequence: query_len * group
+  int32_t first_token;  // of the sequence's queries in the step
+  int32_t prefix;       // keys that query 0 sees besides its own
+
+  // Keys that row `row` sees; rows past the last see what the last does.
+  __device__ __forceinline__ int32_t Limit(int row, int group) const {
+    return prefix + 1 + min(row, rows - 1) / group;
+  }
+  // Key tiles of the rows first .. first + count - 1; 0 where there are none.
+  __device__ __forceinline__ int32_t Tiles(int first, int count, int group) const {
+    if (first >= rows) return 0;
+    return max(0, Limit(first + count - 1, group) + kPrefillKeys - 1) / kPrefillKeys;
+  }
+};
+
+// Every warpgroup walks the same list on its own.
+class PrefillWalk {
+ public:
+  __device__ explicit PrefillWalk(const AttnPrefillParams& p) : p_(p) {}
+
+  // The next piece of work; false when there is none.
+  __device__ __forceinline__ bool Next(PrefillWork& work) { return Get(turn_++, work); }
+  // The piece that Next gave last, read again: so it need not stay in registers meanwhile.
+  __device__ __forceinline__ void Again(PrefillWork& work) const {
+    asm volatile("" ::: "memory");
+    static_cast<void>(Get(turn_ - 1, work));
+  }
+
+ private:
+  __device__ __forceinline__ bool Get(int32_t turn, PrefillWork& work) const {
+    const int64_t index = PrefillTurn(turn, blockIdx.x, gridDim.x);
+    if (index >= int64_t{p_.num_items} * p_.kv_heads) return false;
+    const uint32_t number = static_cast<uint32_t>(index);  // fits: the host checks
+    const uint32_t heads = static_cast<uint32_t>(p_.kv_heads);
+    const AttnPrefillItem item = p_.items[number / heads];
+    work.sequence = item.sequence;
+    work.kv_head = static_cast<int32_t>(number % heads);
+    work.first_row = item.tile * kPrefillRows;
+    work.first_token = p_.query_start[item.sequence];
+    const int32_t queries = p_.query_start[item.sequence + 1] - work.first_token;
+    work.rows = queries * p_.group;
+    work.prefix = p_.context_len[item.sequence] - queries;
+    return true;
+  }
+
+  const AttnPrefillParams& p_;
+  int32_t turn_ = 0;
+};
+
+}  // namespace fireq::sm90

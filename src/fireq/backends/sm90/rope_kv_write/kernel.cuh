@@ -1,0 +1,361 @@
+// A vector (one token of one head) belongs to Dh / 16 neighbouring lanes; lane j of them holds the
+// values d = 8 j .. + 7 and Dh/2 + 8 j .. + 7, both members of eight RoPE pairs. A CTA has 16
+// vectors: 16 tokens of one head, where a page's group of 16 tokens has one writer (this CTA), or
+// one token of 16 heads, where no sequence has more than 8 tokens in the step: then no two of its
+// tokens are 8 apart and share a byte.
+#pragma once
+
+#include <cstdint>
+
+#include "fireq/backends/sm90/ptx/cvt.cuh"
+#include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/rope_kv_write/launch.h"
+#include "fireq/formats/act_e4m3.h"
+#include "fireq/formats/kv_i4.h"
+
+namespace fireq::sm90 {
+
+inline constexpr int kRopeVectors = 16;  // of a CTA
+inline constexpr int kRopeShortRun = 8;  // tokens of a sequence: see above
+
+template <int kDim, bool kShort>
+class RopeKvWriter {
+ public:
+  static constexpr int kLanes = kDim / 16;  // of a vector
+  static constexpr int kThreads = kLanes * kRopeVectors;
+  static FIREQ_HD constexpr KvPageLayout Layout() { return {KvGrid::kAsymmetric, 1, kDim}; }
+
+  // `codes` [16][kDim] in shared memory.
+  __device__ RopeKvWriter(const RopeKvWriteParams& p, uint8_t* codes)
+      : p_(p),
+        codes_(codes),
+        lane_(static_cast<int>(threadIdx.x) % kLanes),
+        vector_(static_cast<int>(threadIdx.x) / kLanes) {}
+
+  __device__ void Run() {
+    const int sequence = blockIdx.z;
+    const int32_t first = p_.query_start[sequence];
+    const int32_t queries = p_.query_start[sequence + 1] - first;
+    const int32_t start = p_.context_len[sequence] - queries;  // position of query 0
+    int32_t query;
+    if constexpr (kShort) {
+      query = static_cast<int32_t>(blockIdx.x);
+      head_ = static_cast<int>(blockIdx.y) * kRopeVectors + vector_;
+    } else {
+      // Group of 16 positions number blockIdx.x from the one that holds query 0.
+      query = (start / kVGroupTokens + static_cast<int32_t>(blockIdx.x)) * kVGroupTokens + vector_ -
+              start;
+      head_ = static_cast<int>(blockIdx.y);
+      if (query - vector_ >= queries) return;  // the whole CTA
+    }
+    active_ = query >= 0 && query < queries && head_ < p_.num_heads + 2 * p_.kv_heads;
+    token_ = first + query;
+    position_ = start + query;
+    if (active_) {
+      Load();
+      page_ = p_.page_table[int64_t{sequence} * p_.max_pages + position_ / kTokensPerPage];
+    }
+    Dispatch();
+  }
+
+ private:
+  __device__ __forceinline__ void Dispatch() {
+    const int kv_first = p_.num_heads;
+    const int v_first = kv_first + p_.kv_heads;
+    // Lanes of one vector agree; shuffles stay within a vector. A CTA of 16 tokens has one head.
+    if (head_ < kv_first) {
+      const int kv_head = head_ / (p_.num_heads / p_.kv_heads);
+      Rotate(p_.q_norm, p_.crs_q, kv_head);
+      WriteQuery();
+    } else if (head_ < v_first) {
+      Rotate(p_.k_norm, p_.crs_k, head_ - kv_first);
+      WriteKey(head_ - kv_first);
+    } else {
+      WriteValue(min(head_ - v_first, p_.kv_heads - 1));
+    }
+  }
+
+  // All lanes of the vector, whatever the other vectors of the warp do.
+  __device__ __forceinline__ uint32_t Mask() const {
+    constexpr uint32_t kOnes = (1u << kLanes) - 1;
+    return kOnes << (threadIdx.x % 32 / kLanes * kLanes);
+  }
+  template <class T, class Combine>
+  __device__ __forceinline__ T Reduce(T value, Combine combine) const {
+#pragma unroll
+    for (int step = 1; step < kLanes; step *= 2)
+      value = combine(value, __shfl_xor_sync(Mask(), value, step));
+    return value;
+  }
+
+  // Place of value i (0 .. 15) in the vector.
+  __device__ __forceinline__ int Dim(int i) const {
+    return 8 * lane_ + (i < 8 ? i : kDim / 2 + i - 8);
+  }
+
+  __device__ __forceinline__ void Load() {
+    const bf16_t* from =
+        p_.qkv + (int64_t{token_} * (p_.num_heads + 2 * p_.kv_heads) + head_) * kDim;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint4 w = *reinterpret_cast<const uint4*>(from + half * (kDim / 2) + 8 * lane_);
+      const uint32_t words[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        x_[8 * half + 2 * i] = Bf16LowToFloat(words[i]);
+        x_[8 * half + 2 * i + 1] = Bf16HighToFloat(words[i]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Multiply(const float* factors) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) x_[i] *= factors[Dim(i)];
+  }
+
+  __device__ __forceinline__ void Rotate(const float* norm, const float* crs, int kv_head) {
+    if (!active_) return;
+    if (norm != nullptr) {
+      float squares = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 16; ++i) squares += x_[i] * x_[i];
+      squares = Reduce(squares, [](float a, float b) { return a + b; });
+      const float inverse = 1.0f / sqrtf(squares / kDim + p_.norm_eps);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) x_[i] *= inverse;
+      Multiply(norm);
+    }
+    const int64_t row = int64_t{position_} * (kDim / 2) + 8 * lane_;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float cosine = p_.rope_cos[row + i];
+      const float sine = p_.rope_sin[row + i];
+      const float a = x_[i];
+      const float b = x_[i + 8];
+      x_[i] = a * cosine - b * sine;
+      x_[i + 8] = b * cosine + a * sine;
+    }
+    if (crs != nullptr) Multiply(crs + int64_t{kv_head} * kDim);
+    if (p_.hadamard) Hadamard();
+  }
+
+  // Fast Walsh-Hadamard: bits 0 .. 2 and the top bit of d lie in the thread, the others in lanes.
+  __device__ __forceinline__ void Hadamard() {
+#pragma unroll
+    for (int bit = 1; bit < 16; bit *= 2) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        if ((i & bit) != 0) continue;
+        const float a = x_[i];
+        const float b = x_[i + bit];
+        x_[i] = a + b;
+        x_[i + bit] = a - b;
+      }
+    }
+#pragma unroll
+    for (int step = 1; step < kLanes; step *= 2) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        const float other = __shfl_xor_sync(Mask(), x_[i], step);
+        x_[i] = (lane_ & step) != 0 ? other - x_[i] : x_[i] + other;
+      }
+    }
+    constexpr float kScale = kDim == 128 ? 0.08838834764831845f : 0.125f;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) x_[i] *= kScale;
+  }
+
+  // max |x| of the vector; as integers, so that a NaN wins.
+  __device__ __forceinline__ float AbsMax() const {
+    uint32_t top = 0;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) top = max(top, __float_as_uint(x_[i]) & 0x7FFFFFFFu);
+    return __uint_as_float(Reduce(top, [](uint32_t a, uint32_t b) { return max(a, b); }));
+  }
+
+  __device__ __forceinline__ void WriteQuery() {
+    if (!active_) return;
+    const TokenScale scale = MakeTokenScale(AbsMax());
+    const int64_t row = int64_t{token_} * p_.num_heads + head_;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t words[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float* x = x_ + 8 * half + 4 * i;
+        words[i] = FloatsToE4M3x4(x[0] * scale.inv_scale, x[1] * scale.inv_scale,
+                                  x[2] * scale.inv_scale, x[3] * scale.inv_scale);
+      }
+      *reinterpret_cast<uint2*>(p_.q + row * kDim + half * (kDim / 2) + 8 * lane_) =
+          make_uint2(words[0], words[1]);
+    }
+    if (lane_ == 0) p_.scale_q[row] = scale.scale;
+  }
+
+  // Scale, zero point and codes of the vector: four codes a word, words 0 and 1 of the first half.
+  __device__ __forceinline__ KvScale Quantize(uint32_t (&words)[4]) const {
+    float low = 0.0f;
+    float high = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      low = fminf(low, x_[i]);
+      high = fmaxf(high, x_[i]);
+    }
+    const float absmax = AbsMax();
+    const bool is_nan = absmax != absmax;
+    KvScale scale;
+    if (p_.grid == KvGrid::kAsymmetric) {
+      low = Reduce(low, [](float a, float b) { return fminf(a, b); });
+      high = Reduce(high, [](float a, float b) { return fmaxf(a, b); });
+      scale = AsymmetricKvScale(is_nan ? absmax : low, is_nan ? absmax : high);
+    } else if (p_.grid == KvGrid::kSymmetric) {
+      scale = SymmetricKvScale(absmax);
+    } else {
+      scale = SignedKvScale(FirstExtreme(absmax));
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      words[i] = 0;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        words[i] |= static_cast<uint32_t>(KvCode(x_[4 * i + e], scale)) << (8 * e);
+      }
+    }
+    return scale;
+  }
+
+  // +-absmax with the sign of the first element that has this magnitude.
+  __device__ __forceinline__ float FirstExtreme(float absmax) const {
+    uint32_t first = 0xFFFFFFFFu;  // 2 d + sign
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      if (fabsf(x_[i]) == absmax) {
+        first = min(first, 2 * static_cast<uint32_t>(Dim(i)) + (__float_as_uint(x_[i]) >> 31));
+      }
+    }
+    first = Reduce(first, [](uint32_t a, uint32_t b) { return min(a, b); });
+    return (first & 1) != 0 ? -absmax : absmax;
+  }
+
+  __device__ __forceinline__ uint8_t* Block(int kv_head) const {
+    return p_.pages + (int64_t{page_} * p_.kv_heads + kv_head) * Layout().head_bytes();
+  }
+  __device__ __forceinline__ void WriteScale(uint8_t* block, int64_t scales, int64_t zeros,
+                                             KvScale scale) const {
+    if (lane_ != 0) return;
+    const int at = position_ % kTokensPerPage;
+    *reinterpret_cast<bf16_t*>(block + scales + 2 * at) = scale.scale;
+    block[zeros + at] = scale.zero;
+  }
+
+  // 32 values of d share 16 bytes: the low nibbles are lane j's, the high ones lane j + 2's. The
+  // two exchange, and each stores the 8 bytes of one half of d.
+  __device__ __forceinline__ void WriteKey(int kv_head) {
+    if (!active_) return;
+    uint32_t words[4];
+    const KvScale scale = Quantize(words);
+    const bool upper = (lane_ & 2) != 0;
+    uint32_t bytes[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t theirs = __shfl_xor_sync(Mask(), upper ? words[i] : words[2 + i], 2);
+      bytes[i] = upper ? theirs | words[2 + i] << 4 : words[i] | theirs << 4;
+    }
+    uint8_t* block = Block(kv_head);
+    const int run = lane_ / 4 + (upper ? kDim / 64 : 0);
+    *reinterpret_cast<uint2*>(block + position_ % kTokensPerPage * (kDim / 2) +
+                              run * (kKRunValues / 2) + 8 * (lane_ & 1)) =
+        make_uint2(bytes[0], bytes[1]);
+    WriteScale(block, Layout().k_scale_offset(), Layout().k_zero_offset(), scale);
+  }
+
+  __device__ __forceinline__ void WriteValue(int kv_head) {
+    uint32_t words[4];
+    if (active_) {
+      const KvScale scale = Quantize(words);
+      WriteScale(Block(kv_head), Layout().v_scale_offset(), Layout().v_zero_offset(), scale);
+    }
+    if constexpr (kShort) {
+      if (active_) ReplaceNibbles(Block(kv_head), words);
+    } else {
+      WriteGroup(kv_head, words);
+    }
+  }
+
+  __device__ __forceinline__ void ReplaceNibbles(uint8_t* block, const uint32_t (&words)[4]) const {
+    uint32_t old[16];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      old[i] = block[Layout().VCode(position_ % kTokensPerPage, Dim(i)).byte];
+    }
+    const int shift = Layout().VCode(position_ % kTokensPerPage, 0).shift;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const uint32_t code = words[i / 4] >> (8 * (i % 4)) & 0xFu;
+      block[Layout().VCode(position_ % kTokensPerPage, Dim(i)).byte] =
+          static_cast<uint8_t>((old[i] & (0xF0u >> shift)) | code << shift);
+    }
+  }
+
+  // The CTA's 16 tokens, turned around through shared memory: thread d writes d's 8 bytes.
+  __device__ __forceinline__ void WriteGroup(int kv_head, const uint32_t (&words)[4]) {
+    __shared__ int32_t page;
+    __shared__ int32_t group;
+    if (active_) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        *reinterpret_cast<uint2*>(codes_ + vector_ * kDim + half * (kDim / 2) + 8 * lane_) =
+            make_uint2(words[2 * half], words[2 * half + 1]);
+      }
+      if (lane_ == 0) {
+        page = page_;  // the same for every active vector: groups do not cross pages
+        group = position_ % kTokensPerPage / kVGroupTokens;
+      }
+    }
+    const uint32_t own = __ballot_sync(0xFFFFFFFFu, active_ && lane_ == 0);
+    __shared__ uint32_t active_lanes[kThreads / 32];
+    if (threadIdx.x % 32 == 0) active_lanes[threadIdx.x / 32] = own;
+    __syncthreads();
+    uint32_t low[2] = {};
+    uint32_t kept[2] = {0xFFFFFFFFu, 0xFFFFFFFFu};  // nibbles of tokens that are not in the step
+#pragma unroll
+    for (int t = 0; t < kVGroupTokens; ++t) {
+      const bool present = active_lanes[t * kLanes / 32] >> (t * kLanes % 32) & 1;
+      if (!present) continue;
+      const int shift = 8 * (t % 4) + 4 * (t / 8);
+      low[t % 8 / 4] |= static_cast<uint32_t>(codes_[t * kDim + threadIdx.x]) << shift;
+      kept[t % 8 / 4] &= ~(0xFu << shift);
+    }
+    page_ = page;
+    uint2* to = reinterpret_cast<uint2*>(Block(kv_head) + Layout().v_offset() +
+                                         (group * kDim + threadIdx.x) * kVGroupBytes);
+    if ((kept[0] | kept[1]) != 0) {
+      const uint2 old = *to;
+      low[0] |= old.x & kept[0];
+      low[1] |= old.y & kept[1];
+    }
+    *to = make_uint2(low[0], low[1]);
+  }
+
+  const RopeKvWriteParams& p_;
+  uint8_t* codes_;
+  const int lane_;
+  const int vector_;
+  bool active_ = false;
+  int head_ = 0;  // of H + 2 Hk
+  int32_t token_ = 0;
+  int32_t position_ = 0;
+  int32_t page_ = 0;
+  float x_[16] = {};
+};
+
+template <int kDim, bool kShort>
+__global__ void __launch_bounds__(RopeKvWriter<kDim, kShort>::kThreads)
+    RopeKvWrite(const __grid_constant__ RopeKvWriteParams p) {
+  __shared__ __align__(16) uint8_t codes[kShort ? 16 : kRopeVectors * kDim];
+  GridDependencyLaunch();
+  GridDependencyWait();
+  RopeKvWriter<kDim, kShort>(p, codes).Run();
+}
+
+}  // namespace fireq::sm90

@@ -1,0 +1,117 @@
+// Prefill attention on the device against the double-precision reference.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include "fireq/backends/sm90/attn_prefill/launch.h"
+#include "fireq/backends/sm90/runtime/stream.h"
+#include "tests/backends/sm90/attention_on_device.h"
+
+namespace fireq::sm90 {
+namespace {
+
+using testing::AttentionCase;
+using testing::AttentionOnDevice;
+using testing::MakeAttentionCase;
+using testing::ProbRounding;
+using testing::ReferenceAttention;
+using testing::RelativeError;
+
+// The step's attention with poisoned outputs.
+std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device, bool e4m3_probs) {
+  std::vector<int32_t> queries;
+  for (int s = 0; s < c.num_sequences(); ++s)
+    queries.push_back(c.query_start[s + 1] - c.query_start[s]);
+  const AttnPrefillPlan plan = MakeAttnPrefillPlan(queries, c.context_len, c.num_heads,
+                                                   c.layout.kv_heads, c.layout.head_dim, NumSms());
+  const DeviceBuffer<AttnPrefillItem> items(plan.items);
+  AttnPrefillArgs args;
+  args.e4m3_probs = e4m3_probs;
+  args.tensors = {.q = device.q.data(),
+                  .scale_q = device.q_scale.data(),
+                  .pages = device.pages.data(),
+                  .query_start = device.query_start.data(),
+                  .context_len = device.context_len.data(),
+                  .page_table = device.page_table.data(),
+                  .items = items.data(),
+                  .out = device.out.data(),
+                  .num_heads = c.num_heads,
+                  .kv_heads = c.layout.kv_heads,
+                  .max_pages = c.max_pages};
+  device.out.FillBytes(0xFF);
+  const Stream stream;
+  LaunchAttnPrefill(plan, args, stream.get());
+  stream.Synchronize();
+  return device.Output();
+}
+
+struct Case {
+  const char* name;
+  std::vector<int32_t> query_len;
+  std::vector<int32_t> context_len;
+  int heads;
+  int kv_heads;
+  int head_dim;
+  KvGrid grid;
+};
+
+class AttnPrefillCases : public ::testing::TestWithParam<Case> {};
+
+TEST_P(AttnPrefillCases, MatchesTheReference) {
+  FIREQ_NEEDS_HOPPER();
+  const Case& t = GetParam();
+  const AttentionCase c =
+      MakeAttentionCase({t.query_len, t.context_len, t.heads, {t.grid, t.kv_heads, t.head_dim}},
+                        std::random_device{}());
+  AttentionOnDevice device(c);
+  const std::vector<float> first = RunPrefill(c, device, true);
+  const std::vector<double> rounded = ReferenceAttention(c, ProbRounding::kE4M3);
+  const std::vector<double> exact = ReferenceAttention(c, ProbRounding::kNone);
+  const double served_error = RelativeError(first, rounded);
+  const double exact_error = RelativeError(first, exact);
+  const std::vector<float> second = RunPrefill(c, device, true);
+  EXPECT_EQ(0, std::memcmp(first.data(), second.data(), first.size() * sizeof(float)));
+  const double pair_error = RelativeError(RunPrefill(c, device, false), exact);
+  std::printf("prefill %-14s served %.2e  unrounded %.2e  two terms %.2e\n", t.name, served_error,
+              exact_error, pair_error);
+  EXPECT_LE(served_error, 3e-3);
+  EXPECT_LE(exact_error, 3e-2);
+  EXPECT_LE(pair_error, 2.5e-3);
+}
+
+constexpr KvGrid kAsym = KvGrid::kAsymmetric;
+INSTANTIATE_TEST_SUITE_P(
+    , AttnPrefillCases,
+    ::testing::Values(
+        Case{"one tile", {32}, {32}, 4, 1, 128, kAsym},
+        Case{"one token", {1}, {1}, 4, 1, 128, kAsym},
+        Case{"edges", {63, 64, 65, 127, 1, 129}, {63, 64, 65, 127, 1, 129}, 8, 2, 128, kAsym},
+        Case{"prefixes", {10, 64, 1, 33, 100}, {74, 128, 500, 97, 1000}, 16, 4, 128, kAsym},
+        Case{"empty", {0, 5, 0, 3}, {70, 5, 0, 0}, 8, 2, 128, kAsym},
+        Case{"mha", {200, 77}, {300, 77}, 3, 3, 128, kAsym},
+        Case{"group of 7", {90, 30}, {90, 200}, 14, 2, 128, kAsym},
+        Case{"heads of 64", {150, 64, 9}, {150, 700, 64}, 8, 2, 64, kAsym},
+        Case{"64, mha", {150}, {700}, 2, 2, 64, kAsym},
+        Case{"symmetric", {100}, {1000}, 8, 2, 128, KvGrid::kSymmetric},
+        Case{"signed", {100}, {1000}, 8, 2, 128, KvGrid::kSigned},
+        Case{"long", {600}, {4000}, 4, 1, 128, kAsym}),
+    [](const auto& info) { return "Case" + std::to_string(info.index); });
+
+// More pieces than CTAs, of very different lengths.
+TEST(AttnPrefill, ManyRaggedSequences) {
+  FIREQ_NEEDS_HOPPER();
+  std::mt19937 rng(std::random_device{}());
+  std::vector<int32_t> queries, contexts;
+  for (int i = 0; i < 60; ++i) {
+    queries.push_back(1 + rng() % 200);
+    contexts.push_back(queries.back() + (i % 3 == 0 ? rng() % 700 : 0));
+  }
+  const AttentionCase c = MakeAttentionCase({queries, contexts, 8, {kAsym, 2, 128}}, rng());
+  AttentionOnDevice device(c);
+  EXPECT_LE(RelativeError(RunPrefill(c, device, true), ReferenceAttention(c, ProbRounding::kE4M3)),
+            3e-3);
+}
+
+}  // namespace
+}  // namespace fireq::sm90
