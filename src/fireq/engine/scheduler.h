@@ -44,8 +44,8 @@ BatchPlan Plan(const SchedulerLimits& limits, std::span<const SequenceView> runn
                int64_t available_pages);
 
 // Whether a sequence with `candidate` as its state may join `running`: there is a place for it, and
-// in `available_pages` fit all its known tokens, those that the others still have to run, and a page
-// of growth for every second sequence (as many as need one within half a page's tokens). With
+// in `available_pages` fit all its known tokens, those that the others still have to run, and a
+// page of growth for every second sequence (as many as need one within half a page's tokens). With
 // nothing running anything may.
 bool MayJoin(const SchedulerLimits& limits, std::span<const SequenceView> running,
              const SequenceView& candidate, int64_t available_pages);
