@@ -47,8 +47,9 @@ int64_t Runner::working_bytes() const {
   const int64_t s = options_.max_sequences;
   const int64_t hidden_bytes = model_.config.hidden * SizeBytes(context_.border());
   const int64_t logits = s * (2 * hidden_bytes + model_.config.vocab_size * SizeBytes(DType::kF32));
-  const int64_t batch = SizeBytes(DType::kI32) *
-                        (2 * options_.max_tokens + s * (PagesFor(options_.max_context) + 3) + 1);
+  const int64_t batch =
+      SizeBytes(DType::kI32) * (2 * options_.max_tokens + s * (PagesFor(options_.max_context) + 3) +
+                                1 + 5 * kBatchArrayAlign);
   return context_.rope_cos.size_bytes() + context_.rope_sin.size_bytes() + buffers_.size_bytes() +
          logits + batch;
 }

@@ -8,9 +8,28 @@
 namespace fireq {
 namespace {
 
-Tensor UploadInts(Backend& backend, const std::vector<int32_t>& values, Shape shape) {
-  return backend.Upload(Tensor::FromVector(DType::kI32, std::move(shape), values));
-}
+// The step's arrays one behind the other, for a single upload.
+class FlatArrays {
+ public:
+  // Where `values` will be.
+  int64_t Add(const std::vector<int32_t>& values) {
+    const int64_t begin = static_cast<int64_t>(values_.size());
+    values_.insert(values_.end(), values.begin(), values.end());
+    values_.resize(AlignUp<size_t>(values_.size(), kBatchArrayAlign));
+    return begin;
+  }
+  void Upload(Backend& backend) {
+    uploaded_ = backend.Upload(
+        Tensor::FromVector(DType::kI32, {static_cast<int64_t>(values_.size())}, values_));
+  }
+  Tensor At(int64_t begin, Shape shape) const {
+    return uploaded_.Rows(begin, begin + NumElements(shape)).Reshape(std::move(shape));
+  }
+
+ private:
+  std::vector<int32_t> values_;
+  Tensor uploaded_;
+};
 
 }  // namespace
 
@@ -43,12 +62,19 @@ BatchView MakeBatch(Backend& backend, std::span<const SequenceStep> steps) {
     batch.max_context = std::max(batch.max_context, context);
   }
   batch.num_tokens = static_cast<int64_t>(ids.size());
-  batch.ids = UploadInts(backend, ids, {batch.num_tokens});
-  batch.positions = UploadInts(backend, positions, {batch.num_tokens});
-  batch.query_start = UploadInts(backend, query_start, {batch.num_sequences + 1});
-  batch.context_len = UploadInts(backend, context_len, {batch.num_sequences});
+  FlatArrays arrays;
+  const int64_t at_ids = arrays.Add(ids);
+  const int64_t at_positions = arrays.Add(positions);
+  const int64_t at_query_start = arrays.Add(query_start);
+  const int64_t at_context_len = arrays.Add(context_len);
+  const int64_t at_page_table = arrays.Add(page_table);
+  arrays.Upload(backend);
+  batch.ids = arrays.At(at_ids, {batch.num_tokens});
+  batch.positions = arrays.At(at_positions, {batch.num_tokens});
+  batch.query_start = arrays.At(at_query_start, {batch.num_sequences + 1});
+  batch.context_len = arrays.At(at_context_len, {batch.num_sequences});
+  batch.page_table = arrays.At(at_page_table, {batch.num_sequences, max_pages});
   batch.context_lens = std::move(context_len);
-  batch.page_table = UploadInts(backend, page_table, {batch.num_sequences, max_pages});
   return batch;
 }
 

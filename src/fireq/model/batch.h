@@ -16,6 +16,9 @@ struct SequenceStep {
   std::span<const int32_t> pages;  // the sequence's pages in order, enough for position + ids
 };
 
+// The arrays of a batch begin at multiples of so many values in one allocation.
+inline constexpr int64_t kBatchArrayAlign = 32;
+
 // Uploads the arrays of `steps` in order. Throws kInvalidArgument if a page is missing.
 BatchView MakeBatch(Backend& backend, std::span<const SequenceStep> steps);
 
