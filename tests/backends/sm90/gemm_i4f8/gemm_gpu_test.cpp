@@ -141,7 +141,7 @@ TEST_F(GemmI4F8, NaNPoisonsItsOwnRowOnly) {
   DeviceCase device{c};
   for (int v = 0; v < static_cast<int>(kGemmVariants.size()); ++v) {
     const bool wide = kGemmVariants[static_cast<size_t>(v)].kernel == GemmKernel::kWide;
-    const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, v, 2);
+    const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, v, wide ? 2 : 1);
     Check(c, device, plan, GemmEpilogue::kPlain, c.Reference(wide, false), false);
   }
 }

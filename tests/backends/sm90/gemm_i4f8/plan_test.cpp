@@ -25,8 +25,10 @@ void CheckSchedule(const ClusterSchedule& s) {
       ASSERT_LT(segment.begin, segment.end);
       ASSERT_LE(segment.end, s.units);
       if (!segment.whole(s.units)) seen_part = true;
-      ASSERT_TRUE(!seen_part || !segment.whole(s.units)) << "a whole tile after a part";
-      if (!segment.whole(s.units) && segment.begin == 0) {
+      ASSERT_TRUE(s.pair || !seen_part || !segment.whole(s.units)) << "a whole tile after a part";
+      if (s.pair) {
+        ASSERT_TRUE(segment.whole(s.units) || rank == (segment.begin == 0 ? 0 : 1));
+      } else if (!segment.whole(s.units) && segment.begin == 0) {
         ASSERT_EQ(i, s.NumSegments(rank) - 1) << "the tail reuses the ring: it must be last";
       }
       if (!segment.whole(s.units)) {
@@ -51,6 +53,11 @@ TEST(GemmI4F8Plan, ScheduleCoversEveryUnitOnce) {
     for (int units = 1; units <= 20; ++units)
       for (int ranks = 1; ranks <= 8 && ranks <= tiles * units; ++ranks)
         CheckSchedule({tiles, units, ranks});
+}
+
+TEST(GemmI4F8Plan, PairsShareAtMostOneTile) {
+  for (int tiles = 1; tiles <= 12; ++tiles)
+    for (int units = 2; units <= 20; ++units) CheckSchedule({tiles, units, 2, true});
 }
 
 TEST(GemmI4F8Plan, WideTilesAreEachVisitedOnce) {

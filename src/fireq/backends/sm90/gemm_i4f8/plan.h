@@ -28,11 +28,10 @@ struct GemmVariant {
 
 inline constexpr std::array kGemmVariants = {
     GemmVariant{"exact_8x64", GemmKernel::kStream, 8, 1, 4, 1},
-    GemmVariant{"exact_8x64_half", GemmKernel::kStream, 8, 1, 2, 2},
+    GemmVariant{"exact_8x64_deep", GemmKernel::kStream, 8, 1, 8, 1},
     GemmVariant{"exact_16x64", GemmKernel::kStream, 16, 1, 4, 1},
-    GemmVariant{"exact_16x64_half", GemmKernel::kStream, 16, 1, 2, 2},
+    GemmVariant{"exact_16x64_deep", GemmKernel::kStream, 16, 1, 8, 1},
     GemmVariant{"exact_32x128", GemmKernel::kStream, 32, 2, 2, 1},
-    GemmVariant{"exact_32x128_half", GemmKernel::kStream, 32, 2, 1, 2},
     GemmVariant{"exact_64x128", GemmKernel::kStream, 64, 2, 1, 1},
     GemmVariant{"exact_64x192", GemmKernel::kStream, 64, 3, 1, 1},
     GemmVariant{"exact_128x128", GemmKernel::kStream, 128, 2, 1, 1},

@@ -18,9 +18,10 @@ struct Segment {
 };
 
 struct ClusterSchedule {
-  int tiles;  // of this cluster
-  int units;  // of K, a tile
-  int ranks;  // CTAs of the cluster; tiles * units >= ranks
+  int tiles;          // of this cluster
+  int units;          // of K, a tile
+  int ranks;          // CTAs of the cluster; tiles * units >= ranks
+  bool pair = false;  // two ranks of which one sends its part to the other
 
   FIREQ_HD constexpr int RunBegin(int rank) const {
     return static_cast<int>(static_cast<unsigned>(tiles * units) * rank / ranks);
@@ -32,19 +33,25 @@ struct ClusterSchedule {
     return begin == end ? 0 : (end - 1) / units - begin / units + 1;
   }
 
-  // Segment `i` of a rank in the order of execution: whole tiles, then the head, then the tail, so
-  // that partial sums need to be kept only at the end.
+  // Segment `i` of a rank in the order of execution. In a pair, the natural order: the one head is
+  // sent away first, the one tail waits for it last. Else: whole tiles, then the head, then the
+  // tail, so that partial sums need to be kept only at the end.
   FIREQ_HD constexpr Segment At(int rank, int i) const {
     const int begin = RunBegin(rank), end = RunBegin(rank + 1);
     const int count = NumSegments(rank);
     const int first = begin / units;
+    if (pair) return Between(begin, end, first + i);
     const bool head = begin % units != 0;
     const int place = head && (end % units == 0 || count == 1)
                           ? (i + 1) % count  // head last
                           : (!head ? i : (i < count - 2 ? i + 1 : (i == count - 2 ? 0 : i)));
-    const int tile = first + place;
-    return {tile, tile == first ? begin - first * units : 0,
-            tile == (end - 1) / units ? end - tile * units : units};
+    return Between(begin, end, first + place);
+  }
+
+  // What the run [begin, end) has of `tile`.
+  FIREQ_HD constexpr Segment Between(int begin, int end, int tile) const {
+    const int from = begin - tile * units, to = end - tile * units;
+    return {tile, from > 0 ? from : 0, to < units ? to : units};
   }
 
   // Ranks [first, last] that hold parts of `tile`, lowest units first.

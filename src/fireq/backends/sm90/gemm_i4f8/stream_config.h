@@ -26,7 +26,11 @@ struct StreamConfig {
   static constexpr int kCtasPerSm = kCtasPerSm_;
   // A CTA's shared memory; the system keeps 1 KB of each CTA's for itself.
   static constexpr int kBudget = (kSharedBytesPerCta + 1024) / kCtasPerSm / 1024 * 1024 - 1024;
-  static constexpr int kConsumerThreads = 128 * kRowBlocks * kGroups;
+  // Where sums are few a warpgroup takes two groups a step, so that the cost of a step (waits,
+  // addresses, the latency of a chain of products) is paid half as often.
+  static constexpr int kGroupsPerWarpgroup = kGroups >= 8 ? 2 : 1;
+  static constexpr int kGroupSets = kGroups / kGroupsPerWarpgroup;  // warpgroups along K
+  static constexpr int kConsumerThreads = 128 * kRowBlocks * kGroupSets;
   // Two producer warps, weights and tokens. Alone they would cost two of the multiprocessor's
   // quarters a consumer's registers: where sums are many they belong to a whole warpgroup that
   // gives its registers away.
@@ -44,11 +48,16 @@ struct StreamConfig {
 
   // 4 mod 32 words: the columns of a fragment land in different banks.
   static constexpr int kSumPitch = kRowBlocks * kTileRows + 4;
-  static constexpr int kPartialBytes = kGroups * kTokens * kSumPitch * 4;
-  static constexpr int kStages = (kBudget - kPartialBytes - 512) / kStageBytes;  // 512: barriers
+  static constexpr int kPartialBytes = kGroupSets * kTokens * kSumPitch * 4;
+  // A cluster of two hands its one shared tile over by a copy between shared memories, without the
+  // fences of a cluster barrier; that takes a second buffer, which large tiles have no room for.
+  static constexpr bool kPairs = kTokens <= 64;
+  static constexpr int kHandoverBytes = kPairs ? kPartialBytes : 0;
+  static constexpr int kStages =
+      (kBudget - kPartialBytes - kHandoverBytes - 512) / kStageBytes;  // 512: barriers
   static constexpr int kRingBytes = kStages * kStageBytes;
-  static constexpr int kBarrierOffset = kRingBytes + kPartialBytes;
-  static constexpr int kSharedBytes = kBarrierOffset + 2 * kStages * 8;
+  static constexpr int kBarrierOffset = kRingBytes + kPartialBytes + kHandoverBytes;
+  static constexpr int kSharedBytes = kBarrierOffset + (2 * kStages + 1) * 8;
   static_assert(kStages >= 3 && kSharedBytes <= kBudget);
   static_assert(kPartialBytes <= kRingBytes, "a tail's sums reuse the ring");
 };

@@ -47,6 +47,9 @@ struct StreamShared {
   __device__ float* partial(bool tail) const {
     return reinterpret_cast<float*>(tail ? base : base + Config::kRingBytes);
   }
+  // The part of the pair's shared tile that rank 1 computes: made there, copied to rank 0.
+  __device__ float* handover() const { return partial(false) + Config::kPartialBytes / 4; }
+  __device__ Mbarrier* handed_over() const { return empty(Config::kStages); }
   __device__ Mbarrier* full(int stage) const {
     return reinterpret_cast<Mbarrier*>(base + Config::kBarrierOffset) + stage;
   }
@@ -109,10 +112,9 @@ struct StreamProducer {
           }
         } else {
           // A last group that is short ends inside a row, which a box of whole groups cannot say.
-          if (lane == 0)
-            MbarrierArriveExpectTx(shared.full(at.stage), groups * Config::kXGroupBytes);
+          if (lane == 0) MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes);
           __syncwarp();
-          if (lane < groups)
+          if (lane < Config::kGroups)
             TmaLoad3D(shared.x(at.stage) + lane * Config::kXGroupBytes, &x_map,
                       (group + lane) * kGroup, token, 0, shared.full(at.stage), kEvictLast);
         }
@@ -139,22 +141,24 @@ struct StreamConsumer {
   StreamShared<Config> shared;
   int thread;  // of the warpgroup
   int block;   // which of the unit's row blocks
-  int group;   // which of the unit's groups
+  int group;   // the first of the unit's groups that are this warpgroup's
   RingPlace<Config::kStages> at{};
 
-  // total += this group's products, scaled, less the zero point's share.
-  __device__ void AddGroup(float (&total)[kTokens / 2]) const {
-    const int warp = thread / 32, lane = thread % 32;
-    const uint8_t* tile = shared.w(at.stage) + (block * Config::kGroups + group) * kTileBytes;
-    uint32_t a[16];
-    ExactOperands(LoadCodes(tile, thread), a);
-    float acc[kTokens / 2];
+  // Starts the products of one group of the step.
+  __device__ void Multiply(float (&acc)[kTokens / 2], uint32_t (&a)[16], int g) const {
+    ExactOperands(LoadCodes(Tile(g), thread), a);
     WgmmaFence();
-    MultiplyGroup<kTokens>(
-        acc, a, DescriptorSwizzle128(shared.x(at.stage) + group * Config::kXGroupBytes), 0);
+    MultiplyGroup<kTokens>(acc, a,
+                           DescriptorSwizzle128(shared.x(at.stage) + g * Config::kXGroupBytes), 0);
     WgmmaCommit();
-    const GroupScales scales = LoadGroupScales(tile, warp, lane);
-    const float* sums = shared.sums(at.stage) + group * kTokens + 2 * (lane % 4);
+  }
+  __device__ const uint8_t* Tile(int g) const {
+    return shared.w(at.stage) + (block * Config::kGroups + g) * kTileBytes;
+  }
+  // total -= scale x zero point x sum of tokens, while the products are on their way.
+  __device__ void AddZeroPoints(float (&total)[kTokens / 2], const GroupScales& scales,
+                                int g) const {
+    const float* sums = shared.sums(at.stage) + g * kTokens + 2 * (thread % 4);
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
       const float2 x_sum = *reinterpret_cast<const float2*>(sums + 8 * j);
@@ -167,11 +171,40 @@ struct StreamConsumer {
         total[4 * j + 2 * h + 1] = fmaf(scales.neg_offset[h], x_sum.y, total[4 * j + 2 * h + 1]);
       }
     }
-    WgmmaWait<0>();
+  }
+  // total += scale x products.
+  __device__ static void Promote(float (&total)[kTokens / 2], float (&acc)[kTokens / 2],
+                                 const GroupScales& scales) {
     PinRegisters(acc);
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i)
       total[i] = fmaf(scales.scale[(i / 2) % 2], acc[i], total[i]);
+  }
+
+  // One step: this warpgroup's groups of it. Groups past K are zeros (weights, tokens, sums).
+  __device__ void AddStep(float (&total)[kTokens / 2]) const {
+    const int warp = thread / 32, lane = thread % 32;
+    float acc[kTokens / 2];
+    uint32_t a[16];
+    Multiply(acc, a, group);
+    const GroupScales scales = LoadGroupScales(Tile(group), warp, lane);
+    if constexpr (Config::kGroupsPerWarpgroup == 1) {
+      AddZeroPoints(total, scales, group);
+      WgmmaWait<0>();
+      Promote(total, acc, scales);
+    } else {
+      const int second = group + Config::kGroupSets;
+      float second_acc[kTokens / 2];
+      uint32_t second_a[16];
+      Multiply(second_acc, second_a, second);
+      const GroupScales second_scales = LoadGroupScales(Tile(second), warp, lane);
+      AddZeroPoints(total, scales, group);
+      AddZeroPoints(total, second_scales, second);
+      WgmmaWait<1>();
+      Promote(total, acc, scales);
+      WgmmaWait<0>();
+      Promote(total, second_acc, second_scales);
+    }
   }
 
   __device__ void Accumulate(float (&total)[kTokens / 2], const Segment& segment) {
@@ -180,7 +213,7 @@ struct StreamConsumer {
 #pragma unroll 1
     for (int unit = segment.begin; unit < segment.end; ++unit) {
       MbarrierWait(shared.full(at.stage), at.parity);
-      if (Config::kGroups == 1 || unit * Config::kGroups + group < p.groups) AddGroup(total);
+      if (Config::kGroups == 1 || unit * Config::kGroups + group < p.groups) AddStep(total);
       // Orders this warp's reads of the stage before the producer's next copy into it.
       if (thread % 32 == 0) MbarrierArrive(shared.empty(at.stage));
       at.Next();
@@ -199,22 +232,24 @@ struct StreamConsumer {
   }
 };
 
-// Where the parts of one tile lie: in `count` CTAs from rank `first` on, lowest units of K first.
+// Where the parts of one tile lie, lowest units of K first: the front in CTA `first` of the
+// cluster, the others in the CTAs after it (`stride` 1) or in the same (0).
 template <class Config>
 struct PartialSums {
   const float* front;  // place of the first rank's part in its shared memory
   const float* rest;   // and of the others'
   int first;
   int count;
+  int stride;
 
   // Four neighbouring packed rows of a token, added in the order of K.
   __device__ float4 Sum(int token, int row) const {
     float4 sum{0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll 1
     for (int r = 0; r < count; ++r) {
-      const uint32_t part = ClusterAddress(r == 0 ? front : rest, first + r);
+      const uint32_t part = ClusterAddress(r == 0 ? front : rest, first + r * stride);
 #pragma unroll
-      for (int g = 0; g < Config::kGroups; ++g) {
+      for (int g = 0; g < Config::kGroupSets; ++g) {
         const float4 v =
             LoadCluster128(part + 4 * ((g * Config::kTokens + token) * Config::kSumPitch + row));
         sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
@@ -266,7 +301,7 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
                                               int first_tile) {
   const int warpgroup = threadIdx.x / 128;
   StreamConsumer<Config> consumer{p, shared, static_cast<int>(threadIdx.x % 128),
-                                  warpgroup / Config::kGroups, warpgroup % Config::kGroups};
+                                  warpgroup / Config::kGroupSets, warpgroup % Config::kGroupSets};
   GridDependencyWait();  // token scales and the residual are the kernel's before this one
   float total[Config::kTokens / 2];
   const int count = schedule.NumSegments(rank);
@@ -276,14 +311,48 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
     consumer.Accumulate(total, segment);
     const bool whole = segment.whole(p.units);
     const bool tail = !whole && segment.begin == 0;
+    if (Config::kPairs && schedule.pair && !whole) {
+      consumer.StorePartial(total, tail ? shared.partial(false) : shared.handover());
+      if (tail) {
+        MbarrierWait(shared.handed_over(), 0);
+      } else {
+        FenceProxyAsync();  // sums written -> sums copied
+      }
+      NamedBarrierSync(1, Config::kConsumerThreads);
+      if (tail) {
+        const PartialSums<Config> both{shared.partial(false), shared.handover(), rank, 2, 0};
+        FinishTile<Config, Epilogue>(p, both, first_tile + segment.tile, 0, 1, threadIdx.x);
+      } else if (threadIdx.x == 0) {
+        BulkSendToCluster(shared.handover(), Config::kPartialBytes, shared.handed_over(), 0);
+      }
+      continue;
+    }
     // Before a tail overwrites the ring, every warpgroup has read its last stage.
     if (tail) NamedBarrierSync(1, Config::kConsumerThreads);
     consumer.StorePartial(total, shared.partial(tail));
     if (!whole) continue;
     NamedBarrierSync(1, Config::kConsumerThreads);  // sums written -> sums read
-    const PartialSums<Config> own{shared.partial(false), nullptr, rank, 1};
+    const PartialSums<Config> own{shared.partial(false), nullptr, rank, 1, 0};
     FinishTile<Config, Epilogue>(p, own, first_tile + segment.tile, 0, 1, threadIdx.x);
     NamedBarrierSync(1, Config::kConsumerThreads);  // sums read -> next sums written
+  }
+}
+
+// The parts of shared tiles, once all ranks have left theirs: each rank finishes a share.
+template <class Config, class Epilogue>
+__device__ __forceinline__ void StreamCombine(const GemmI4F8Params& p,
+                                              const StreamShared<Config>& shared,
+                                              const ClusterSchedule& schedule, int rank,
+                                              int first_tile) {
+  const int count = schedule.NumSegments(rank);
+  for (int i = max(0, count - 2); i < count; ++i) {
+    const Segment segment = schedule.At(rank, i);
+    if (segment.whole(p.units)) continue;
+    const int first = schedule.FirstRank(segment.tile), last = schedule.LastRank(segment.tile);
+    const PartialSums<Config> parts{shared.partial(true), shared.partial(false), first,
+                                    last - first + 1, 1};
+    FinishTile<Config, Epilogue>(p, parts, first_tile + segment.tile, rank - first, parts.count,
+                                 threadIdx.x);
   }
 }
 
@@ -298,15 +367,21 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
   const int rank = static_cast<int>(ClusterRank());
   const int ranks = static_cast<int>(ClusterSize());
   const int first_tile = blockIdx.x / ranks * p.tiles_per_cluster;
-  const ClusterSchedule schedule{min(p.tiles_per_cluster, p.tiles - first_tile), p.units, ranks};
+  const ClusterSchedule schedule{min(p.tiles_per_cluster, p.tiles - first_tile), p.units, ranks,
+                                 Config::kPairs && ranks == 2};
   if (threadIdx.x == 0) {
     for (int s = 0; s < Config::kStages; ++s) {
       MbarrierInit(shared.full(s), 2 + 32);  // two announcers of copies, 32 lanes of cp.async
       MbarrierInit(shared.empty(s), Config::kConsumerThreads / 32);
     }
+    if (schedule.pair) {
+      MbarrierInit(shared.handed_over(), 1);
+      MbarrierArriveExpectTx(shared.handed_over(), Config::kPartialBytes);
+    }
     FenceMbarrierInit();
   }
   __syncthreads();
+  if (schedule.pair) ClusterArriveRelaxed();  // rank 0's barrier is there -> rank 1 may send
   GridDependencyLaunch();
   const bool has_work = schedule.RunUnits(rank) > 0;
   if (warp >= Config::kConsumerThreads / 32) {
@@ -316,24 +391,20 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
     StreamProducer<Config> copies{p, shared, schedule, rank, first_tile};
     if (has_work && producer == 0 && lane == 0) copies.CopyWeights(w_map);
     if (has_work && producer == 1) copies.CopyTokens(x_map, lane);
+    __syncwarp();
+    if (schedule.pair) ClusterWait();
   } else {
+    if (schedule.pair) ClusterWait();
     if constexpr (Config::kMovesRegisters) RegistersIncrease<Config::kConsumerRegisters>();
     if (has_work) StreamConsume<Config, Epilogue>(p, shared, schedule, rank, first_tile);
   }
   if (ranks == 1) return;
   __syncwarp();
-  ClusterSync();  // partial sums of all ranks written -> read
-  if (has_work && warp < Config::kConsumerThreads / 32) {
-    const int count = schedule.NumSegments(rank);
-    for (int i = max(0, count - 2); i < count; ++i) {
-      const Segment segment = schedule.At(rank, i);
-      if (segment.whole(p.units)) continue;
-      const int first = schedule.FirstRank(segment.tile), last = schedule.LastRank(segment.tile);
-      const PartialSums<Config> parts{shared.partial(true), shared.partial(false), first,
-                                      last - first + 1};
-      FinishTile<Config, Epilogue>(p, parts, first_tile + segment.tile, rank - first, parts.count,
-                                   threadIdx.x);
-    }
+  if (!schedule.pair) {
+    ClusterSync();  // partial sums of all ranks written -> read
+    if (has_work && warp < Config::kConsumerThreads / 32)
+      StreamCombine<Config, Epilogue>(p, shared, schedule, rank, first_tile);
+    __syncwarp();
   }
   ClusterArriveRelaxed();  // a rank's shared memory stays until the others have read it
   ClusterWait();

@@ -101,15 +101,24 @@ struct WideConsumer {
   RingPlace<Config::kStages> at;
   int lane() const { return thread % 32; }
 
-  __device__ void LoadOperands(uint32_t (&a)[16]) const {
+  // Codes and tables of the stage at hand, and operands from them. Loading comes a wait earlier
+  // than converting, so that the latency of shared memory is not on the way from one group to the
+  // next.
+  struct Raw {
+    CodeWords codes;
+    ProductTable tables[2];
+  };
+  __device__ Raw LoadRaw() const {
     MbarrierWait(shared.full(at.stage), at.parity);
     MbarrierWait(shared.table_ready(at.stage), at.parity);
     const CodeWords codes = LoadCodes(shared.w(at.stage, warpgroup), thread);
     const uint4* rows =
         shared.tables(at.stage) + warpgroup * kTileRows + 16 * (thread / 32) + thread % 32 / 4;
     const uint4 t0 = LoadShared128(rows), t1 = LoadShared128(rows + 8);
-    const ProductTable tables[2] = {{{t0.x, t0.y}, {t0.z, t0.w}}, {{t1.x, t1.y}, {t1.z, t1.w}}};
-    TableOperands(codes, tables, a);
+    return {codes, {{{t0.x, t0.y}, {t0.z, t0.w}}, {{t1.x, t1.y}, {t1.z, t1.w}}}};
+  }
+  __device__ static void Convert(const Raw& raw, uint32_t (&a)[16]) {
+    TableOperands(raw.codes, raw.tables, a);
     PinRegisters(a);
   }
   // The stage is free in both CTAs once both CTAs' consumers have said so: its tokens came from
@@ -128,22 +137,26 @@ struct WideConsumer {
   // a set is rewritten only after the wait that retires its reader.
   __device__ void Accumulate(float (&acc)[kTokens / 2]) {
     uint32_t even[16], odd[16];
-    LoadOperands(even);
+    Raw raw = LoadRaw();
+    Convert(raw, even);
     int previous = -1;
     for (int g = 0; g + 1 < p.groups; g += 2) {
       const int first = at.stage;
       Multiply(acc, even, first, g);
       at.Next();
+      raw = LoadRaw();
       WgmmaWait<1>();
       if (previous >= 0) Release(previous);
-      LoadOperands(odd);
+      Convert(raw, odd);
       const int second = at.stage;
       Multiply(acc, odd, second, 1);
       at.Next();
+      const bool more = g + 2 < p.groups;
+      if (more) raw = LoadRaw();
       WgmmaWait<1>();
       Release(first);
       previous = second;
-      if (g + 2 < p.groups) LoadOperands(even);
+      if (more) Convert(raw, even);
     }
     if (p.groups % 2 == 1) {
       const int last = at.stage;

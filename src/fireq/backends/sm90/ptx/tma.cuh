@@ -32,6 +32,18 @@ __device__ __forceinline__ void BulkStore(void* global, const void* shared, uint
                : "memory");
 }
 
+// cp.async.bulk between shared memories: `bytes` of this CTA to the same place in CTA `rank` of the
+// cluster, completing on that CTA's `barrier`. The source must stay until the receiver has been
+// told.
+__device__ __forceinline__ void BulkSendToCluster(const void* shared, uint32_t bytes,
+                                                  Mbarrier* barrier, uint32_t rank) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];" ::"r"(ClusterAddress(shared, rank)),
+      "r"(SharedAddress(shared)), "r"(bytes), "r"(ClusterAddress(barrier, rank))
+      : "memory");
+}
+
 // cp.async.bulk.prefetch: device memory to L2 only.
 __device__ __forceinline__ void BulkPrefetch(const void* global, uint32_t bytes) {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
