@@ -175,28 +175,29 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
     return tensor.defined() ? tensor.as<float>() : nullptr;
   };
   const BatchView& batch = *args.batch;
-  LaunchRopeKvWrite({.qkv = args.qkv.as<bf16_t>(),
-                     .positions = batch.positions.as<int32_t>(),
-                     .query_start = batch.query_start.as<int32_t>(),
-                     .context_len = batch.context_len.as<int32_t>(),
-                     .page_table = batch.page_table.as<int32_t>(),
-                     .rope_cos = floats(args.rope_cos),
-                     .rope_sin = floats(args.rope_sin),
-                     .q_norm = floats(args.q_norm),
-                     .k_norm = floats(args.k_norm),
-                     .crs_q = floats(args.crs_q),
-                     .crs_k = floats(args.crs_k),
-                     .q = args.q.values.as<uint8_t>(),
-                     .scale_q = args.q.scale.as<float>(),
-                     .pages = args.kv.pages.as<uint8_t>(),
-                     .layout = args.kv.layout,
-                     .num_tokens = static_cast<int32_t>(batch.num_tokens),
-                     .num_sequences = static_cast<int32_t>(batch.num_sequences),
-                     .num_heads = static_cast<int32_t>(args.num_heads),
-                     .max_pages = static_cast<int32_t>(batch.page_table.dim(1)),
-                     .norm_eps = args.norm_eps,
-                     .hadamard = args.qk_hadamard},
-                    stream_->get());
+  RopeKvWriteParams launch;
+  launch.qkv = args.qkv.as<bf16_t>();
+  launch.query_start = batch.query_start.as<int32_t>();
+  launch.context_len = batch.context_len.as<int32_t>();
+  launch.page_table = batch.page_table.as<int32_t>();
+  launch.rope_cos = floats(args.rope_cos);
+  launch.rope_sin = floats(args.rope_sin);
+  launch.q_norm = floats(args.q_norm);
+  launch.k_norm = floats(args.k_norm);
+  launch.crs_q = floats(args.crs_q);
+  launch.crs_k = floats(args.crs_k);
+  launch.norm_eps = args.norm_eps;
+  launch.hadamard = args.qk_hadamard;
+  launch.grid = args.kv.layout.grid;
+  launch.q = args.q.values.as<uint8_t>();
+  launch.scale_q = args.q.scale.as<float>();
+  launch.pages = args.kv.pages.as<uint8_t>();
+  launch.num_sequences = static_cast<int32_t>(batch.num_sequences);
+  launch.max_query_len = static_cast<int32_t>(batch.max_query_len);
+  launch.num_heads = static_cast<int32_t>(args.num_heads);
+  launch.kv_heads = args.kv.layout.kv_heads;
+  launch.max_pages = static_cast<int32_t>(batch.page_table.dim(1));
+  LaunchRopeKvWrite(launch, args.kv.layout.head_dim, stream_->get());
 }
 
 void Sm90Backend::Attention(const AttentionArgs& args) {
