@@ -1,6 +1,6 @@
 // Times the attention kernels on shapes given as arguments; one CSV row a shape on stdout.
 //
-//   fireq_bench_attention decode|decode-pdl|prefill  BATCHxCONTEXTxHEADSxKVHEADSxDIM[xQUERIES] ...
+//   bench_attention decode|decode-pdl|prefill  BATCHxCONTEXTxHEADSxKVHEADSxDIM[xQUERIES] ...
 //
 // prefill: batch,context,heads,kv_heads,head_dim,median_us,tflops,low_us,high_us (causal: half of
 //          4 context^2 Dh operations a head)
@@ -101,8 +101,6 @@ void BenchPrefill(const Shape& s) {
     args.tensors = {.q = step.q.data(),
                     .scale_q = step.scale_q.data(),
                     .pages = step.pages.data(),
-                    .query_start = step.query_start.data(),
-                    .context_len = step.context_len.data(),
                     .page_table = step.page_table.data(),
                     .items = items.data(),
                     .out = step.out.data(),

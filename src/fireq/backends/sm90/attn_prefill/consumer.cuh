@@ -38,11 +38,13 @@ class PrefillConsumer {
   __device__ __forceinline__ void Run() {
     PrefillWalk walk(p_);
     PrefillWork work;
-    while (walk.Next(work)) {
+    for (uint32_t turn = 0; walk.Next(work); ++turn) {
       const int first = work.first_row + 64 * group_;
       const int32_t all = work.Tiles(work.first_row, kPrefillRows, p_.group);
       const int32_t tiles = work.Tiles(first, 64, p_.group);
       Start(work);
+      query_ = static_cast<int>(turn & 1);
+      MbarrierWait(&shared_.q_full[query_], turn >> 1 & 1);
       // Tiles that every row sees whole need no mask.
       const int32_t whole = work.Limit(first, p_.group) / kPrefillKeys;
       if constexpr (kTerms == 1) {
@@ -50,6 +52,8 @@ class PrefillConsumer {
       } else {
         AttendInTurn(tiles, whole);
       }
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.q_empty[query_]);
       for (int32_t i = tiles; i < all; ++i) Skip();
       walk.Again(work);
       Store(work);
@@ -66,36 +70,19 @@ class PrefillConsumer {
   __device__ __forceinline__ void Start(const PrefillWork& work) {
     constexpr float kLog2eOverRoot =
         1.4426950408889634f * (kDim == 128 ? 0.08838834764831845f : 0.125f);
-    NamedBarrierSync(1 + group_, 128);  // every warp's products with the Q before are done
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = work.first_row + row_ + 8 * h;
       const bool valid = row < work.rows;
-      const int64_t index = RowIndex(work, row);
-      const uint8_t* q = p_.q + index * kDim + 4 * c_;
-      const int in_group = row_ % 64 + 8 * h;
-      const int swizzle = kDim == 128 ? in_group & 7 : (in_group >> 1) & 3;
-      uint8_t* to = shared_.q[group_] + in_group * kDim + 4 * c_;
-#pragma unroll 1  // addresses are not kept for the next piece
-      for (int chunk = 0; chunk < kDim / 16; ++chunk) {
-        const uint32_t w = valid ? *reinterpret_cast<const uint32_t*>(q + 16 * chunk) : 0u;
-        *reinterpret_cast<uint32_t*>(to + 16 * (chunk ^ swizzle)) = w;
-      }
-      scale_[h] = valid ? p_.scale_q[index] * kLog2eOverRoot : 0.0f;
+      scale_[h] =
+          valid ? p_.scale_q[work.Index(row, p_.group, p_.num_heads)] * kLog2eOverRoot : 0.0f;
       limit_[h] = work.Limit(row, p_.group);
       maximum_[h] = -1e30f;  // below every score, and finite
       sum_[h] = 0.0f;
     }
-    FenceProxyAsync();
-    NamedBarrierSync(1 + group_, 128);
     r_ = 0.0f;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) out_[i] = 0.0f;
-  }
-
-  __device__ __forceinline__ int64_t RowIndex(const PrefillWork& work, int row) const {
-    return int64_t{work.first_token + row / p_.group} * p_.num_heads + work.kv_head * p_.group +
-           row % p_.group;
   }
 
   // `whole` tiles lie below every row's limit.
@@ -170,6 +157,7 @@ class PrefillConsumer {
     }
     float factor[2];
     const bool changed = Probabilities(stage, s, top, p, factor);
+    Pin(p);  // made before s is written again: both at once would not fit the registers
     if constexpr (kNext) {
       MbarrierWait(&shared_.full[place_.stage], place_.phase);
       WgmmaFence();
@@ -232,8 +220,8 @@ class PrefillConsumer {
   __device__ __forceinline__ void MultiplyKeys(int stage, float (&s)[32]) {
     const uint64_t k = kDim == 128 ? DescriptorSwizzle128(shared_.k[stage])
                                    : DescriptorSwizzle64(shared_.k[stage]);
-    const uint64_t q = kDim == 128 ? DescriptorSwizzle128(shared_.q[group_])
-                                   : DescriptorSwizzle64(shared_.q[group_]);
+    const uint64_t q = kDim == 128 ? DescriptorSwizzle128(shared_.q[query_][group_])
+                                   : DescriptorSwizzle64(shared_.q[query_][group_]);
 #pragma unroll
     for (int i = 0; i < kQuerySteps; ++i) {
       WgmmaE4M3<kPrefillKeys>::Ss(s, q + 2 * i, k + 2 * i, i > 0);
@@ -358,7 +346,7 @@ class PrefillConsumer {
       const float factor = sum_[h] == 0.0f ? 0.0f : (512.0f / 256.0f) / sum_[h];
       const int row = work.first_row + row_ + 8 * h;
       if (row >= work.rows) continue;
-      bf16_t* to = p_.out + RowIndex(work, row) * kDim + 2 * c_;
+      bf16_t* to = p_.out + work.Index(row, p_.group, p_.num_heads) * kDim + 2 * c_;
 #pragma unroll
       for (int j = 0; j < kDim / 8; ++j) {
         *reinterpret_cast<uint32_t*>(to + 8 * j) = FloatsToBf16x2(
@@ -372,6 +360,7 @@ class PrefillConsumer {
   const int group_;
   const int row_;  // of the CTA's, h = 0
   const int c_;
+  int query_ = 0;  // buffer of Q
   RingPlace<kPrefillStages> place_;
   float out_[kValues];
   float scale_[2];    // scale_q log2(e) / sqrt(Dh)

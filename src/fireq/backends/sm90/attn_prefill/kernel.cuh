@@ -17,6 +17,10 @@ __device__ __forceinline__ void InitPrefillShared(PrefillShared<kDim>& shared) {
       MbarrierInit(&shared.full[i], 1);                       // the producer warp of the tile
       MbarrierInit(&shared.empty[i], 4 * kPrefillConsumers);  // the consumers' warps
     }
+    for (int i = 0; i < 2; ++i) {
+      MbarrierInit(&shared.q_full[i], 4);
+      MbarrierInit(&shared.q_empty[i], 4 * kPrefillConsumers);
+    }
     for (int i = 0; i < 4 * kPrefillRawPages; ++i) MbarrierInit(&shared.raw_full[0][0] + i, 1);
     FenceMbarrierInit();
   }
@@ -29,7 +33,7 @@ __device__ __forceinline__ void InitPrefillShared(PrefillShared<kDim>& shared) {
   __syncthreads();
 }
 
-// 128 x 56 + 256 x 224 registers are what 384 x 168 gave the CTA: asking for more hangs.
+// 128 x 72 + 256 x 216 registers are what 384 x 168 gave the CTA: asking for more hangs.
 template <int kDim, int kTerms>
 __global__ void __launch_bounds__(kPrefillThreads, 1)
     AttnPrefill(const __grid_constant__ AttnPrefillParams p) {
@@ -39,10 +43,10 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);
   const int group = warp / 4;
   if (group == kPrefillConsumers) {
-    RegistersDecrease<56>();
+    RegistersDecrease<72>();
     PrefillProducer<kDim>(p, shared, warp % 4).Run();
   } else {
-    RegistersIncrease<224>();
+    RegistersIncrease<216>();
     PrefillConsumer<kDim, kTerms>(p, shared, group).Run();
   }
 }

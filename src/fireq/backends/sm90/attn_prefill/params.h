@@ -10,8 +10,12 @@ namespace fireq::sm90 {
 // kPrefillRows rows of one sequence: row i is query i / group, head i % group of a KV head's group
 // of H / Hk query heads.
 struct AttnPrefillItem {
-  int32_t sequence;
-  int32_t tile;
+  int32_t sequence = 0;
+  int32_t tile = 0;         // of kPrefillRows rows
+  int32_t first_token = 0;  // of the sequence's queries in the step
+  int32_t query_len = 0;
+  int32_t prefix = 0;      // keys in front of query 0
+  int32_t unused[3] = {};  // 32 bytes: one piece is two loads
 };
 
 // Everything on the device.
@@ -19,8 +23,6 @@ struct AttnPrefillParams {
   const uint8_t* q = nullptr;              // e4m3 [T, H, Dh]
   const float* scale_q = nullptr;          // f32 [T, H]
   const uint8_t* pages = nullptr;          // KvPageLayout pages of one layer
-  const int32_t* query_start = nullptr;    // i32 [S + 1]
-  const int32_t* context_len = nullptr;    // i32 [S]
   const int32_t* page_table = nullptr;     // i32 [S, max_pages]
   const AttnPrefillItem* items = nullptr;  // AttnPrefillPlan::items
   bf16_t* out = nullptr;                   // bf16 [T, H, Dh]

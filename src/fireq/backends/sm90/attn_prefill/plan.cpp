@@ -27,11 +27,14 @@ AttnPrefillPlan MakeAttnPrefillPlan(std::span<const int32_t> query_len,
   AttnPrefillPlan plan;
   plan.head_dim = static_cast<int>(head_dim);
   const int64_t group = num_heads / kv_heads;
+  int32_t first_token = 0;
   for (size_t s = 0; s < query_len.size(); ++s) {
     const int64_t tiles = CeilDiv<int64_t>(query_len[s] * group, kPrefillRows);
     for (int64_t t = 0; t < tiles; ++t) {
-      plan.items.push_back({static_cast<int32_t>(s), static_cast<int32_t>(t)});
+      plan.items.push_back({static_cast<int32_t>(s), static_cast<int32_t>(t), first_token,
+                            query_len[s], context_len[s] - query_len[s]});
     }
+    first_token += query_len[s];
   }
   const auto cost = [&](const AttnPrefillItem& item) {
     return PrefillKeyTiles(item.tile, group, query_len[item.sequence], context_len[item.sequence]);

@@ -13,6 +13,7 @@
 #include "fireq/backends/sm90/attn_prefill/shared.cuh"
 #include "fireq/backends/sm90/ptx/cvt.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {
@@ -37,7 +38,8 @@ class PrefillProducer {
     PrefillWalk walk(p_);
     PrefillWork work;
     uint32_t before = 0;  // tiles of the works before
-    while (walk.Next(work)) {
+    for (uint32_t turn = 0; walk.Next(work); ++turn) {
+      LoadQueries(work, turn);
       const int32_t tiles = work.Tiles(work.first_row, kPrefillRows, p_.group);
       const int32_t first = static_cast<int32_t>((warp_ - before) % 4);
       const int32_t* table = p_.page_table + int64_t{work.sequence} * p_.max_pages;
@@ -56,6 +58,33 @@ class PrefillProducer {
   }
 
  private:
+  // 32 of the piece's rows, 16 bytes at a time, into the swizzle. Rows that are not there are zero.
+  __device__ __forceinline__ void LoadQueries(const PrefillWork& work, uint32_t turn) {
+    constexpr int kChunks = kDim / 16;  // of a row
+    const int buffer = static_cast<int>(turn & 1);
+    uint4 w[kChunks];
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      const int row = work.first_row + 32 * warp_ + (lane_ + 32 * i) / kChunks;
+      w[i] = make_uint4(0, 0, 0, 0);
+      if (row < work.rows) {
+        const uint8_t* from = p_.q + work.Index(row, p_.group, p_.num_heads) * kDim;
+        w[i] = LoadGlobalOnce128(from + 16 * (lane_ % kChunks));
+      }
+    }
+    MbarrierWait(&shared_.q_empty[buffer], ~(turn >> 1) & 1);
+    uint8_t* to = shared_.q[buffer][warp_ / 2];
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      const int row = warp_ % 2 * 32 + (lane_ + 32 * i) / kChunks;
+      const int swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
+      *reinterpret_cast<uint4*>(to + row * kDim + 16 * (lane_ % kChunks ^ swizzle)) = w[i];
+    }
+    FenceProxyAsync();
+    __syncwarp();
+    if (lane_ == 0) MbarrierArrive(&shared_.q_full[buffer]);
+  }
+
   // The lanes hold the page numbers of 32 tiles of this warp.
   __device__ __forceinline__ int64_t PageNumber(const int32_t* table, int32_t first, int32_t tile,
                                                 int32_t tiles) {

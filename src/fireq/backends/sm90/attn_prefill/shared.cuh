@@ -29,8 +29,8 @@ struct PrefillShared {
   // E4M3 [64 tokens][Dh], K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token
   // KeyOfRow(n), so that a thread's columns of S are the k of its A fragment of P.
   alignas(1024) uint8_t k[kPrefillStages][kPrefillKeys * kDim];
-  // E4M3 [64 rows][Dh] a consumer, swizzled as K: the registers are for S, P and O.
-  alignas(1024) uint8_t q[kPrefillConsumers][64 * kDim];
+  // E4M3 [64 rows][Dh] a consumer, swizzled as K, for this piece of work and the next.
+  alignas(1024) uint8_t q[2][kPrefillConsumers][64 * kDim];
   // E4M3 [Dh + 8][64 tokens] in the 64-byte swizzle: V^T, the zero points in row Dh, then zeros.
   alignas(512) uint8_t v[kPrefillStages][(kDim + 8) * kPrefillKeys];
   alignas(128) PrefillScales scales[kPrefillStages];
@@ -38,6 +38,8 @@ struct PrefillShared {
   Mbarrier full[kPrefillStages];
   Mbarrier empty[kPrefillStages];
   Mbarrier raw_full[4][kPrefillRawPages];
+  Mbarrier q_full[2];
+  Mbarrier q_empty[2];
 };
 
 // Row of the K tile for token 16 b + 4 c + e: S's columns 8 j + 2 c + i then hold, for lane c, the
@@ -74,6 +76,10 @@ struct PrefillWork {
   __device__ __forceinline__ int32_t Limit(int row, int group) const {
     return prefix + 1 + min(row, rows - 1) / group;
   }
+  // Row of [T, H] for row `row`.
+  __device__ __forceinline__ int64_t Index(int row, int group, int num_heads) const {
+    return int64_t{first_token + row / group} * num_heads + kv_head * group + row % group;
+  }
   // Key tiles of the rows first .. first + count - 1; 0 where there are none.
   __device__ __forceinline__ int32_t Tiles(int first, int count, int group) const {
     if (first >= rows) return 0;
@@ -100,14 +106,14 @@ class PrefillWalk {
     if (index >= int64_t{p_.num_items} * p_.kv_heads) return false;
     const uint32_t number = static_cast<uint32_t>(index);  // fits: the host checks
     const uint32_t heads = static_cast<uint32_t>(p_.kv_heads);
-    const AttnPrefillItem item = p_.items[number / heads];
-    work.sequence = item.sequence;
+    const int4* item = reinterpret_cast<const int4*>(p_.items + number / heads);
+    const int4 head = __ldg(item);
+    work.sequence = head.x;
     work.kv_head = static_cast<int32_t>(number % heads);
-    work.first_row = item.tile * kPrefillRows;
-    work.first_token = p_.query_start[item.sequence];
-    const int32_t queries = p_.query_start[item.sequence + 1] - work.first_token;
-    work.rows = queries * p_.group;
-    work.prefix = p_.context_len[item.sequence] - queries;
+    work.first_row = head.y * kPrefillRows;
+    work.first_token = head.z;
+    work.rows = head.w * p_.group;
+    work.prefix = __ldg(&item[1].x);
     return true;
   }
 

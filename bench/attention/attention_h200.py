@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""FireQ's attention kernels and cuDNN's BF16 attention (through PyTorch) in one run, as CSV.
+
+usage: attention_h200.py BENCH_PROGRAM OUTPUT_FOLDER
+
+Writes attention_prefill_h200.csv and attention_decode_h200.csv. BENCH_PROGRAM is
+bench_attention; each prefill shape is timed right beside cuDNN on the same shape. Both count
+4 * context^2 * head_dim / 2 operations a head (causal).
+"""
+
+import pathlib
+import statistics
+import subprocess
+import sys
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+PREFILL = [(16, 1024), (16, 2048), (16, 4096), (4, 8192), (1, 32768)]
+DECODE = [(b, c) for b in (1, 16, 64, 256) for c in (1024, 4096, 16384)]
+
+
+def ours(program, kind, batch, context, heads, kv_heads, dim):
+    shape = f"{batch}x{context}x{heads}x{kv_heads}x{dim}"
+    done = subprocess.run([program, kind, shape], check=True, capture_output=True, text=True)
+    return [float(field) for field in done.stdout.strip().split(",")]
+
+
+def cudnn_us(batch, context, heads, kv_heads, dim):
+    q = torch.randn(batch, heads, context, dim, device="cuda", dtype=torch.bfloat16)
+    k, v = (
+        torch.randn(batch, kv_heads, context, dim, device="cuda", dtype=torch.bfloat16)
+        for _ in range(2)
+    )
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        def run():
+            return torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, enable_gqa=heads != kv_heads
+            )
+
+        for _ in range(3):
+            run()
+        times = []
+        for _ in range(11):
+            start, stop = torch.cuda.Event(True), torch.cuda.Event(True)
+            start.record()
+            run()
+            run()
+            stop.record()
+            stop.synchronize()
+            times.append(start.elapsed_time(stop) * 500.0)
+    return statistics.median(times)
+
+
+def main():
+    program, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+    with open(folder / "attention_prefill_h200.csv", "w") as out:
+        print("batch,context,heads,kv_heads,head_dim,median_us,tflops,cudnn_bf16_us,ratio_cudnn", file=out)
+        for heads, kv_heads in ((32, 8), (32, 32)):
+            for batch, context in PREFILL:
+                peer = cudnn_us(batch, context, heads, kv_heads, 128)
+                row = ours(program, "prefill", batch, context, heads, kv_heads, 128)
+                print(f"{batch},{context},{heads},{kv_heads},128,{row[5]:.1f},{row[6]:.1f},{peer:.1f},{peer / row[5]:.3f}", file=out)
+    with open(folder / "attention_decode_h200.csv", "w") as out:
+        print("batch,context,heads,kv_heads,head_dim,median_us,floor_us,ratio_floor", file=out)
+        for batch, context in DECODE:
+            row = ours(program, "decode", batch, context, 32, 8, 128)
+            print(f"{batch},{context},32,8,128,{row[5]:.2f},{row[6]:.2f},{row[7]:.3f}", file=out)
+
+
+if __name__ == "__main__":
+    main()
