@@ -26,6 +26,16 @@ test_model() {
   fi
 }
 
+# A Python with numpy and safetensors, for the reader of checkpoints that is not ours; empty where it
+# cannot be made.
+test_python() {
+  if [ -x .venv/bin/python ] || {
+    python3 -m venv .venv && .venv/bin/pip install -q numpy safetensors
+  } >&2; then
+    echo "$PWD/.venv/bin/python"
+  fi
+}
+
 for part in $parts; do
   echo "== test.sh: $part"
   case $part in
@@ -34,7 +44,8 @@ for part in $parts; do
       cmake --preset "$part"
       cmake --build --preset "$part" -j "$jobs"
       if [ "$part" = cpu ]; then
-        FIREQ_TEST_MODEL=${FIREQ_TEST_MODEL:-$(test_model)} ctest --preset cpu -j "$jobs"
+        FIREQ_TEST_MODEL=${FIREQ_TEST_MODEL:-$(test_model)} \
+          FIREQ_TEST_PYTHON=${FIREQ_TEST_PYTHON:-$(test_python)} ctest --preset cpu -j "$jobs"
       else
         ctest --preset "$part" -j "$jobs"
       fi
