@@ -278,7 +278,8 @@ TEST_F(Quantised, AFullDiskIsSaidBeforeTheWorkAndLeavesNothing) {
 // that FIREQ_TEST_PYTHON names. Equal in every bit, both products.
 TEST_F(Quantised, PythonReadsTheSameNumbers) {
   const char* python = std::getenv("FIREQ_TEST_PYTHON");
-  if (python == nullptr) GTEST_SKIP() << "FIREQ_TEST_PYTHON (with numpy, safetensors) is not set";
+  if (python == nullptr || *python == 0)
+    GTEST_SKIP() << "FIREQ_TEST_PYTHON (with numpy, safetensors) is not set";
   Write(out_, config_, quant_);
   const std::string script = fs::path(__FILE__).parent_path() / "read_checkpoint.py";
   const CommandResult result =
