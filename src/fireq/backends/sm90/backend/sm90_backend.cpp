@@ -1,6 +1,7 @@
 #include "fireq/backends/sm90/backend/sm90_backend.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
@@ -250,26 +251,25 @@ void Sm90Backend::Prefill(const AttentionArgs& args) {
     prefill_plan_ =
         MakeAttnPrefillPlan(batch.query_lens, batch.context_lens, args.num_heads,
                             args.kv.layout.kv_heads, args.kv.layout.head_dim, device_.num_sms);
-    const auto* items = reinterpret_cast<const int32_t*>(prefill_plan_.items.data());
-    const int64_t count = 2 * static_cast<int64_t>(prefill_plan_.items.size());
-    prefill_items_ = Upload(
-        Tensor::FromVector(DType::kI32, {count}, std::vector<int32_t>(items, items + count)));
+    const Tensor items = Tensor::Empty(
+        DType::kU8, {static_cast<int64_t>(prefill_plan_.items.size() * sizeof(AttnPrefillItem))});
+    std::memcpy(items.data(), prefill_plan_.items.data(), static_cast<size_t>(items.size_bytes()));
+    prefill_items_ = Upload(items);
     planned_query_lens_ = batch.query_lens;
     planned_context_lens_ = batch.context_lens;
   }
   AttnPrefillArgs launch;
-  launch.tensors = {.q = args.q.values.as<uint8_t>(),
-                    .scale_q = args.q.scale.as<float>(),
-                    .pages = args.kv.pages.as<uint8_t>(),
-                    .query_start = batch.query_start.as<int32_t>(),
-                    .context_len = batch.context_len.as<int32_t>(),
-                    .page_table = batch.page_table.as<int32_t>(),
-                    .items = static_cast<const AttnPrefillItem*>(prefill_items_.data()),
-                    .out = args.out.as<bf16_t>(),
-                    .num_items = static_cast<int32_t>(prefill_plan_.items.size()),
-                    .num_heads = static_cast<int32_t>(args.num_heads),
-                    .kv_heads = args.kv.layout.kv_heads,
-                    .max_pages = static_cast<int32_t>(batch.page_table.dim(1))};
+  AttnPrefillParams& tensors = launch.tensors;
+  tensors.q = args.q.values.as<uint8_t>();
+  tensors.scale_q = args.q.scale.as<float>();
+  tensors.pages = args.kv.pages.as<uint8_t>();
+  tensors.page_table = batch.page_table.as<int32_t>();
+  tensors.items = static_cast<const AttnPrefillItem*>(prefill_items_.data());
+  tensors.out = args.out.as<bf16_t>();
+  tensors.num_items = static_cast<int32_t>(prefill_plan_.items.size());
+  tensors.num_heads = static_cast<int32_t>(args.num_heads);
+  tensors.kv_heads = args.kv.layout.kv_heads;
+  tensors.max_pages = static_cast<int32_t>(batch.page_table.dim(1));
   launch.e4m3_probs = args.e4m3_probs;
   LaunchAttnPrefill(prefill_plan_, launch, stream_->get());
 }
