@@ -169,8 +169,8 @@ class GemmBench {
       const sm90::GemmVariant& v = sm90::kGemmVariants[i];
       const bool table = v.kernel == sm90::GemmKernel::kWide;
       if (table != (products == Products::kTable)) continue;
-      if (table && m_ <= 64 && v.tokens != 128) continue;
-      if (!table && m_ > 1024) continue;
+      // Each policy where it may serve, and a little beyond.
+      if (table ? m_ < 128 : m_ > 256) continue;
       if (!table && v.tokens < m_ && v.tokens != 128) continue;
       if (bucket == 0) bucket = v.tokens;
       if (!table && v.tokens > 2 * bucket) continue;
@@ -179,6 +179,7 @@ class GemmBench {
           continue;
         const sm90::GemmPlan plan =
             sm90::MakeForcedGemmPlan(shape, static_cast<int>(i), cluster, device_);
+        if (cluster == 7) continue;  // never best: 15 clusters are all that fit
         const double us = Time(plan, 7);
         Row(Name(plan), us);
         if (us >= best) continue;

@@ -23,17 +23,18 @@ struct GemmVariant {
   int tokens;
   int row_blocks;
   int groups;
-  int ctas_per_sm;
+  int groups_per_warpgroup;
 };
 
 inline constexpr std::array kGemmVariants = {
     GemmVariant{"exact_8x64", GemmKernel::kStream, 8, 1, 4, 1},
-    GemmVariant{"exact_8x64_deep", GemmKernel::kStream, 8, 1, 8, 1},
+    GemmVariant{"exact_8x64_deep", GemmKernel::kStream, 8, 1, 8, 2},
     GemmVariant{"exact_16x64", GemmKernel::kStream, 16, 1, 4, 1},
-    GemmVariant{"exact_16x64_deep", GemmKernel::kStream, 16, 1, 8, 1},
+    GemmVariant{"exact_16x64_deep", GemmKernel::kStream, 16, 1, 8, 2},
     GemmVariant{"exact_32x128", GemmKernel::kStream, 32, 2, 2, 1},
-    GemmVariant{"exact_64x128", GemmKernel::kStream, 64, 2, 1, 1},
+    GemmVariant{"exact_32x192_deep", GemmKernel::kStream, 32, 3, 2, 2},
     GemmVariant{"exact_64x192", GemmKernel::kStream, 64, 3, 1, 1},
+    GemmVariant{"exact_64x192_deep", GemmKernel::kStream, 64, 3, 2, 2},
     GemmVariant{"exact_128x128", GemmKernel::kStream, 128, 2, 1, 1},
     GemmVariant{"table_256x128", GemmKernel::kWide, 256, 2, 1, 1},
     GemmVariant{"table_128x128", GemmKernel::kWide, 128, 2, 1, 1},

@@ -16,25 +16,21 @@ constexpr int ConsumerRegisters(int threads, int producer) {
   return share > 240 ? 240 : share;
 }
 
-// kTokens x (64 kRowBlocks) outputs a tile; kGroups groups of 128 along K a pipeline step. With two
-// CTAs a multiprocessor the next kernel's fills its ring while this one's drains.
-template <int kTokens_, int kRowBlocks_, int kGroups_, int kCtasPerSm_>
+// kTokens x (64 kRowBlocks) outputs a tile; kGroups groups of 128 along K a pipeline step.
+template <int kTokens_, int kRowBlocks_, int kGroups_, int kGroupsPerWarpgroup_>
 struct StreamConfig {
   static constexpr int kTokens = kTokens_;
   static constexpr int kRowBlocks = kRowBlocks_;
   static constexpr int kGroups = kGroups_;
-  static constexpr int kCtasPerSm = kCtasPerSm_;
-  // A CTA's shared memory; the system keeps 1 KB of each CTA's for itself.
-  static constexpr int kBudget = (kSharedBytesPerCta + 1024) / kCtasPerSm / 1024 * 1024 - 1024;
-  // Where sums are few a warpgroup takes two groups a step, so that the cost of a step (waits,
-  // addresses, the latency of a chain of products) is paid half as often.
-  static constexpr int kGroupsPerWarpgroup = kGroups >= 8 ? 2 : 1;
+  // With two groups a step a warpgroup pays the cost of a step (waits, addresses, the latency of a
+  // chain of products) half as often, for a second set of accumulators.
+  static constexpr int kGroupsPerWarpgroup = kGroupsPerWarpgroup_;
   static constexpr int kGroupSets = kGroups / kGroupsPerWarpgroup;  // warpgroups along K
   static constexpr int kConsumerThreads = 128 * kRowBlocks * kGroupSets;
   // Two producer warps, weights and tokens. Alone they would cost two of the multiprocessor's
   // quarters a consumer's registers: where sums are many they belong to a whole warpgroup that
   // gives its registers away.
-  static constexpr bool kMovesRegisters = kTokens >= 64;
+  static constexpr bool kMovesRegisters = kTokens >= 64 || kRowBlocks == 3;
   static constexpr int kThreads = kConsumerThreads + (kMovesRegisters ? 128 : 64);
   static constexpr int kProducerRegisters = 56;
   static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
@@ -54,11 +50,11 @@ struct StreamConfig {
   static constexpr bool kPairs = kTokens <= 64;
   static constexpr int kHandoverBytes = kPairs ? kPartialBytes : 0;
   static constexpr int kStages =
-      (kBudget - kPartialBytes - kHandoverBytes - 512) / kStageBytes;  // 512: barriers
+      (kSharedBytesPerCta - kPartialBytes - kHandoverBytes - 512) / kStageBytes;  // 512: barriers
   static constexpr int kRingBytes = kStages * kStageBytes;
   static constexpr int kBarrierOffset = kRingBytes + kPartialBytes + kHandoverBytes;
   static constexpr int kSharedBytes = kBarrierOffset + (2 * kStages + 1) * 8;
-  static_assert(kStages >= 3 && kSharedBytes <= kBudget);
+  static_assert(kStages >= 3 && kSharedBytes <= kSharedBytesPerCta);
   static_assert(kPartialBytes <= kRingBytes, "a tail's sums reuse the ring");
 };
 

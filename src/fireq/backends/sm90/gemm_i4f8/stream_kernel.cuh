@@ -357,7 +357,7 @@ __device__ __forceinline__ void StreamCombine(const GemmI4F8Params& p,
 }
 
 template <class Config, class Epilogue>
-__global__ void __launch_bounds__(Config::kThreads, Config::kCtasPerSm)
+__global__ void __launch_bounds__(Config::kThreads, 1)
     GemmI4F8Stream(const __grid_constant__ GemmI4F8Params p,
                    const __grid_constant__ CUtensorMap w_map,
                    const __grid_constant__ CUtensorMap x_map) {
