@@ -47,7 +47,8 @@ int LongestRun(const GemmPlan& plan) {
 double EstimateStream(const GemmPlan& plan, const GemmShape& shape) {
   constexpr double kSmBytesPerUs = 60e3;
   constexpr double kMemoryBytesPerUs = 4.2e6;
-  constexpr double kCombineUs = 0.7;
+  // A pair hands its tile over by a copy; more CTAs meet at cluster barriers.
+  const double combine_us = plan.cluster == 2 ? 0.5 : 1.5;
   const GemmVariant& v = plan.kernel();
   const double step_bytes = v.groups * (v.row_blocks * kTileBytes + v.tokens * kGroup);
   const double weight_bytes = static_cast<double>(WeightTileLayout{shape.n, shape.k}.size_bytes());
@@ -56,12 +57,12 @@ double EstimateStream(const GemmPlan& plan, const GemmShape& shape) {
   const double busiest = LongestRun(plan) * step_bytes / kSmBytesPerUs;
   const double occupancy = static_cast<double>(plan.num_clusters * plan.cluster) / 132.0;
   return std::max(busiest, weight_bytes / kMemoryBytesPerUs / std::min(1.0, occupancy + 0.2)) +
-         (split ? kCombineUs : 0.0);
+         (split ? combine_us : 0.0);
 }
 
 GemmPlan BestStreamPlan(const GemmShape& shape, const GemmDevice& device) {
-  constexpr const char* kPreferred[] = {"exact_8x64", "exact_16x64", "exact_32x128", "exact_64x192",
-                                        "exact_128x128"};
+  constexpr const char* kPreferred[] = {"exact_8x64_deep", "exact_16x64_deep", "exact_32x192_deep",
+                                        "exact_64x192", "exact_128x128"};
   int variant = 0;
   for (const char* name : kPreferred) {
     variant = FindGemmVariant(name);
