@@ -1,6 +1,7 @@
 // Decode attention on the device against the double-precision reference.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -117,7 +118,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"symmetric", {1, 2}, {100, 3000}, 32, 8, 128, KvGrid::kSymmetric},
         Case{"signed", {1, 2}, {100, 3000}, 32, 8, 128, KvGrid::kSigned},
         Case{"long", {1}, {40000}, 8, 2, 128, kAsym}),
-    [](const auto& info) { return "Case" + std::to_string(info.index); });
+    [](const auto& which) { return "Case" + std::to_string(which.index); });
 
 TEST(AttnDecodeI4, ManyRaggedSequences) {
   FIREQ_NEEDS_HOPPER();

@@ -1,6 +1,7 @@
 // Prefill attention on the device against the double-precision reference.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -94,7 +95,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"symmetric", {100}, {1000}, 8, 2, 128, KvGrid::kSymmetric},
         Case{"signed", {100}, {1000}, 8, 2, 128, KvGrid::kSigned},
         Case{"long", {600}, {4000}, 4, 1, 128, kAsym}),
-    [](const auto& info) { return "Case" + std::to_string(info.index); });
+    [](const auto& which) { return "Case" + std::to_string(which.index); });
 
 // More pieces than CTAs, of very different lengths.
 TEST(AttnPrefill, ManyRaggedSequences) {

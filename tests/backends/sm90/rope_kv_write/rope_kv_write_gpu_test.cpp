@@ -2,6 +2,7 @@
 // byte of the cache: what is not in the step must keep every bit.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -210,7 +211,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"64 decode", {1, 2}, {40, 150}, 14, 2, 64, kAsym, false, false, true},
         Case{"symmetric", {33, 2}, {40, 66}, 8, 2, 128, KvGrid::kSymmetric, false, false, false},
         Case{"signed", {33, 2}, {40, 66}, 8, 2, 128, KvGrid::kSigned, false, false, false}),
-    [](const auto& info) { return "Case" + std::to_string(info.index); });
+    [](const auto& which) { return "Case" + std::to_string(which.index); });
 
 }  // namespace
 }  // namespace fireq::sm90
