@@ -16,11 +16,6 @@ __device__ __forceinline__ void FenceProxyAsync() {
 __device__ __forceinline__ void NamedBarrierSync(uint32_t id, uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-// bar.arrive: counts without waiting.
-__device__ __forceinline__ void NamedBarrierArrive(uint32_t id, uint32_t threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 // barrier.cluster: all threads of all CTAs of the cluster; arrive releases, wait acquires.
 __device__ __forceinline__ void ClusterArrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
@@ -56,19 +51,6 @@ __device__ __forceinline__ void GridDependencyWait() {
 // griddepcontrol.launch_dependents: the next kernel may start once every CTA has said so or ended.
 __device__ __forceinline__ void GridDependencyLaunch() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
-// elect.sync: one thread of a converged warp.
-__device__ __forceinline__ bool ElectOne() {
-  uint32_t elected;
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "elect.sync _|p, 0xffffffff;\n"
-      "selp.u32 %0, 1, 0, p;\n"
-      "}\n"
-      : "=r"(elected));
-  return elected != 0;
 }
 
 // setmaxnreg: registers a thread of this warpgroup, a multiple of 8; all four warps must run it.

@@ -78,20 +78,4 @@ __device__ __forceinline__ void MbarrierWait(Mbarrier* barrier, uint32_t parity)
   }
 }
 
-// The same with acquire at cluster scope: after it, what other CTAs wrote before arriving is seen.
-__device__ __forceinline__ void MbarrierWaitCluster(Mbarrier* barrier, uint32_t parity) {
-  uint32_t done = 0;
-  while (done == 0) {
-    asm volatile(
-        "{\n"
-        ".reg .pred p;\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n"
-        "}\n"
-        : "=r"(done)
-        : "r"(SharedAddress(barrier)), "r"(parity)
-        : "memory");
-  }
-}
-
 }  // namespace fireq::sm90

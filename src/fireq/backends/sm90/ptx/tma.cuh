@@ -25,13 +25,6 @@ __device__ __forceinline__ void BulkLoad(void* shared, const void* global, uint3
       : "memory");
 }
 
-// cp.async.bulk: shared memory of this CTA to device; completes with the bulk group.
-__device__ __forceinline__ void BulkStore(void* global, const void* shared, uint32_t bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
-               "r"(SharedAddress(shared)), "r"(bytes)
-               : "memory");
-}
-
 // cp.async.bulk between shared memories: `bytes` of this CTA to the same place in CTA `rank` of the
 // cluster, completing on that CTA's `barrier`. The source must stay until the receiver has been
 // told.
@@ -41,40 +34,6 @@ __device__ __forceinline__ void BulkSendToCluster(const void* shared, uint32_t b
       "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
       "[%3];" ::"r"(ClusterAddress(shared, rank)),
       "r"(SharedAddress(shared)), "r"(bytes), "r"(ClusterAddress(barrier, rank))
-      : "memory");
-}
-
-// cp.async.bulk.prefetch: device memory to L2 only.
-__device__ __forceinline__ void BulkPrefetch(const void* global, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-}
-
-// cp.async.bulk.commit_group / wait_group: stores of this thread; kRead only until the shared
-// memory may be reused.
-__device__ __forceinline__ void BulkCommit() {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void BulkWaitRead() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void BulkWait() {
-  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-// prefetch.tensormap: the descriptor itself, before its first use.
-__device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
-// cp.async.bulk.tensor.2d: the box at element (x, y), x along the rows.
-__device__ __forceinline__ void TmaLoad2D(void* shared, const CUtensorMap* map, int x, int y,
-                                          Mbarrier* barrier, uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      ".L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(shared)),
-      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "l"(policy)
       : "memory");
 }
 
@@ -107,16 +66,6 @@ __device__ __forceinline__ void TmaLoad2DMulticast(void* shared, const CUtensorM
       ".multicast::cluster.L2::cache_hint [%0], [%1, {%4, %5}], [%2], %3, %6;" ::"r"(
           SharedAddress(shared)),
       "l"(map), "r"(SharedAddress(barrier)), "h"(cta_mask), "r"(x), "r"(y), "l"(policy)
-      : "memory");
-}
-
-// cp.async.bulk.tensor.2d store of the box at element (x, y); outside the tensor nothing is
-// written. Completes with the bulk group.
-__device__ __forceinline__ void TmaStore2D(const CUtensorMap* map, int x, int y,
-                                           const void* shared) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
-      "r"(SharedAddress(shared)), "r"(x), "r"(y)
       : "memory");
 }
 
