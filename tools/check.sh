@@ -8,8 +8,9 @@ sources=$(git ls-files 'src/*.h' 'src/*.cpp' 'src/*.cu' 'src/*.cuh' 'apps/*.h' '
   'tests/*.h' 'tests/*.cpp' 'tests/*.cu' 'bench/*.cpp' 'bench/*.cu' 'bench/*.h')
 fail() { echo "check: $1" >&2; status=1; }
 
-# shellcheck disable=SC2086
-clang-format --dry-run --Werror $sources || fail "run clang-format -i on the files above"
+unformatted=$(echo "$sources" | xargs -P "$(nproc)" -I{} sh -c \
+  'clang-format --dry-run --Werror {} 2>/dev/null || echo {}')
+[ -z "$unformatted" ] || { echo "$unformatted"; fail "run clang-format -i on the files above"; }
 python3 tools/check_layers.py || fail "an include points up (tools/layers.txt)"
 # shellcheck disable=SC2086
 if LC_ALL=C grep -nP '[^\x00-\x7F]' $sources | grep -v '^tests/'; then
