@@ -128,11 +128,27 @@ void CheckAllPlans(int64_t m, int64_t n, int64_t k, Data data) {
 
 TEST_F(GemmI4F8, EveryPlanAndEpilogueOnRandomData) { CheckAllPlans(37, 448, 1664, Data::kRandom); }
 TEST_F(GemmI4F8, ShortLastGroup) { CheckAllPlans(5, 192, 576, Data::kRandom); }
+TEST_F(GemmI4F8, ShortLastGroupAndManyTokens) { CheckAllPlans(133, 192, 576, Data::kRandom); }
 TEST_F(GemmI4F8, OneTokenAndTheSmallestWeight) { CheckAllPlans(1, 64, 64, Data::kRandom); }
 TEST_F(GemmI4F8, ManyTokens) { CheckAllPlans(515, 320, 640, Data::kSymmetric); }
 TEST_F(GemmI4F8, OutlierScales) { CheckAllPlans(18, 128, 1024, Data::kOutlierScales); }
 TEST_F(GemmI4F8, ExtremesOfTheFormats) { CheckAllPlans(18, 128, 512, Data::kExtremes); }
 TEST_F(GemmI4F8, ZeroRows) { CheckAllPlans(9, 128, 512, Data::kZeroRows); }
+
+// What the planner picks by itself for the linears of a small model, tuned or not.
+TEST_F(GemmI4F8, PlannedLaunchesOfASmallModel) {
+  const GemmDevice device = QueryGemmDevice();
+  for (const auto& [n, k] :
+       {std::pair<int64_t, int64_t>{960, 576}, {576, 576}, {3072, 576}, {576, 1536}}) {
+    for (const int64_t m : {1, 5, 17, 33, 65, 129}) {
+      const GemmCase c(m, n, k, false, Data::kRandom, 19);
+      DeviceCase on_device{c};
+      for (const Products products : {Products::kExact, Products::kTable})
+        Check(c, on_device, MakeGemmPlan({m, n, k}, products, device), GemmEpilogue::kPlain,
+              c.Reference(products == Products::kTable, false), false);
+    }
+  }
+}
 
 TEST_F(GemmI4F8, NaNPoisonsItsOwnRowOnly) {
   GemmCase c(70, 192, 576, false, Data::kRandom, 3);
