@@ -115,7 +115,7 @@ def measure(arguments, name, recipe, settings, text, tokens, calib_tokens, done,
             wanted.append(row)
     if not wanted:
         return
-    threads = ["--threads", str(arguments.threads)]
+    threads = ["--threads", str(arguments.threads)] if arguments.threads > 0 else []
     with tempfile.TemporaryDirectory() as folder:
         target = f"{folder}/model"
         command = [arguments.fireq, "quantize", arguments.model, "-o", target, "--recipe", recipe,
