@@ -1,9 +1,16 @@
-// A consumer warpgroup: 64 query rows against the tiles of keys, three stages in flight: S of the
-// next tile (tensor cores), softmax of this one, P V of the last (tensor cores).
+// A consumer warpgroup: 64 query rows against the tiles of keys. Per tile: probabilities of this
+// one, then Q K of the next and P V of this one on the tensor cores, the second hidden by the
+// exponents of the next tile.
 //
-// The tensor cores add FP8 products with 13 bits below the largest: a sum over thousands of keys
-// would lose percents. So P V of one tile goes to fresh registers and is added in FP32, in two
-// parts of d, because registers are short.
+// Units. With x the score in base 2 and r the tile's power of two >= |s_v|, P' is
+// E4M3(2^(x - u) 256 s_v): u, an integer per row, is the served arithmetic's m + log2 r up to a
+// difference that cancels in O = sum P' (q - z) / (256 sum 2^(x - u)). A row's u grows only when a
+// probability would leave E4M3's range, and then by kMargin more than it must. The exponents x +
+// log2 r - u of a tile show that without their maximum being known exactly: only an exponent that
+// is too high is positive, and positive floats compare as integers, three at a time.
+//
+// The tensor cores add FP8 products with 13 bits below the largest, so the sums of P V are added in
+// FP32 every kPrefillPromote tiles.
 //
 // Lane l of warp w holds rows 16 w + l / 4 and + 8 (index h below), c = l % 4. P stays in
 // registers as the A operand. With RowOfKey's order of K's rows, register 4 j + 2 h + i of S is,
@@ -16,7 +23,6 @@
 #include "fireq/backends/sm90/ptx/cvt.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/wgmma.cuh"
-#include "fireq/backends/sm90/ptx/wgmma_values.cuh"
 
 namespace fireq::sm90 {
 
@@ -26,8 +32,8 @@ class PrefillConsumer {
  public:
   using Shared = PrefillShared<kDim>;
 
-  // `group` is the warpgroup's number, from a shuffle: control flow around wgmma must be provably
-  // uniform, or ptxas serialises it (C7520).
+  // `group` is the warpgroup's number, from a shuffle, as everything that control flow around wgmma
+  // depends on: it must be provably uniform, or ptxas serialises wgmma (C7520).
   __device__ PrefillConsumer(const AttnPrefillParams& p, Shared& shared, int group)
       : p_(p),
         shared_(shared),
@@ -36,167 +42,113 @@ class PrefillConsumer {
         c_(static_cast<int>(threadIdx.x) % 4) {}
 
   __device__ __forceinline__ void Run() {
-    PrefillWalk walk(p_);
-    PrefillWork work;
-    for (uint32_t turn = 0; walk.Next(work); ++turn) {
-      const int first = work.first_row + 64 * group_;
-      const int32_t all = work.Tiles(work.first_row, kPrefillRows, p_.group);
-      const int32_t tiles = work.Tiles(first, 64, p_.group);
-      Start(work);
+    for (uint32_t turn = 0;; ++turn) {
       query_ = static_cast<int>(turn & 1);
       MbarrierWait(&shared_.q_full[query_], turn >> 1 & 1);
-      // Tiles that every row sees whole need no mask.
-      const int32_t whole = work.Limit(first, p_.group) / kPrefillKeys;
-      if constexpr (kTerms == 1) {
-        if (tiles > 0) Attend(tiles, whole);
-      } else {
-        AttendInTurn(tiles, whole);
-      }
+      const PrefillPiece& piece = shared_.piece[query_];
+      const int32_t all = Uniform(piece.tiles);
+      if (all < 0) break;
+      const int32_t tiles = Uniform(piece.group_tiles[group_]);
+      Start();
+      if (tiles > 0) Attend(tiles, Uniform(piece.whole_tiles[group_]));
+      for (int32_t i = tiles; i < all; ++i) Skip();
+      Store();
       __syncwarp();
       if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.q_empty[query_]);
-      for (int32_t i = tiles; i < all; ++i) Skip();
-      walk.Again(work);
-      Store(work);
     }
   }
 
  private:
   static constexpr int kQuerySteps = kDim / 32;
-  static constexpr int kValues = (kDim + 8) / 2;  // sums of P V and of P z
-  static constexpr int kParts = kDim / 64;        // of d; the last has the zero points too
+  static constexpr int kValues = kDim / 2;  // sums of P V
+  static constexpr float kHighest = 0.75f;  // exponent: P' <= 256 2^0.75 < 448
+  static constexpr float kMargin = 2.0f;
 
   using Probs = uint32_t[kTerms][8];
 
-  __device__ __forceinline__ void Start(const PrefillWork& work) {
-    constexpr float kLog2eOverRoot =
-        1.4426950408889634f * (kDim == 128 ? 0.08838834764831845f : 0.125f);
+  static __device__ __forceinline__ int32_t Uniform(int32_t x) {
+    return __shfl_sync(0xFFFFFFFFu, x, 0);
+  }
+  __device__ __forceinline__ const PrefillRow& Row(int h) const {
+    return shared_.rows[query_][row_ + 8 * h];
+  }
+
+  __device__ __forceinline__ void Start() {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int row = work.first_row + row_ + 8 * h;
-      const bool valid = row < work.rows;
-      scale_[h] =
-          valid ? p_.scale_q[work.Index(row, p_.group, p_.num_heads)] * kLog2eOverRoot : 0.0f;
-      limit_[h] = work.Limit(row, p_.group);
-      maximum_[h] = -1e30f;  // below every score, and finite
+      scale_[h] = Row(h).scale;
+      unit_[h] = 0.0f;
+      out_unit_[h] = 0.0f;
       sum_[h] = 0.0f;
     }
-    r_ = 0.0f;
+    pending_ = 0;
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) part_[i] = 0.0f;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) out_[i] = 0.0f;
   }
 
-  // `whole` tiles lie below every row's limit.
+  // The first `whole` tiles lie below every row's limit: they need no mask.
   __device__ __forceinline__ void Attend(int32_t tiles, int32_t whole) {
     float s[32];
-    Probs p0 = {};  // the product before the first tile: P = 0 with that tile's V
-    Probs p1 = {};
-    Pin(p0);
-    Pin(p1);
-    int last = place_.stage;
+    int32_t top[2];
     MbarrierWait(&shared_.full[place_.stage], place_.phase);
     WgmmaFence();
     MultiplyKeys(place_.stage, s);
     WgmmaCommit();
     WgmmaWait<0>();
     PinRegisters(s);
-    // P's registers take turns, and always end in p1: copies between them would serialise wgmma
-    // (C7513).
-    int32_t tile = 0;
-    if (tiles % 2 == 0) Step<true>(tile++, whole, last, s, p1, p0);
-    for (; tile + 1 < tiles; tile += 2) {
-      Step<true>(tile, whole, last, s, p0, p1);
-      Step<true>(tile + 1, whole, last, s, p1, p0);
-    }
-    Step<false>(tile, whole, last, s, p0, p1);
-    LastValues(last, p1);
+    Exponents(0, whole, s, top);
+    FirstUnits(s);
+    for (int32_t tile = 0; tile + 1 < tiles; ++tile) Step<true>(tile, whole, s);
+    Step<false>(tiles - 1, whole, s);
   }
 
-  // The same without overlap: the debugging form has no registers for it.
-  __device__ __forceinline__ void AttendInTurn(int32_t tiles, int32_t whole) {
-    for (int32_t tile = 0; tile < tiles; ++tile) {
-      const int stage = place_.stage;
-      float s[32];
-      Probs p;
-      MbarrierWait(&shared_.full[stage], place_.phase);
-      WgmmaFence();
-      MultiplyKeys(stage, s);
-      WgmmaCommit();
-      WgmmaWait<0>();
-      PinRegisters(s);
-      float top[2] = {-INFINITY, -INFINITY};
-      float factor[2];
-      Scores(tile, tile >= whole, stage, s, top);
-      const bool changed = Probabilities(stage, s, top, p, factor);
-      if (__any_sync(0xFFFFFFFFu, changed)) Rescale(factor);
-      r_ = shared_.scales[stage].r;
-      LastValues(stage, p);
-      place_.Next();
-    }
-  }
-
-  // Tile `tile`, whose scores are `s`; `last` is the stage of the tile before, whose P is `before`.
-  // On the tensor cores meanwhile: the first part of d of P V of that tile beside the scores, the
-  // second beside the exponentials, and Q K of the next tile as soon as `s` is free.
+  // Tile `tile`, whose exponents are `s`; leaves the next one's there. Nothing is in flight
+  // outside: accumulators in flight across a loop's back edge would serialise wgmma (C7514).
   template <bool kNext>
-  __device__ __forceinline__ void Step(int32_t tile, int32_t whole, int& last, float (&s)[32],
-                                       Probs& before, Probs& p) {
+  __device__ __forceinline__ void Step(int32_t tile, int32_t whole, float (&s)[32]) {
     const int stage = place_.stage;
     place_.Next();
-    float part[36];
-    WgmmaFence();
-    MultiplyValues<0>(last, before[0], part);
-    WgmmaCommit();
-    float top[2] = {-INFINITY, -INFINITY};
-    Scores(tile, tile >= whole, stage, s, top);
-    WgmmaWait<0>();
-    Add<0>(part);
-    if constexpr (kParts == 2) {
-      WgmmaFence();
-      MultiplyValues<1>(last, before[0], part);
-      WgmmaCommit();
-    }
-    float factor[2];
-    const bool changed = Probabilities(stage, s, top, p, factor);
-    Pin(p);  // made before s is written again: both at once would not fit the registers
+    Probs p;
+    int32_t top[2];
+    Probabilities(shared_.scales[stage], s, p);
+    Pin(p);
     if constexpr (kNext) {
       MbarrierWait(&shared_.full[place_.stage], place_.phase);
       WgmmaFence();
       MultiplyKeys(place_.stage, s);
       WgmmaCommit();
+    } else {
+      WgmmaFence();
     }
-    if constexpr (kParts == 2) {
-      WgmmaWait<kNext ? 1 : 0>();
-      Add<1>(part);
-    }
-    Pin(before);
-    if (last != stage) Release(last);
-    last = stage;
-    r_ = shared_.scales[stage].r;
-    if (__any_sync(0xFFFFFFFFu, changed)) Rescale(factor);
+    MultiplyValues(stage, p);
+    WgmmaCommit();
     if constexpr (kNext) {
-      WgmmaWait<0>();
+      WgmmaWait<1>();
       PinRegisters(s);
+      Exponents(tile + 1, whole, s, top);
+    }
+    WgmmaWait<0>();
+    PinRegisters(part_);
+    Pin(p);
+    Release(stage);
+    if (++pending_ == kPrefillPromote) Promote();
+    if constexpr (kNext) {
+      const int32_t highest = max(top[0], top[1]);
+      if (__any_sync(0xFFFFFFFFu, highest > __float_as_int(kHighest))) Raise(top, s);
     }
   }
 
-  // P V of a tile with nothing beside it.
-  __device__ __forceinline__ void LastValues(int stage, Probs& p) {
-    AddValues<0>(stage, p);
-    if constexpr (kParts == 2) AddValues<1>(stage, p);
-    Release(stage);
-  }
-  template <int kPart>
-  __device__ __forceinline__ void AddValues(int stage, Probs& p) {
-    float part[36];
+  // What the tensor cores have summed, into the FP32 sums.
+  __device__ __forceinline__ void Promote() {
+    pending_ = 0;
+    const float factor[2] = {Exp2Approx(out_unit_[0] - unit_[0]),
+                             Exp2Approx(out_unit_[1] - unit_[1])};
 #pragma unroll
-    for (int t = 0; t < kTerms; ++t) {
-      WgmmaFence();
-      MultiplyValues<kPart>(stage, p[t], part, t > 0);
-      WgmmaCommit();
-      WgmmaWait<0>();
-      PinRegisters(p[t]);
-    }
-    Add<kPart>(part);
+    for (int h = 0; h < 2; ++h) out_unit_[h] = unit_[h];
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) out_[i] = out_[i] * factor[i >> 1 & 1] + part_[i];
   }
 
   // A tile that only the other warpgroup needs. It must have been filled before it is given back:
@@ -228,76 +180,99 @@ class PrefillConsumer {
     }
   }
 
-  // part (+)= P V of d 64 kPart .. + 63, and P z behind the last.
-  template <int kPart>
-  __device__ __forceinline__ void MultiplyValues(int stage, const uint32_t (&p)[8],
-                                                 float (&part)[36], int accumulate = 0) {
-    constexpr int kColumns = kPart == kParts - 1 ? 72 : 64;
-    const uint64_t v = DescriptorSwizzle64(shared_.v[stage] + 64 * kPart * kPrefillKeys);
-    float(&sums)[kColumns / 2] = reinterpret_cast<float(&)[kColumns / 2]>(part);
+  // part_ (+)= P V.
+  __device__ __forceinline__ void MultiplyValues(int stage, const Probs& p) {
+    const uint64_t v = DescriptorSwizzle64(shared_.v[stage]);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t a[4] = {p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]};
-      WgmmaE4M3<kColumns>::Rs(sums, a, v + 2 * i, i > 0 ? 1 : accumulate);
+    for (int t = 0; t < kTerms; ++t) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t a[4] = {p[t][4 * i], p[t][4 * i + 1], p[t][4 * i + 2], p[t][4 * i + 3]};
+        WgmmaE4M3<kDim>::Rs(part_, a, v + 2 * i, t + i > 0 ? 1 : pending_);
+      }
     }
   }
 
-  // The sums of a tile, in units of its own r, into the FP32 sums.
-  template <int kPart>
-  __device__ __forceinline__ void Add(float (&part)[36]) {
-    PinRegisters(part);
-    constexpr int kCount = kPart == kParts - 1 ? 36 : 32;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) out_[32 * kPart + i] += part[i] * r_;
-  }
-
-  // Scores of one tile, without the row's factor, and their maxima over this lane's keys.
+  // Products to exponents; -infinity for the keys that the row does not see. `top` is the largest
+  // of a row's in this lane if any is positive, and else no positive number (of floats, as
+  // integers).
   template <bool kMasked>
-  __device__ __forceinline__ void Scores(int32_t tile, const PrefillScales& scales, float (&s)[32],
-                                         float (&top)[2]) {
+  __device__ __forceinline__ void Exponents(int32_t tile, float (&s)[32], int32_t (&top)[2]) {
+    const PrefillScales& scales = shared_.scales[place_.stage];
+    const float bias[2] = {scales.log_r - unit_[0], scales.log_r - unit_[1]};
+    int32_t limit[2] = {};
+    if constexpr (kMasked) {
+      for (int h = 0; h < 2; ++h) limit[h] = Row(h).limit - tile * kPrefillKeys - 4 * c_;
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) top[h] = INT32_MIN;
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       const float4 score = *reinterpret_cast<const float4*>(scales.score + 16 * b + 4 * c_);
       const float score_of[4] = {score.x, score.y, score.z, score.w};
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
+      for (int h = 0; h < 2; ++h) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+        for (int e = 0; e < 4; ++e) {
           float& x = s[Register(b, e, h)];
-          x *= score_of[e];
-          if (kMasked && tile * kPrefillKeys + 16 * b + 4 * c_ + e >= limit_[h]) x = -INFINITY;
-          top[h] = fmaxf(top[h], x);
+          x = __fmaf_rn(scale_[h], x * score_of[e], bias[h]);
+          if (kMasked && 16 * b + e >= limit[h]) x = -INFINITY;
+        }
+#pragma unroll
+        for (int e = 0; e < 4; e += 2) {
+          top[h] = __vimax3_s32(top[h], __float_as_int(s[Register(b, e, h)]),
+                                __float_as_int(s[Register(b, e + 1, h)]));
         }
       }
     }
   }
-
-  __device__ __forceinline__ void Scores(int32_t tile, bool masked, int stage, float (&s)[32],
-                                         float (&top)[2]) {
-    const PrefillScales& scales = shared_.scales[stage];
-    if (masked) {
-      Scores<true>(tile, scales, s, top);
+  __device__ __forceinline__ void Exponents(int32_t tile, int32_t whole, float (&s)[32],
+                                            int32_t (&top)[2]) {
+    if (tile >= whole) {
+      Exponents<true>(tile, s, top);
     } else {
-      Scores<false>(tile, scales, s, top);
+      Exponents<false>(tile, s, top);
     }
   }
 
-  // Scores of one tile to P'. Returns whether what was summed before must be multiplied by
-  // `factor` (powers of two).
-  __device__ __forceinline__ bool Probabilities(int stage, const float (&s)[32], float (&top)[2],
-                                                Probs& p, float (&factor)[2]) {
-    const PrefillScales& scales = shared_.scales[stage];
-    bool changed = false;
+  // u of rows whose exponents, so far with u = 0, are those of the first tile.
+  __device__ __forceinline__ void FirstUnits(float (&s)[32]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      top[h] = fmaxf(top[h], __shfl_xor_sync(0xFFFFFFFFu, top[h], 1));
-      top[h] = fmaxf(top[h], __shfl_xor_sync(0xFFFFFFFFu, top[h], 2));
-      const float maximum = fmaxf(maximum_[h], ceilf(scale_[h] * top[h]));
-      changed |= maximum != maximum_[h];
-      factor[h] = Exp2Approx(maximum_[h] - maximum);
-      sum_[h] *= factor[h];
-      maximum_[h] = maximum;
+      float top = -INFINITY;
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        if ((i >> 1 & 1) == h) top = fmaxf(top, s[i]);
+      }
+      top = QuadMax(top);
+      if (top > -INFINITY) unit_[h] = ceilf(top) + kMargin;
     }
+#pragma unroll
+    for (int i = 0; i < 32; ++i) s[i] -= unit_[i >> 1 & 1];
+  }
+
+  // Larger u for the rows that have a `top` too high.
+  __device__ __forceinline__ void Raise(const int32_t (&top)[2], float (&s)[32]) {
+    float by[2];
+    float factor[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float highest = QuadMax(__int_as_float(top[h]));
+      by[h] = highest > kHighest ? ceilf(highest) + kMargin : 0.0f;
+      factor[h] = Exp2Approx(-by[h]);
+      unit_[h] += by[h];
+      sum_[h] *= factor[h];
+    }
+#pragma unroll
+    for (int i = 0; i < 32; ++i) s[i] -= by[i >> 1 & 1];
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) part_[i] *= factor[i >> 1 & 1];
+  }
+
+  // Exponents of one tile to P', and the lane's sums of probabilities.
+  __device__ __forceinline__ void Probabilities(const PrefillScales& scales, const float (&s)[32],
+                                                Probs& p) {
+    float sum[2];
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       const float4 value = *reinterpret_cast<const float4*>(scales.value + 16 * b + 4 * c_);
@@ -306,16 +281,22 @@ class PrefillConsumer {
       for (int h = 0; h < 2; ++h) {
         float x[4];
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const float probability = Exp2Approx(scale_[h] * s[Register(b, e, h)] - maximum_[h]);
-          sum_[h] += probability;
-          x[e] = probability * value_of[e];
-        }
+        for (int e = 0; e < 4; ++e) x[e] = Exp2Approx(s[Register(b, e, h)]);
+        const float four = (x[0] + x[1]) + (x[2] + x[3]);
+        sum[h] = b == 0 ? four : sum[h] + four;
+#pragma unroll
+        for (int e = 0; e < 4; ++e) x[e] *= value_of[e];
         p[0][2 * b + h] = FloatsToE4M3x4(x[0], x[1], x[2], x[3]);
         if constexpr (kTerms == 2) p[1][2 * b + h] = Remainder(p[0][2 * b + h], x);
       }
     }
-    return changed;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) sum_[h] += sum[h] * scales.inverse_r;
+  }
+
+  static __device__ __forceinline__ float QuadMax(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
   }
 
   static constexpr __device__ int Register(int b, int e, int h) {
@@ -331,26 +312,20 @@ class PrefillConsumer {
     return FloatsToE4M3x4(x[0] - a.x, x[1] - a.y, x[2] - b.x, x[3] - b.y);
   }
 
-  __device__ __forceinline__ void Rescale(const float (&factor)[2]) {
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) out_[i] *= factor[i >> 1 & 1];
-  }
-
-  __device__ __forceinline__ void Store(const PrefillWork& work) {
+  __device__ __forceinline__ void Store() {
+    if (pending_ > 0) Promote();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       sum_[h] += __shfl_xor_sync(0xFFFFFFFFu, sum_[h], 1);
       sum_[h] += __shfl_xor_sync(0xFFFFFFFFu, sum_[h], 2);
-      // Column Dh of O is sum P' z, held by the quad's first lane.
-      const float zero = __shfl_sync(0xFFFFFFFFu, out_[kDim / 2 + 2 * h], threadIdx.x & 28);
-      const float factor = sum_[h] == 0.0f ? 0.0f : (512.0f / 256.0f) / sum_[h];
-      const int row = work.first_row + row_ + 8 * h;
-      if (row >= work.rows) continue;
-      bf16_t* to = p_.out + work.Index(row, p_.group, p_.num_heads) * kDim + 2 * c_;
+      const float factor = sum_[h] == 0.0f ? 0.0f : __fdividef(512.0f / 256.0f, sum_[h]);
+      const int64_t row = Row(h).index;
+      if (row < 0) continue;
+      bf16_t* to = p_.out + row * kDim + 2 * c_;
 #pragma unroll
       for (int j = 0; j < kDim / 8; ++j) {
-        *reinterpret_cast<uint32_t*>(to + 8 * j) = FloatsToBf16x2(
-            (out_[4 * j + 2 * h] - zero) * factor, (out_[4 * j + 2 * h + 1] - zero) * factor);
+        *reinterpret_cast<uint32_t*>(to + 8 * j) =
+            FloatsToBf16x2(out_[4 * j + 2 * h] * factor, out_[4 * j + 2 * h + 1] * factor);
       }
     }
   }
@@ -362,12 +337,13 @@ class PrefillConsumer {
   const int c_;
   int query_ = 0;  // buffer of Q
   RingPlace<kPrefillStages> place_;
-  float out_[kValues];
-  float scale_[2];    // scale_q log2(e) / sqrt(Dh)
-  float maximum_[2];  // integers
-  float sum_[2];      // this lane's part
-  float r_;           // of the tile whose P V is on its way
-  int32_t limit_[2];  // keys that the row sees
+  float part_[kValues];  // of the last pending_ tiles, in units of unit_
+  float out_[kValues];   // of the tiles before, in units of out_unit_
+  int pending_;
+  float scale_[2];     // scale_q log2(e) / sqrt(Dh)
+  float unit_[2];      // u
+  float out_unit_[2];  // u when out_ was last added to
+  float sum_[2];       // this lane's part of sum 2^(x - u)
 };
 
 }  // namespace fireq::sm90

@@ -24,12 +24,6 @@ __device__ __forceinline__ void InitPrefillShared(PrefillShared<kDim>& shared) {
     for (int i = 0; i < 4 * kPrefillRawPages; ++i) MbarrierInit(&shared.raw_full[0][0] + i, 1);
     FenceMbarrierInit();
   }
-  // Rows Dh + 1 .. Dh + 7 of V^T stay zero: finite in the product, unused in the result.
-  for (int i = static_cast<int>(threadIdx.x); i < kPrefillStages * 7 * 4; i += kPrefillThreads) {
-    uint8_t* row = shared.v[i / 28] + (kDim + 1 + i % 28 / 4) * kPrefillKeys;
-    *reinterpret_cast<uint4*>(row + 16 * (i % 4)) = make_uint4(0, 0, 0, 0);
-  }
-  FenceProxyAsync();
   __syncthreads();
 }
 

@@ -1,8 +1,7 @@
 // The producer warpgroup: copies packed pages in, unpacks INT4 to E4M3 into the swizzled tiles that
-// wgmma reads, and turns scales into factors. A nibble in the low half of a byte is the E4M3 number
-// q 2^-9, so unpacking V is mask and shift; its zero points become one more row. K gets q - z, also
-// exact, in sign and magnitude: a correction z sum Q outside would lose S's last bits to
-// cancellation, because the tensor cores add with 13 bits below the largest product.
+// wgmma reads, and turns scales into factors. Both get (q - z) 2^-9, exact in E4M3, in sign and
+// magnitude: corrections z sum Q and sum P' z outside would lose the last bits to cancellation,
+// because the tensor cores add with 13 bits below the largest product.
 //
 // Every fourth tile belongs to one of the four warps, which does all of it with packed pages of its
 // own: no warp waits for another, and four tiles' latencies overlap.
@@ -38,7 +37,8 @@ class PrefillProducer {
     PrefillWalk walk(p_);
     PrefillWork work;
     uint32_t before = 0;  // tiles of the works before
-    for (uint32_t turn = 0; walk.Next(work); ++turn) {
+    uint32_t turn = 0;
+    for (; walk.Next(work); ++turn) {
       LoadQueries(work, turn);
       const int32_t tiles = work.Tiles(work.first_row, kPrefillRows, p_.group);
       const int32_t first = static_cast<int32_t>((warp_ - before) % 4);
@@ -53,12 +53,19 @@ class PrefillProducer {
         Unpack(before + tile, context - tile * kPrefillKeys);
         if (next < tiles) Load(pages, PageNumber(table, first, next, tiles), loads_++);
       }
-      before += static_cast<uint32_t>(max(tiles, 0));
+      before += static_cast<uint32_t>(tiles);
+    }
+    const int buffer = static_cast<int>(turn & 1);
+    MbarrierWait(&shared_.q_empty[buffer], ~(turn >> 1) & 1);
+    if (lane_ == 0) {
+      if (warp_ == 0) shared_.piece[buffer].tiles = -1;
+      MbarrierArrive(&shared_.q_full[buffer]);
     }
   }
 
  private:
-  // 32 of the piece's rows, 16 bytes at a time, into the swizzle. Rows that are not there are zero.
+  // 32 of the piece's rows, 16 bytes at a time, into the swizzle, and what the consumers must know
+  // of them. Rows that are not there are zero.
   __device__ __forceinline__ void LoadQueries(const PrefillWork& work, uint32_t turn) {
     constexpr int kChunks = kDim / 16;  // of a row
     const int buffer = static_cast<int>(turn & 1);
@@ -80,9 +87,28 @@ class PrefillProducer {
       const int swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
       *reinterpret_cast<uint4*>(to + row * kDim + 16 * (lane_ % kChunks ^ swizzle)) = w[i];
     }
+    shared_.rows[buffer][32 * warp_ + lane_] = Row(work, work.first_row + 32 * warp_ + lane_);
+    if (warp_ == 0 && lane_ == 0) Announce(work, shared_.piece[buffer]);
     FenceProxyAsync();
     __syncwarp();
     if (lane_ == 0) MbarrierArrive(&shared_.q_full[buffer]);
+  }
+
+  __device__ __forceinline__ PrefillRow Row(const PrefillWork& work, int row) const {
+    constexpr float kLog2eOverRoot =
+        1.4426950408889634f * (kDim == 128 ? 0.08838834764831845f : 0.125f);
+    if (row >= work.rows) return {1.0f, work.Limit(row, p_.group), -1};
+    const int64_t index = work.Index(row, p_.group, p_.num_heads);
+    return {p_.scale_q[index] * kLog2eOverRoot, work.Limit(row, p_.group), index};
+  }
+  __device__ __forceinline__ void Announce(const PrefillWork& work, PrefillPiece& piece) const {
+    piece.tiles = work.Tiles(work.first_row, kPrefillRows, p_.group);
+#pragma unroll
+    for (int i = 0; i < kPrefillConsumers; ++i) {
+      const int first = work.first_row + 64 * i;
+      piece.group_tiles[i] = work.Tiles(first, 64, p_.group);
+      piece.whole_tiles[i] = work.Limit(first, p_.group) / kPrefillKeys;
+    }
   }
 
   // The lanes hold the page numbers of 32 tiles of this warp.
@@ -117,7 +143,6 @@ class PrefillProducer {
     ++unpacked_;
     const uint8_t* raw = shared_.raw[warp_][slot];
     Scales(raw, valid, shared_.scales[stage]);
-    UnpackZeros(raw, shared_.v[stage]);
     UnpackKeys(raw, shared_.k[stage]);
     UnpackValues(raw, shared_.v[stage]);
     FenceProxyAsync();  // the stores above before the tensor cores' reads
@@ -159,29 +184,25 @@ class PrefillProducer {
     }
   }
 
-  // 8 bytes are 16 tokens of one d: one chunk of V^T's row d.
+  // 8 bytes are 16 tokens of one d: one chunk of V^T's row d. Zero points of tokens that were never
+  // written may be anything; masked, they leave the codes finite, and those tokens' P' is zero.
   __device__ __forceinline__ void UnpackValues(const uint8_t* raw, uint8_t* v) {
     const uint8_t* from = raw + Shared::kLayout.v_offset() + kVGroupBytes * lane_;
+    const uint8_t* zeros = raw + Shared::kLayout.v_zero_offset();
 #pragma unroll
     for (int group = 0; group < 4; ++group) {
+      uint4 z = *reinterpret_cast<const uint4*>(zeros + 16 * group);
+      z = make_uint4(Low(z.x), Low(z.y), Low(z.z), Low(z.w));
       uint8_t* to = v + (value_place_ ^ (16 * group));
 #pragma unroll
       for (int i = 0; i < kDim / 32; ++i) {
         const uint2 w =
             *reinterpret_cast<const uint2*>(from + kVGroupBytes * (kDim * group + 32 * i));
-        *reinterpret_cast<uint4*>(to + 32 * kPrefillKeys * i) =
-            make_uint4(Low(w.x), Low(w.y), High(w.x), High(w.y));
+        *reinterpret_cast<uint4*>(to + 32 * kPrefillKeys * i) = make_uint4(
+            Subtract(Low(w.x), z.x, 0x80808080u - z.x), Subtract(Low(w.y), z.y, 0x80808080u - z.y),
+            Subtract(High(w.x), z.z, 0x80808080u - z.z),
+            Subtract(High(w.y), z.w, 0x80808080u - z.w));
       }
-    }
-  }
-
-  // Row Dh of V^T: a zero point's byte is the E4M3 number z 2^-9. Bytes of tokens that were never
-  // written are made finite: their P' is zero.
-  __device__ __forceinline__ void UnpackZeros(const uint8_t* raw, uint8_t* v) {
-    if (lane_ < 4) {
-      uint4 z = *reinterpret_cast<const uint4*>(raw + Shared::kLayout.v_zero_offset() + 16 * lane_);
-      z = make_uint4(Low(z.x), Low(z.y), Low(z.z), Low(z.w));
-      *reinterpret_cast<uint4*>(v + kDim * kPrefillKeys + 16 * lane_) = z;
     }
   }
 
@@ -206,7 +227,10 @@ class PrefillProducer {
     *reinterpret_cast<float2*>(to.score + token) =
         make_float2(Bf16LowToFloat(k) * 512.0f, Bf16HighToFloat(k) * 512.0f);
     *reinterpret_cast<float2*>(to.value + token) = make_float2(v0 * unit, v1 * unit);
-    if (lane_ == 0) to.r = __uint_as_float(r);
+    if (lane_ == 0) {
+      to.log_r = static_cast<float>(static_cast<int>(r >> 23) - 127);
+      to.inverse_r = __uint_as_float((254u << 23) - r);
+    }
   }
 
   const AttnPrefillParams& p_;

@@ -1,5 +1,5 @@
 // What the warpgroups of a prefill CTA share: the ring of packed pages, the ring of unpacked tiles,
-// and the walk over the CTA's pieces of work that each of them makes for itself.
+// and the pieces of work, which the producer hands on.
 #pragma once
 
 #include <cstdint>
@@ -13,14 +13,29 @@ namespace fireq::sm90 {
 
 inline constexpr int kPrefillKeys = kTokensPerPage;  // of a tile
 inline constexpr int kPrefillConsumers = 2;          // warpgroups
+inline constexpr int kPrefillPromote = 4;            // tiles between additions of P V in FP32
 inline constexpr int kPrefillThreads = 128 * (kPrefillConsumers + 1);
 
 // What a key's score and probability are multiplied by, in the order of its page.
 struct PrefillScales {
   float score[kPrefillKeys];  // s_k 2^9: codes enter the product as (q - z) 2^-9
   float value[kPrefillKeys];  // 256 s_v / r
-  float r;                    // power of two >= |s_v| of the tile
-  float unused[31];           // 128-byte multiples
+  float log_r;                // r: power of two >= |s_v| of the tile
+  float inverse_r;
+  float unused[30];  // 128-byte multiples
+};
+
+// What the producer tells the consumers about a row of a piece of work.
+struct PrefillRow {
+  float scale;    // scale_q log2(e) / sqrt(Dh)
+  int32_t limit;  // keys that the row sees
+  int64_t index;  // row of [T, H]; -1: none
+};
+// And about the piece.
+struct PrefillPiece {
+  int32_t tiles;  // of keys; -1: no more work
+  int32_t group_tiles[kPrefillConsumers];
+  int32_t whole_tiles[kPrefillConsumers];  // seen whole by every row of the warpgroup
 };
 
 template <int kDim>
@@ -31,8 +46,10 @@ struct PrefillShared {
   alignas(1024) uint8_t k[kPrefillStages][kPrefillKeys * kDim];
   // E4M3 [64 rows][Dh] a consumer, swizzled as K, for this piece of work and the next.
   alignas(1024) uint8_t q[2][kPrefillConsumers][64 * kDim];
-  // E4M3 [Dh + 8][64 tokens] in the 64-byte swizzle: V^T, the zero points in row Dh, then zeros.
-  alignas(512) uint8_t v[kPrefillStages][(kDim + 8) * kPrefillKeys];
+  // E4M3 [Dh][64 tokens] in the 64-byte swizzle: V^T.
+  alignas(512) uint8_t v[kPrefillStages][kDim * kPrefillKeys];
+  alignas(16) PrefillRow rows[2][kPrefillRows];
+  PrefillPiece piece[2];
   alignas(128) PrefillScales scales[kPrefillStages];
   alignas(128) uint8_t raw[4][kPrefillRawPages][kLayout.head_bytes()];
   Mbarrier full[kPrefillStages];
@@ -87,22 +104,14 @@ struct PrefillWork {
   }
 };
 
-// Every warpgroup walks the same list on its own.
+// The CTA's pieces of work.
 class PrefillWalk {
  public:
   __device__ explicit PrefillWalk(const AttnPrefillParams& p) : p_(p) {}
 
   // The next piece of work; false when there is none.
-  __device__ __forceinline__ bool Next(PrefillWork& work) { return Get(turn_++, work); }
-  // The piece that Next gave last, read again: so it need not stay in registers meanwhile.
-  __device__ __forceinline__ void Again(PrefillWork& work) const {
-    asm volatile("" ::: "memory");
-    static_cast<void>(Get(turn_ - 1, work));
-  }
-
- private:
-  __device__ __forceinline__ bool Get(int32_t turn, PrefillWork& work) const {
-    const int64_t index = PrefillTurn(turn, blockIdx.x, gridDim.x);
+  __device__ __forceinline__ bool Next(PrefillWork& work) {
+    const int64_t index = PrefillTurn(turn_++, blockIdx.x, gridDim.x);
     if (index >= int64_t{p_.num_items} * p_.kv_heads) return false;
     const uint32_t number = static_cast<uint32_t>(index);  // fits: the host checks
     const uint32_t heads = static_cast<uint32_t>(p_.kv_heads);
@@ -117,6 +126,7 @@ class PrefillWalk {
     return true;
   }
 
+ private:
   const AttnPrefillParams& p_;
   int32_t turn_ = 0;
 };
