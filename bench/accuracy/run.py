@@ -7,16 +7,18 @@
 
 DATA holds wikitext-2-raw/wiki.test.raw and calibration/{c4,wiki}.utf8. A row that the CSV already has
 (same recipe, settings, products, text and sizes) is not run again, so a run can be interrupted.
-Standard library only.
+--jobs N measures N recipes at a time; give --threads too. Standard library only.
 """
 
 import argparse
+import concurrent.futures
 import csv
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 FIELDS = ["row", "recipe", "settings", "products", "text", "tokens", "calibration", "calib_tokens",
@@ -58,7 +60,7 @@ ABLATION = [
     ("weights only, default", "default", WEIGHTS_ONLY),
     ("K and V only, rtn", "rtn", KV_ONLY),
     ("K and V only, fireq", "fireq", KV_ONLY + " cas=none"),
-    ("K and V only, default", "default", KV_ONLY),
+    ("K and V only, default", "default", KV_ONLY + " weights.solver=nearest weights.sweeps=0"),
 ]
 
 CHOOSE = [
@@ -87,6 +89,7 @@ def parse_arguments():
     parser.add_argument("--tokens", type=int, help="of the text that is scored")
     parser.add_argument("--calib-tokens", type=int)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", help="rows whose name contains this")
     parser.add_argument("--out", type=pathlib.Path,
                         default=pathlib.Path(__file__).parent.parent / "results")
@@ -158,19 +161,31 @@ def main():
         with path.open(newline="") as file:
             kept = list(csv.DictReader(file))
     done = {key_of(row) for row in kept}
+    order = [name for name, _, _ in rows]
+    lock = threading.Lock()
+
+    def place(row):
+        name = row["row"]
+        return order.index(name) if name in order else len(order)
 
     def save(row):
-        kept.append({field: str(row[field]) for field in FIELDS})
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(kept)
-        path.with_suffix(".md").write_text(markdown(kept))
-        print(markdown(kept[-1:]).splitlines()[-1], flush=True)
+        with lock:
+            kept.append({field: str(row[field]) for field in FIELDS})
+            print(markdown(kept[-1:]).splitlines()[-1], flush=True)
+            kept.sort(key=place)
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS)
+                writer.writeheader()
+                writer.writerows(kept)
+            path.with_suffix(".md").write_text(markdown(kept))
 
-    for name, recipe, settings in rows:
-        if not arguments.only or arguments.only in name:
-            measure(arguments, name, recipe, settings, text, tokens, calib_tokens, done, save)
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        tasks = [pool.submit(measure, arguments, name, recipe, settings, text, tokens,
+                             calib_tokens, done, save)
+                 for name, recipe, settings in rows
+                 if not arguments.only or arguments.only in name]
+        for task in tasks:
+            task.result()
 
 
 if __name__ == "__main__":
