@@ -22,6 +22,11 @@ __device__ __forceinline__ CodeWords LoadCodes(const uint8_t* tile, int thread) 
   return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
 
+// Scale and zero point of a thread's two rows: s, z, s', z'.
+__device__ __forceinline__ uint32_t LoadScaleZeros(const uint8_t* tile, int warp, int lane) {
+  return LoadShared32(SharedAddress(tile + kTileCodeBytes + 4 * (8 * warp + lane / 4)));
+}
+
 // *exact*: a code 0..15 in the low bits of a byte is the E4M3 number code * 2^-9. Three
 // instructions for eight weights.
 inline constexpr float kExactOperandUnit = 512.0f;  // what the operand must be multiplied by
@@ -39,14 +44,11 @@ struct GroupScales {
   float scale[2];       // s * kExactOperandUnit
   float neg_offset[2];  // -s z
 };
-__device__ __forceinline__ GroupScales LoadGroupScales(const uint8_t* tile, int warp, int lane) {
-  uint32_t packed;  // s, z, s', z': a zero point read as E4M3 is z * 2^-9
-  asm volatile("ld.shared.u32 %0, [%1];"
-               : "=r"(packed)
-               : "r"(SharedAddress(tile + kTileCodeBytes + 4 * (8 * warp + lane / 4))));
+__device__ __forceinline__ GroupScales MakeGroupScales(uint32_t packed) {
   GroupScales out;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
+    // s, and a zero point read as E4M3: z * 2^-9
     const uint32_t halves = E4M3x2ToHalf2(static_cast<uint16_t>(packed >> (16 * h)));
     const float2 values = __half22float2(*reinterpret_cast<const __half2*>(&halves));
     out.scale[h] = values.x * kExactOperandUnit;
@@ -55,64 +57,51 @@ __device__ __forceinline__ GroupScales LoadGroupScales(const uint8_t* tile, int 
   return out;
 }
 
-// *table*: the 16 products of a row and group, arranged for byte permutes. A code's upper three
-// bits select a pair of neighbouring products (2 j, 2 j + 1), its lowest bit which of the two. PRMT
-// with selector bit 3 set yields the sign of the selected byte in all its bits, so
-//   prmt(even, code) ^ prmt(odd, code ^ 8)
-// is the product if `odd` holds each odd product xor the sign (in all bits) of its pair; products
-// of a pair have one sign, as only zero lies between a negative and a positive one, and zero has
-// both.
-struct ProductTable {
-  uint32_t even[2];
-  uint32_t odd[2];
+// *table*: E4M3((q - z) s), the product in FP16, where it is exact: |q - z| has 4 bits, s has 4,
+// and both are in range. So is every step on the way:
+//   0x5400 | byte is the FP16 number 64 + high nibble + low nibble / 16,
+//   (0x5400 | low nibble << 4) is 64 + low nibble, and a sixteenth of it taken from the above
+//   leaves 60 + high nibble,
+// and (64 + z) s or (60 + z) s, at most 79 x 15 units of s, has 11 bits. Half of the work falls to
+// the FMA pipe this way. Looking 16 products up by byte permutes leaves all of it to the integer
+// pipe, at half whose rate it then runs, beside the tensor cores' use of the registers.
+struct HalfScales {
+  uint32_t scale[2];  // s, in both halves, of row half h
+  uint32_t even[2];   // -(64 + z) s
+  uint32_t odd[2];    // -(60 + z) s
 };
-
-// E4M3((q - z) |s|) for q = 0..15 of every magnitude of s and every z: worked out by the compiler,
-// since a hundred instructions a row and group would take a fifth of the integer pipe. Bytes 0..7:
-// `even`, 8..15: `odd` of a ProductTable.
-struct alignas(16) ProductTables {
-  uint8_t bytes[128 * 16][16];
-};
-constexpr ProductTables MakeProductTables() {
-  ProductTables tables{};
-  for (int s = 1; s < 127; ++s) {
-    const float scale = E4M3ToFloat(static_cast<e4m3_t>(s));
-    for (int z = 0; z < 16; ++z) {
-      for (int q = 0; q < 16; ++q) {
-        const int magnitude = FloatToE4M3(static_cast<float>(q < z ? z - q : q - z) * scale);
-        const bool negative = q / 2 < (z + 1) / 2;  // the pair's sign
-        tables.bytes[s * 16 + z][q % 2 * 8 + q / 2] = static_cast<uint8_t>(
-            q % 2 == 0 ? magnitude | (negative ? 0x80 : 0) : magnitude ^ (negative ? 0x7F : 0));
-      }
-    }
+__device__ __forceinline__ HalfScales MakeHalfScales(uint32_t packed) {
+  HalfScales out;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    // s, and a zero point read as E4M3: z * 2^-9
+    const uint32_t halves = E4M3x2ToHalf2(static_cast<uint16_t>(packed >> (16 * h)));
+    const uint32_t zero = PermuteBytes(halves, 0, 0x3232);
+    out.scale[h] = PermuteBytes(halves, 0, 0x1010);
+    constexpr uint32_t kMinus512 = 0xE000E000, kMinus64 = 0xD400D400, kFour = 0x44004400;
+    out.even[h] = MulHalf2(FmaHalf2(zero, kMinus512, kMinus64), out.scale[h]);
+    out.odd[h] = FmaHalf2(out.scale[h], kFour, out.even[h]);
   }
-  return tables;
-}
-static __device__ constexpr ProductTables kProductTables = MakeProductTables();
-
-// The table of scale code s (of either sign) and zero point z.
-__device__ __forceinline__ uint4 LookUpProductTable(uint32_t s, uint32_t z) {
-  const auto* rows = reinterpret_cast<const uint4*>(kProductTables.bytes);
-  uint4 t = __ldg(rows + (s & 0x7F) * 16 + z);
-  // A negative scale flips the sign of every pair, and with it the complement of the odd products.
-  const uint32_t even = s & 0x80 ? 0x80808080u : 0u, odd = even - (even >> 7);
-  return {t.x ^ even, t.y ^ even, t.z ^ odd, t.w ^ odd};
+  return out;
 }
 
-__device__ __forceinline__ void TableOperands(const CodeWords& codes,
-                                              const ProductTable (&table)[2], uint32_t (&a)[16]) {
+__device__ __forceinline__ void TableOperands(const CodeWords& codes, const HalfScales& scales,
+                                              uint32_t (&a)[16]) {
+  constexpr uint32_t k64 = 0x54005400, kLowNibble = 0x00F000F0, kMinusSixteenth = 0xAC00AC00;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    const ProductTable& t = table[i % 2];
-    // Each nibble rotated right by one: the pair in bits 0..2, the choice in bit 3.
-    const uint32_t code = Lop3<0xCA>(0x77777777u, codes.word[i] >> 1, codes.word[i] << 3);
-    const uint32_t other = code ^ 0x88888888u;
-    const uint32_t low =
-        PermuteBytes(t.even[0], t.even[1], code) ^ PermuteBytes(t.odd[0], t.odd[1], other);
-    const uint32_t high = PermuteBytes(t.even[0], t.even[1], code >> 16) ^
-                          PermuteBytes(t.odd[0], t.odd[1], other >> 16);
-    a[4 * (i / 2) + i % 2] = PermuteBytes(low, high, 0x6420);
-    a[4 * (i / 2) + 2 + i % 2] = PermuteBytes(low, high, 0x7531);
+    const int h = i % 2;
+    uint32_t even[2], odd[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const uint32_t both = PermuteBytes(codes.word[i], k64, j == 0 ? 0x5150 : 0x5352);
+      const uint32_t low = Lop3<0xEA>(both << 4, kLowNibble, k64);
+      const uint32_t high = FmaHalf2(low, kMinusSixteenth, both);
+      even[j] = FmaHalf2(low, scales.scale[h], scales.even[h]);
+      odd[j] = FmaHalf2(high, scales.scale[h], scales.odd[h]);
+    }
+    a[4 * (i / 2) + h] = Halves2ToE4M3x4(even[0], even[1]);
+    a[4 * (i / 2) + 2 + h] = Halves2ToE4M3x4(odd[0], odd[1]);
   }
 }
 

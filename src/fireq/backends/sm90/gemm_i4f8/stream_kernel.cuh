@@ -187,7 +187,7 @@ struct StreamConsumer {
     float acc[kTokens / 2];
     uint32_t a[16];
     Multiply(acc, a, group);
-    const GroupScales scales = LoadGroupScales(Tile(group), warp, lane);
+    const GroupScales scales = MakeGroupScales(LoadScaleZeros(Tile(group), warp, lane));
     if constexpr (Config::kGroupsPerWarpgroup == 1) {
       AddZeroPoints(total, scales, group);
       WgmmaWait<0>();
@@ -197,7 +197,7 @@ struct StreamConsumer {
       float second_acc[kTokens / 2];
       uint32_t second_a[16];
       Multiply(second_acc, second_a, second);
-      const GroupScales second_scales = LoadGroupScales(Tile(second), warp, lane);
+      const GroupScales second_scales = MakeGroupScales(LoadScaleZeros(Tile(second), warp, lane));
       AddZeroPoints(total, scales, group);
       AddZeroPoints(total, second_scales, second);
       WgmmaWait<1>();

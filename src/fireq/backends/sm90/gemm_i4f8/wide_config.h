@@ -5,37 +5,45 @@
 
 namespace fireq::sm90 {
 
-// kTokens x (64 kWarpgroups) outputs a CTA; clusters of two CTAs share their tokens.
+// kTokens x (64 kWarpgroups) outputs a CTA; clusters of two CTAs share their tokens. Tokens and
+// weights have a ring each, of the same number of stages: a weight is read, and its stage free, a
+// step before its tokens.
 template <int kTokens_, int kWarpgroups_>
 struct WideConfig {
   static constexpr int kTokens = kTokens_;
   static constexpr int kWarpgroups = kWarpgroups_;  // consumers, 64 packed rows each
   static constexpr int kRows = kWarpgroups * kTileRows;
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
-  static constexpr int kThreads = kConsumerThreads + 128;  // copies and product tables
+  static constexpr int kThreads = kConsumerThreads + 128;  // copies
   static constexpr int kClusterCtas = 2;
 
-  static constexpr int kXBytes = kTokens * kGroup;
-  static constexpr int kWeightBytes = kWarpgroups * kTileBytes;
-  static constexpr int kTableBytes = kRows * 16;
-  static constexpr int kStageBytes = AlignUp(kXBytes + kWeightBytes + kTableBytes, 1024);
+  static constexpr int kXBytes = kTokens * kGroup;  // a stage: a multiple of the swizzle's 1024
+  static constexpr int kWBytes = kWarpgroups * kTileBytes;
 
-  // Outputs on their way to memory: 32 tokens x 64 rows of 16 bits a warpgroup; 16 bytes of padding
-  // a token put the rows of a transposing store into different banks.
+  // Outputs on their way to memory: two chunks of 32 tokens x 64 rows of 16 bits a warpgroup; 16
+  // bytes of padding a token put the rows of a transposing store into different banks.
   static constexpr int kOutTokens = 32;
   static constexpr int kOutPitch = kTileRows * 2 + 16;
-  static constexpr int kOutBytes = kWarpgroups * kOutTokens * kOutPitch;
+  static constexpr int kOutBytes = kOutTokens * kOutPitch;  // of one chunk
+  static constexpr int kScaleBytes = kTokens * 4;           // token scales, a warpgroup's own copy
+  static constexpr int kWarpgroupBytes = 2 * kOutBytes + kScaleBytes;
 
-  static constexpr int kStages = (kSharedBytesPerCta - kOutBytes - 512) / kStageBytes;
-  static constexpr int kOutOffset = kStages * kStageBytes;
-  static constexpr int kBarrierOffset = kOutOffset + kOutBytes;
-  static constexpr int kSharedBytes = kBarrierOffset + 3 * kStages * 8;
-  static_assert(kStages >= 3 && kSharedBytes <= kSharedBytesPerCta);
+  static constexpr int kStages =
+      (kSharedBytesPerCta - kWarpgroups * kWarpgroupBytes - 256) / (kXBytes + kWBytes);
+  static constexpr int kWOffset = kStages * kXBytes;
+  static constexpr int kWarpgroupOffset = kWOffset + kStages * kWBytes;
+  static constexpr int kBarrierOffset = kWarpgroupOffset + kWarpgroups * kWarpgroupBytes;
+  static constexpr int kSharedBytes = kBarrierOffset + 4 * kStages * 8;
+  static_assert(kStages >= 4 && kStages <= 8 && kSharedBytes <= kSharedBytesPerCta);
+  static_assert(kXBytes % 1024 == 0 && kWBytes % 128 == 0 && kOutBytes % 16 == 0);
 
-  // 64 K registers: consumers hold kTokens / 2 sums, two groups of operands and a table.
-  static constexpr int kTableWarps = 3;
-  static constexpr int kProducerRegisters = 56;
+  // 64 K registers: consumers hold kTokens / 2 sums, two steps' operands and another's codes.
+  static constexpr int kProducerRegisters = 40;
   static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
 };
+
+// Steps of a tile, groups of 128 along K: operands alternate between two sets of registers, so
+// their number is even (a group past K is zeros).
+constexpr int WideSteps(int groups) { return groups + groups % 2; }
 
 }  // namespace fireq::sm90

@@ -2,10 +2,10 @@
 // one set of accumulators over all of K.
 //
 // Persistent clusters of two CTAs that share their tokens: each copies one half of the token tile
-// to both. In a CTA, warp 0 of the last warpgroup keeps the ring of copies going, two more of its
-// warps build each stage's product tables (16 bytes a row), and the consumer warpgroups convert the
-// next group's codes while the tensor cores multiply the last one's. Runs of tiles follow
-// WideTileAt.
+// to both. In a CTA, two warps of the last warpgroup keep two rings of copies going (tokens,
+// weights), and the consumer warpgroups convert the next group's codes while the tensor cores
+// multiply the last one's. Steps run on from tile to tile: the next tile's first operands are made
+// under the last one's products. Runs of tiles follow WideTileAt.
 #pragma once
 
 #include <cuda.h>
@@ -17,6 +17,7 @@
 #include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/backends/sm90/gemm_i4f8/wide_config.h"
+#include "fireq/backends/sm90/gemm_i4f8/wide_epilogue.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
@@ -25,69 +26,78 @@ namespace fireq::sm90 {
 template <class Config>
 struct WideShared {
   uint8_t* base;
-  __device__ uint8_t* x(int stage) const { return base + stage * Config::kStageBytes; }
-  __device__ uint8_t* w(int stage, int block) const {
-    return x(stage) + Config::kXBytes + block * kTileBytes;
+  __device__ uint8_t* x(int stage) const { return base + stage * Config::kXBytes; }
+  __device__ uint8_t* w(int stage) const {
+    return base + Config::kWOffset + stage * Config::kWBytes;
   }
-  __device__ uint4* tables(int stage) const {
-    return reinterpret_cast<uint4*>(x(stage) + Config::kXBytes + Config::kWeightBytes);
+  __device__ uint8_t* of_warpgroup(int warpgroup) const {
+    return base + Config::kWarpgroupOffset + warpgroup * Config::kWarpgroupBytes;
   }
-  __device__ uint8_t* out(int warpgroup) const {
-    return base + Config::kOutOffset + warpgroup * Config::kOutTokens * Config::kOutPitch;
-  }
-  __device__ Mbarrier* full(int stage) const {
+  __device__ Mbarrier* x_full(int stage) const {
     return reinterpret_cast<Mbarrier*>(base + Config::kBarrierOffset) + stage;
   }
-  __device__ Mbarrier* empty(int stage) const { return full(stage) + Config::kStages; }
-  __device__ Mbarrier* table_ready(int stage) const { return full(stage) + 2 * Config::kStages; }
+  __device__ Mbarrier* x_empty(int stage) const { return x_full(stage) + Config::kStages; }
+  __device__ Mbarrier* w_full(int stage) const { return x_full(stage) + 2 * Config::kStages; }
+  // One place on: the weights of a step are released together with the tokens of the step before,
+  // by arrivals at the same offset.
+  __device__ Mbarrier* w_empty(int stage) const {
+    return x_full(3 * Config::kStages) + (stage + Config::kStages - 1) % Config::kStages;
+  }
 };
 
-// Copies: all weights of this CTA's rows, half of the cluster's tokens.
+// The tiles of this CTA's cluster.
 template <class Config>
-__device__ __forceinline__ void WideCopies(const GemmI4F8Params& p, const CUtensorMap& w_map,
-                                           const CUtensorMap& x_map,
-                                           const WideShared<Config>& shared, int rank) {
+struct WideWalk {
+  int row_pairs, token_tiles, first, stride, count, steps;
+  __device__ explicit WideWalk(const GemmI4F8Params& p)
+      : row_pairs(CeilDiv(p.super_blocks, Config::kClusterCtas)),
+        token_tiles(CeilDiv(p.m, Config::kTokens)),
+        first(blockIdx.x / Config::kClusterCtas),
+        stride(gridDim.x / Config::kClusterCtas),
+        count((p.tiles - first + stride - 1) / stride),
+        steps(WideSteps(p.groups)) {}
+  __device__ WideTile At(int i) const {
+    return WideTileAt(first + i * stride, row_pairs, token_tiles);
+  }
+};
+
+// One thread: this CTA's half of the cluster's tokens, to both CTAs.
+template <class Config>
+__device__ __forceinline__ void WideCopyTokens(const GemmI4F8Params& p, const CUtensorMap& x_map,
+                                               const WideShared<Config>& shared, int rank) {
   constexpr int kHalf = Config::kTokens / Config::kClusterCtas;
-  const int row_pairs = CeilDiv(p.super_blocks, Config::kClusterCtas);
-  const int token_tiles = CeilDiv(p.m, Config::kTokens);
-  const int clusters = gridDim.x / Config::kClusterCtas;
-  RingPlace<Config::kStages> at;
+  const WideWalk<Config> walk(p);
+  RingPlace<Config::kStages> at{0, 1};
   GridDependencyWait();
-  for (int t = blockIdx.x / Config::kClusterCtas; t < p.tiles; t += clusters) {
-    const WideTile tile = WideTileAt(t, row_pairs, token_tiles);
-    const int super_block = tile.row_pair * Config::kClusterCtas + rank;
-    const int token = tile.token_tile * Config::kTokens + rank * kHalf;
-    for (int g = 0; g < p.groups; ++g, at.Next()) {
-      MbarrierWait(shared.empty(at.stage), at.parity ^ 1);
-      MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes + Config::kWeightBytes);
+  for (int t = 0; t < walk.count; ++t) {
+    const int token = walk.At(t).token_tile * Config::kTokens + rank * kHalf;
+    for (int g = 0; g < walk.steps; ++g, at.Next()) {
+      MbarrierWait(shared.x_empty(at.stage), at.parity);
+      MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kXBytes);
       TmaLoad2DMulticast(shared.x(at.stage) + rank * kHalf * kGroup, &x_map, g * kGroup, token,
-                         shared.full(at.stage), (1 << Config::kClusterCtas) - 1, kEvictLast);
-      // Rows past the weight's end arrive as zeros.
-      TmaLoad4D(shared.w(at.stage, 0), &w_map, 0, 0, g, super_block * Config::kWarpgroups,
-                shared.full(at.stage), kEvictLast);
+                         shared.x_full(at.stage), (1 << Config::kClusterCtas) - 1, kEvictLast);
     }
   }
 }
 
-// Product tables of the stages as they arrive. A row takes a hundred dependent instructions, so
-// each of three warps takes every third stage, four rows a lane.
+// One thread: this CTA's weights. Rows and groups past the weight's end arrive as zeros. Consumers
+// read a step ahead, and so one beyond the last.
+inline constexpr int kWideReadAhead = 1;
+
 template <class Config>
-__device__ __forceinline__ void WideTables(const GemmI4F8Params& p,
-                                           const WideShared<Config>& shared, int warp, int lane) {
-  const int clusters = gridDim.x / Config::kClusterCtas;
-  const int first = blockIdx.x / Config::kClusterCtas;
-  const int steps = (p.tiles - first + clusters - 1) / clusters * p.groups;
-  RingPlace<Config::kStages> at;
-  for (int i = 0; i < steps; ++i, at.Next()) {
-    if (i % Config::kTableWarps != warp) continue;
-    MbarrierWait(shared.full(at.stage), at.parity);
-#pragma unroll
-    for (int row = lane; row < Config::kRows; row += 32) {
-      const uint16_t scale_zero = *reinterpret_cast<const uint16_t*>(
-          shared.w(at.stage, row / kTileRows) + TileScaleByte(row % kTileRows));
-      shared.tables(at.stage)[row] = LookUpProductTable(scale_zero & 0xFF, scale_zero >> 8);
+__device__ __forceinline__ void WideCopyWeights(const GemmI4F8Params& p, const CUtensorMap& w_map,
+                                                const WideShared<Config>& shared, int rank) {
+  const WideWalk<Config> walk(p);
+  RingPlace<Config::kStages> at{0, 1};
+  for (int t = 0; t <= walk.count; ++t) {
+    const bool beyond = t == walk.count;
+    const int block = walk.At(beyond ? t - 1 : t).row_pair * Config::kClusterCtas + rank;
+    for (int g = 0; g < (beyond ? kWideReadAhead : walk.steps); ++g, at.Next()) {
+      MbarrierWait(shared.w_empty(at.stage), at.parity);
+      MbarrierArriveExpectTx(shared.w_full(at.stage), Config::kWBytes);
+      TmaLoad4D(shared.w(at.stage), &w_map, 0, 0, g, block * Config::kWarpgroups,
+                shared.w_full(at.stage), kEvictLast);
     }
-    MbarrierArrive(shared.table_ready(at.stage));
   }
 }
 
@@ -97,177 +107,104 @@ struct WideConsumer {
   const GemmI4F8Params& p;
   WideShared<Config> shared;
   int warpgroup;
-  int thread;  // of the warpgroup
-  RingPlace<Config::kStages> at;
-  int lane() const { return thread % 32; }
+  int thread;              // of the warpgroup
+  uint32_t codes_address;  // of this thread's codes in stage 0
+  uint32_t scales_address;
+  uint32_t empty_address;  // of what this lane releases
+  bool releases;
+  int previous;  // stage of the products in flight
+  int stage;     // of the operands at hand
+  int next;      // of the operands to make
+  uint32_t x_parity, w_parity;
+  bool x_ready, w_ready;  // what a first look at the barriers said
 
-  // Codes and tables of the stage at hand, and operands from them. Loading comes a wait earlier
-  // than converting, so that the latency of shared memory is not on the way from one group to the
-  // next.
+  __device__ WideConsumer(const GemmI4F8Params& params, WideShared<Config> s)
+      : p(params), shared(s), warpgroup(threadIdx.x / 128), thread(threadIdx.x % 128) {
+    const int warp = thread / 32, lane = thread % 32;
+    const uint8_t* tile = shared.w(0) + warpgroup * kTileBytes;
+    codes_address = SharedAddress(tile + thread * 16);
+    scales_address = SharedAddress(tile + kTileCodeBytes + 4 * (8 * warp + lane / 4));
+    // Tokens are free in both CTAs once both CTAs' consumers have said so: they came from both.
+    const bool tokens = lane < Config::kClusterCtas;
+    releases = lane <= Config::kClusterCtas;
+    empty_address = ClusterAddress(shared.x_empty(tokens ? 0 : 2 * Config::kStages),
+                                   tokens ? lane : ClusterRank());
+    // Addresses worked out afresh at every step would be a tenth of its instructions.
+    asm volatile("" : "+r"(codes_address), "+r"(scales_address), "+r"(empty_address));
+    previous = stage = next = 0;
+    x_parity = w_parity = 0;
+    x_ready = w_ready = false;
+  }
+
   struct Raw {
     CodeWords codes;
-    ProductTable tables[2];
+    uint32_t scale_zeros;
   };
   __device__ Raw LoadRaw() const {
-    MbarrierWait(shared.full(at.stage), at.parity);
-    MbarrierWait(shared.table_ready(at.stage), at.parity);
-    const CodeWords codes = LoadCodes(shared.w(at.stage, warpgroup), thread);
-    const uint4* rows =
-        shared.tables(at.stage) + warpgroup * kTileRows + 16 * (thread / 32) + thread % 32 / 4;
-    const uint4 t0 = LoadShared128(rows), t1 = LoadShared128(rows + 8);
-    return {codes, {{{t0.x, t0.y}, {t0.z, t0.w}}, {{t1.x, t1.y}, {t1.z, t1.w}}}};
+    if (!w_ready) MbarrierWait(shared.w_full(next), w_parity);
+    const uint32_t codes = codes_address + next * Config::kWBytes;
+    const uint4 a = LoadShared128(codes), b = LoadShared128(codes + kTileCodeBytes / 2);
+    return {{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}},
+            LoadShared32(scales_address + next * Config::kWBytes)};
   }
-  __device__ static void Convert(const Raw& raw, uint32_t (&a)[16]) {
-    TableOperands(raw.codes, raw.tables, a);
+  // The next step's operands. Meanwhile the barriers of the steps after are looked at: the answers
+  // are here when the operands are.
+  __device__ void Convert(const Raw& raw, uint32_t (&a)[16]) {
+    previous = stage;
+    stage = next;
+    if (++next == Config::kStages) {
+      next = 0;
+      w_parity ^= 1;
+    }
+    w_ready = MbarrierTestWait(shared.w_full(next), w_parity);
+    x_ready = MbarrierTestWait(shared.x_full(stage), x_parity);
+    TableOperands(raw.codes, MakeHalfScales(raw.scale_zeros), a);
     PinRegisters(a);
   }
-  // The stage is free in both CTAs once both CTAs' consumers have said so: its tokens came from
-  // both.
-  __device__ void Release(int stage) const {
-    if (thread % 32 < Config::kClusterCtas) MbarrierArriveCluster(shared.empty(stage), thread % 32);
+  // The tokens of the step before this one, whose products have retired, and this step's weights.
+  __device__ void Release(int last) const {
+    if (releases) MbarrierArriveCluster(empty_address + last * 8);
   }
-  __device__ void Multiply(float (&acc)[kTokens / 2], uint32_t (&a)[16], int stage,
-                           int accumulate) const {
+
+  // Starts the products of `now` and makes `next` while they run. `next` was the operand of the
+  // products before: it may be written once these have retired. Codes are read only now: read
+  // earlier, the compiler would convert them between the products.
+  __device__ void Step(float (&acc)[kTokens / 2], uint32_t (&now)[16], uint32_t (&then)[16],
+                       bool first) {
+    if (!x_ready) MbarrierWait(shared.x_full(stage), x_parity);
+    if (stage == Config::kStages - 1) x_parity ^= 1;
     WgmmaFence();
-    MultiplyGroup<kTokens>(acc, a, DescriptorSwizzle128(shared.x(stage)), accumulate);
+    MultiplyGroup<kTokens>(acc, now, DescriptorSwizzle128(shared.x(stage)), !first);
     WgmmaCommit();
-  }
-
-  // Operands of the next group are made while the last group multiplies: two sets of registers, and
-  // a set is rewritten only after the wait that retires its reader.
-  __device__ void Accumulate(float (&acc)[kTokens / 2]) {
-    uint32_t even[16], odd[16];
-    Raw raw = LoadRaw();
-    Convert(raw, even);
-    int previous = -1;
-    for (int g = 0; g + 1 < p.groups; g += 2) {
-      const int first = at.stage;
-      Multiply(acc, even, first, g);
-      at.Next();
-      raw = LoadRaw();
-      WgmmaWait<1>();
-      if (previous >= 0) Release(previous);
-      Convert(raw, odd);
-      const int second = at.stage;
-      Multiply(acc, odd, second, 1);
-      at.Next();
-      const bool more = g + 2 < p.groups;
-      if (more) raw = LoadRaw();
-      WgmmaWait<1>();
-      Release(first);
-      previous = second;
-      if (more) Convert(raw, even);
-    }
-    if (p.groups % 2 == 1) {
-      const int last = at.stage;
-      Multiply(acc, even, last, p.groups > 1);
-      at.Next();
-      WgmmaWait<0>();
-      Release(last);
-    }
-    WgmmaWait<0>();
-    PinRegisters(acc);
-    if (previous >= 0) Release(previous);
-  }
-
-  // Scaled sums of packed rows (row, row + 8) and tokens (j-th pair of this lane).
-  struct Quad {
-    float v[4];  // [row half][token]
-  };
-  __device__ Quad Scaled(const float (&acc)[kTokens / 2], int j, int token, const float (&scale)[2],
-                         const float (&bias)[2]) const {
-    Quad out;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int t = token + 8 * j + i;
-      const float x_scale = t < p.m ? __ldg(p.x_scales + t) : 0.0f;
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-        out.v[2 * h + i] = acc[4 * j + 2 * h + i] * (x_scale * scale[h]) + bias[h];
-    }
-    return out;
-  }
-
-  // Tokens 32 c .. 32 c + 31 of the tile to shared memory, transposed: [token][output].
-  __device__ void StageChunk(const float (&acc)[kTokens / 2], int c, int token,
-                             const float (&scale)[2], const float (&bias)[2]) const {
-    const int warp = thread / 32, l = thread % 32;
-    uint8_t* out = shared.out(warpgroup);
-    if constexpr (Epilogue::kRowsPerOutput == 2) {
-      uint32_t packed[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const Quad q = Scaled(acc, 4 * c + j, token, scale, bias);
-        packed[j] = PackOut(p.out, Silu(q.v[0]) * q.v[2], Silu(q.v[1]) * q.v[3]);
-      }
-      StoreMatrix4Trans(out + l * Config::kOutPitch + warp * 16, packed[0], packed[1], packed[2],
-                        packed[3]);
-    } else {
-#pragma unroll
-      for (int j = 0; j < 4; j += 2) {
-        const Quad a = Scaled(acc, 4 * c + j, token, scale, bias);
-        const Quad b = Scaled(acc, 4 * c + j + 1, token, scale, bias);
-        StoreMatrix4Trans(
-            out + (8 * j + l % 8 + l / 16 * 8) * Config::kOutPitch + warp * 32 + l / 8 % 2 * 16,
-            PackOut(p.out, a.v[0], a.v[1]), PackOut(p.out, a.v[2], a.v[3]),
-            PackOut(p.out, b.v[0], b.v[1]), PackOut(p.out, b.v[2], b.v[3]));
-      }
-    }
-  }
-
-  // The staged chunk to memory, 16 bytes a thread and turn.
-  __device__ void WriteChunk(int first_token, int out_row) const {
-    constexpr int kOutputs = kTileRows / Epilogue::kRowsPerOutput;
-    constexpr int kPieces = kOutputs / 8;
-#pragma unroll
-    for (int i = thread; i < Config::kOutTokens * kPieces; i += 128) {
-      const int token = first_token + i / kPieces;
-      if (token >= p.m) continue;
-      uint4 v =
-          LoadShared128(shared.out(warpgroup) + i / kPieces * Config::kOutPitch + i % kPieces * 16);
-      const int64_t to = token * p.ldy + out_row + i % kPieces * 8;
-      if constexpr (requires { Epilogue::Add(OutType::kBf16, 0u, 0u); }) {
-        const uint4 r = *reinterpret_cast<const uint4*>(p.residual + to);
-        v = {Epilogue::Add(p.out, v.x, r.x), Epilogue::Add(p.out, v.y, r.y),
-             Epilogue::Add(p.out, v.z, r.z), Epilogue::Add(p.out, v.w, r.w)};
-      }
-      *reinterpret_cast<uint4*>(p.y + to) = v;
-    }
-  }
-
-  __device__ void Store(const float (&acc)[kTokens / 2], int block, int token_tile) const {
-    const bool stored = block < p.row_blocks;
-    const int row = min(block, p.row_blocks - 1) * kTileRows + 16 * (thread / 32) + thread % 32 / 4;
-    const float scale[2] = {__ldg(p.row_scales + row), __ldg(p.row_scales + row + 8)};
-    float bias[2] = {0.0f, 0.0f};
-    if (p.bias != nullptr) {
-      bias[0] = __ldg(p.bias + row);
-      bias[1] = __ldg(p.bias + row + 8);
-    }
-    const int first_token = token_tile * kTokens;
-    const int out_row = block * kTileRows / Epilogue::kRowsPerOutput;
-#pragma unroll
-    for (int c = 0; c < kTokens / Config::kOutTokens; ++c) {
-      if (first_token + c * Config::kOutTokens >= p.m) break;
-      // The last chunk has been read -> this one may be written; written -> read.
-      NamedBarrierSync(1 + warpgroup, 128);
-      StageChunk(acc, c, first_token + 2 * (thread % 4), scale, bias);
-      NamedBarrierSync(1 + warpgroup, 128);
-      if (stored) WriteChunk(first_token + c * Config::kOutTokens, out_row);
-    }
+    const Raw raw = LoadRaw();
+    WgmmaWait<1>();
+    if (!first) Release(previous);
+    Convert(raw, then);
   }
 
   __device__ void Run(int rank) {
-    const int row_pairs = CeilDiv(p.super_blocks, Config::kClusterCtas);
-    const int token_tiles = CeilDiv(p.m, kTokens);
-    const int clusters = gridDim.x / Config::kClusterCtas;
-    for (int t = blockIdx.x / Config::kClusterCtas; t < p.tiles; t += clusters) {
-      const WideTile tile = WideTileAt(t, row_pairs, token_tiles);
+    const WideWalk<Config> walk(p);
+    uint32_t even[16], odd[16];
+    Convert(LoadRaw(), even);
+    // The first weights; no tokens go with them.
+    if (thread % 32 == Config::kClusterCtas)
+      MbarrierArriveCluster(empty_address + (Config::kStages - 1) * 8);
+    for (int t = 0; t < walk.count; ++t) {
+      const WideTile tile = walk.At(t);
       const int block =
           (tile.row_pair * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
       float acc[kTokens / 2];
-      Accumulate(acc);
-      Store(acc, block, tile.token_tile);
+#pragma unroll 1
+      for (int g = 0; g < walk.steps; g += 2) {
+        Step(acc, even, odd, g == 0);
+        Step(acc, odd, even, false);
+      }
+      WideEpilogue<Config, Epilogue> epilogue(p, shared.of_warpgroup(warpgroup), warpgroup, thread,
+                                              block, tile.token_tile * kTokens);
+      WgmmaWait<0>();
+      PinRegisters(acc);
+      Release(previous);
+      epilogue.Store(acc);
     }
   }
 };
@@ -282,9 +219,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int rank = static_cast<int>(ClusterRank());
   if (threadIdx.x == 0) {
     for (int s = 0; s < Config::kStages; ++s) {
-      MbarrierInit(shared.full(s), 1);
-      MbarrierInit(shared.empty(s), Config::kClusterCtas * Config::kConsumerThreads / 32);
-      MbarrierInit(shared.table_ready(s), 32);
+      MbarrierInit(shared.x_full(s), 1);
+      MbarrierInit(shared.x_empty(s), Config::kClusterCtas * Config::kConsumerThreads / 32);
+      MbarrierInit(shared.w_full(s), 1);
+      MbarrierInit(shared.w_empty(s), Config::kConsumerThreads / 32);
     }
     FenceMbarrierInit();
   }
@@ -293,17 +231,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (threadIdx.x >= Config::kConsumerThreads) {
     RegistersDecrease<Config::kProducerRegisters>();
     const int thread = threadIdx.x - Config::kConsumerThreads;
-    if (thread == 0) {
-      WideCopies<Config>(p, w_map, x_map, shared, rank);
-    } else if (thread >= 32) {
-      WideTables<Config>(p, shared, thread / 32 - 1, thread % 32);
-    }
+    if (thread == 0) WideCopyTokens<Config>(p, x_map, shared, rank);
+    if (thread == 32) WideCopyWeights<Config>(p, w_map, shared, rank);
   } else {
     RegistersIncrease<Config::kConsumerRegisters>();
     GridDependencyWait();  // token scales and the residual are the kernel's before this one
-    WideConsumer<Config, Epilogue>{
-        p, shared, static_cast<int>(threadIdx.x / 128), static_cast<int>(threadIdx.x % 128), {}}
-        .Run(rank);
+    WideConsumer<Config, Epilogue>(p, shared).Run(rank);
   }
   __syncwarp();
   ClusterArriveRelaxed();  // no arrival reaches a CTA that has gone

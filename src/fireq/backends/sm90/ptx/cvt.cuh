@@ -23,6 +23,32 @@ __device__ __forceinline__ uint32_t E4M3x2ToHalf2(uint16_t packed) {
   return halves;
 }
 
+// cvt.rn.satfinite.e4m3x2.f16x2, twice: `low` in bytes 0 and 1, `high` in 2 and 3.
+__device__ __forceinline__ uint32_t Halves2ToE4M3x4(uint32_t low, uint32_t high) {
+  uint32_t packed;
+  asm("{\n"
+      ".reg .b16 l, h;\n"
+      "cvt.rn.satfinite.e4m3x2.f16x2 l, %1;\n"
+      "cvt.rn.satfinite.e4m3x2.f16x2 h, %2;\n"
+      "mov.b32 %0, {l, h};\n"
+      "}\n"
+      : "=r"(packed)
+      : "r"(low), "r"(high));
+  return packed;
+}
+
+// fma.rn.f16x2 and mul.rn.f16x2: subnormals are kept.
+__device__ __forceinline__ uint32_t FmaHalf2(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t out;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+  return out;
+}
+__device__ __forceinline__ uint32_t MulHalf2(uint32_t a, uint32_t b) {
+  uint32_t out;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+  return out;
+}
+
 // cvt.rn.bf16x2.f32 and cvt.rn.f16x2.f32: `low` in bits 0..15.
 __device__ __forceinline__ uint32_t FloatsToBf16x2(float low, float high) {
   uint32_t packed;

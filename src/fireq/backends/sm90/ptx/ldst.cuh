@@ -8,11 +8,20 @@
 namespace fireq::sm90 {
 
 // ld.shared.v4: 16-byte aligned.
-__device__ __forceinline__ uint4 LoadShared128(const void* shared) {
+__device__ __forceinline__ uint4 LoadShared128(uint32_t address) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(SharedAddress(shared)));
+               : "r"(address));
+  return v;
+}
+__device__ __forceinline__ uint4 LoadShared128(const void* shared) {
+  return LoadShared128(SharedAddress(shared));
+}
+// ld.shared.u32.
+__device__ __forceinline__ uint32_t LoadShared32(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address));
   return v;
 }
 
@@ -33,6 +42,13 @@ __device__ __forceinline__ uint4 LoadGlobalOnce128(const void* global) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(global));
   return v;
+}
+
+// st.global.v4: 16-byte aligned.
+__device__ __forceinline__ void StoreGlobal128(void* global, uint4 v) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(global), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
 }
 
 // stmatrix.x4.trans: four 8x8 tiles of 16-bit elements, transposed; lane i gives the address of row

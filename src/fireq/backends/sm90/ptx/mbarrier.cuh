@@ -48,13 +48,11 @@ __device__ __forceinline__ uint32_t ClusterAddress(const void* pointer, uint32_t
   return address;
 }
 
-// mbarrier.arrive on the same barrier of CTA `rank` of the cluster, to say that its copies may
-// overwrite what this thread has read.
-// NOTE: a release at cluster scope would order writes too, but compiles to a fence of all memory at
-// GPU scope, a microsecond long.
-__device__ __forceinline__ void MbarrierArriveCluster(Mbarrier* barrier, uint32_t rank) {
-  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(ClusterAddress(barrier, rank))
-               : "memory");
+// mbarrier.arrive on a barrier of any CTA of the cluster (an address of ClusterAddress), to say
+// that its copies may overwrite what this thread has read. NOTE: a release at cluster scope would
+// order writes too, but compiles to a fence of all memory at GPU scope, a microsecond long.
+__device__ __forceinline__ void MbarrierArriveCluster(uint32_t address) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address) : "memory");
 }
 
 // mbarrier.try_wait.parity: true once the phase of this parity has completed (may sleep a while).
@@ -64,6 +62,21 @@ __device__ __forceinline__ bool MbarrierTryWait(Mbarrier* barrier, uint32_t pari
       "{\n"
       ".reg .pred p;\n"
       "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(SharedAddress(barrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
+// mbarrier.test_wait.parity: the same without sleeping.
+__device__ __forceinline__ bool MbarrierTestWait(Mbarrier* barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
       "selp.u32 %0, 1, 0, p;\n"
       "}\n"
       : "=r"(done)
