@@ -31,6 +31,7 @@ void AddChat(CLI::App& app);
 void AddInspect(CLI::App& app);
 void AddTokenize(CLI::App& app);
 void AddRender(CLI::App& app);
+void AddBench(CLI::App& app);
 
 // --products: which of the two products of INT4 weights is computed.
 void AddProducts(CLI::App& command, ProductsMode& products);

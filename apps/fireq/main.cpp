@@ -40,6 +40,7 @@ int main(int argc, char** argv) {
   fireq::app::AddInspect(app);
   fireq::app::AddTokenize(app);
   fireq::app::AddRender(app);
+  fireq::app::AddBench(app);
   try {
     app.parse(argc, argv);
     return 0;

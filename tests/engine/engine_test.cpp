@@ -188,7 +188,7 @@ class FailingSampler final : public TokenSampler {
   }
 
  private:
-  HostTokenSampler host_;
+  BackendTokenSampler host_;
   int good_steps_;
 };
 
@@ -242,10 +242,14 @@ TEST(Engine, DestructionEndsWhatIsOpen) {
   }
 }
 
-// Without batch invariance outputs may part only where two logits nearly tie.
-TEST(Engine, FastestPartsOnlyAtNearTies) {
+class EngineFastest : public testing::TestWithParam<RecordDecode> {};
+
+// Without batch invariance outputs may part only where two logits nearly tie; decode steps filled
+// up and recorded or not.
+TEST_P(EngineFastest, PartsOnlyAtNearTies) {
   const TinyServing serving;
   EngineOptions options = serving.Options(200);
+  options.runner.record_decode = GetParam();
   options.runner.products = Products::kServed;
   options.runner.reduction = Reduction::kFastest;
   Engine engine(*serving.backend, serving.model, options);
@@ -277,6 +281,9 @@ TEST(Engine, FastestPartsOnlyAtNearTies) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(RecordDecode, EngineFastest,
+                         testing::Values(RecordDecode::kNever, RecordDecode::kAlways));
 
 }  // namespace
 }  // namespace fireq::test

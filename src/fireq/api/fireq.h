@@ -145,6 +145,30 @@ std::string RenderChat(const std::string& model, const std::string& messages_jso
 // What a model, checkpoint or tensor file holds, as JSON.
 std::string InspectJson(const std::string& path, const RuntimeOptions& options = {});
 
+// How fast a model serves on a device (docs/ENGINE.md).
+struct BenchRequest {
+  std::string phase;      // "prefill", "decode", "serve" or "profile" (times of the ops)
+  std::string model;      // or, if empty:
+  std::string synthetic;  // random weights in the shapes of "llama-3-8b", "llama-2-7b", ...
+  int64_t layers = 0;     // of a synthetic model; 0: all
+  // "BATCHxINPUTxOUTPUT": sequences at once, tokens of each prompt, new tokens of each (prefill: 1).
+  std::vector<std::string> shapes;
+  int64_t requests = 0;  // serve: in all; 0: as many as at once
+  int repeats = 3;       // prefill: the median of so many
+  int64_t max_tokens = 8192;  // of a step
+  double memory_gib = 0.0;    // besides the weights; 0: nine tenths of what is free
+  double baseline_tokens_per_second = 0.0;  // to compare with; 0: none
+  bool batch_invariant = false;
+  ProductsMode products = ProductsMode::kServed;
+  RuntimeOptions runtime;
+  // One line of `columns` in the same order, as soon as it is measured.
+  std::function<void(const std::vector<std::string>& values)> on_row;
+};
+
+// The names of what `on_row` will be given for a phase. Throws kInvalidArgument naming the phases.
+std::vector<std::string> BenchColumns(const std::string& phase);
+void Bench(const BenchRequest& request);
+
 struct QuantizeRequest {
   std::string model;
   std::string output_dir;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "fireq/api/fireq.h"
+#include "fireq/api/products.h"
 #include "fireq/api/text_tools.h"
 #include "fireq/api/wiring.h"
 #include "fireq/engine/generate.h"
@@ -14,18 +15,6 @@
 
 namespace fireq {
 namespace {
-
-Products ToProducts(ProductsMode mode) {
-  switch (mode) {
-    case ProductsMode::kTable:
-      return Products::kTable;
-    case ProductsMode::kExact:
-      return Products::kExact;
-    case ProductsMode::kServed:
-      break;
-  }
-  return Products::kServed;
-}
 
 const char* Name(FinishReason reason) {
   switch (reason) {

@@ -20,9 +20,9 @@ std::unique_ptr<Backend> MakeCuda([[maybe_unused]] int device) {
 #endif
 }
 
-bool PrefersCuda([[maybe_unused]] const std::filesystem::path& model) {
+bool HasCuda() {
 #ifdef FIREQ_WITH_SM90
-  return HasSm90() && DetectModelKind(model) == ModelKind::kFireqQuantised;
+  return HasSm90();
 #else
   return false;
 #endif
@@ -36,9 +36,15 @@ std::unique_ptr<Backend> MakeFloatBackend(const RuntimeOptions& options) {
 
 std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options,
                                      const std::filesystem::path& model) {
+  if (options.device == "auto" && DetectModelKind(model) != ModelKind::kFireqQuantised)
+    return MakeFloatBackend(options);
+  return MakeBackend(options);
+}
+
+std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options) {
   const std::string& device = options.device;
   if (device == "cpu") return MakeFloatBackend(options);
-  if (device == "auto") return PrefersCuda(model) ? MakeCuda(0) : MakeFloatBackend(options);
+  if (device == "auto") return HasCuda() ? MakeCuda(0) : MakeFloatBackend(options);
   if (device == "cuda") return MakeCuda(0);
   int index = -1;
   if (device.starts_with("cuda:")) {

@@ -15,6 +15,9 @@ namespace fireq {
 std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options,
                                      const std::filesystem::path& model);
 
+// The same for a model in the served arithmetic that lies nowhere.
+std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options);
+
 // What quantises: the CPU backend, whatever the device.
 std::unique_ptr<Backend> MakeFloatBackend(const RuntimeOptions& options);
 

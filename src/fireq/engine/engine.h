@@ -44,7 +44,7 @@ class RequestHandle {
 
 class Engine {
  public:
-  // `backend` and `model` outlive the engine. Without a `sampler`, tokens are chosen on the host.
+  // `backend` and `model` outlive the engine. Without a `sampler` the backend chooses the tokens.
   // Throws as Runner does.
   Engine(Backend& backend, const Model& model, const EngineOptions& options,
          std::unique_ptr<TokenSampler> sampler = nullptr);

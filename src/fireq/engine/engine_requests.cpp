@@ -11,7 +11,7 @@ Engine::Engine(Backend& backend, const Model& model, const EngineOptions& option
     : model_(model),
       options_(options),
       runner_(backend, model, options.runner,
-              sampler ? std::move(sampler) : std::make_unique<HostTokenSampler>(backend)),
+              sampler ? std::move(sampler) : std::make_unique<BackendTokenSampler>(backend)),
       limits_{options.runner.max_tokens, options.runner.max_sequences},
       max_sequence_tokens_(
           std::min(runner_.max_context(), runner_.num_pages() * int64_t{kTokensPerPage})),

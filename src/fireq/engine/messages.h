@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "fireq/engine/sampler.h"
+#include "fireq/ops/sampler.h"
 
 namespace fireq {
 

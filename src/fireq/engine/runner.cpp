@@ -1,6 +1,7 @@
 #include "fireq/engine/runner.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "fireq/base/math.h"
@@ -23,6 +24,24 @@ RunnerOptions Checked(RunnerOptions options, const ModelConfig& config) {
   return options;
 }
 
+// How many sequences a decode step of `count` is filled up to: at most an eighth more.
+int64_t RoundNumber(int64_t count) {
+  int64_t step = 1;
+  while (16 * step < count) step *= 2;
+  return AlignUp(count, step);
+}
+
+int64_t MaxPageWidth(const RunnerOptions& options) {
+  return std::max<int64_t>(1, PagesFor(options.max_context));
+}
+
+// Wide enough for `pages` and few different ones.
+int64_t RoundPages(int64_t pages) {
+  int64_t rounded = 8;
+  while (rounded < pages) rounded *= 2;
+  return rounded;
+}
+
 ForwardContext MakeRunnerContext(Backend& backend, const Model& model,
                                  const RunnerOptions& options) {
   ForwardContext context = MakeContext(backend, model, options.max_context, options.products);
@@ -39,19 +58,20 @@ Runner::Runner(Backend& backend, const Model& model, const RunnerOptions& option
       options_(Checked(options, model.config)),
       context_(MakeRunnerContext(backend, model, options_)),
       buffers_(context_, options_.max_tokens),
+      max_decode_(std::min(RoundNumber(options_.max_sequences), options_.max_tokens)),
+      logits_(context_, max_decode_),
+      sampled_(backend.Allocate(context_.border(), {options_.max_sequences, model.config.hidden})),
+      arrays_(backend, options_.max_tokens, max_decode_, MaxPageWidth(options_)),
       sampler_(std::move(sampler)) {
   MakeCache();
 }
 
 int64_t Runner::working_bytes() const {
-  const int64_t s = options_.max_sequences;
-  const int64_t hidden_bytes = model_.config.hidden * SizeBytes(context_.border());
-  const int64_t logits = s * (2 * hidden_bytes + model_.config.vocab_size * SizeBytes(DType::kF32));
-  const int64_t batch =
-      SizeBytes(DType::kI32) * (2 * options_.max_tokens + s * (PagesFor(options_.max_context) + 3) +
-                                1 + 5 * kBatchArrayAlign);
+  const int64_t sampling =
+      BackendTokenSampler::SizeBytes(options_.max_sequences, options_.max_context) +
+      options_.max_sequences * SizeBytes(DType::kI32);  // rows that sample
   return context_.rope_cos.size_bytes() + context_.rope_sin.size_bytes() + buffers_.size_bytes() +
-         logits + batch;
+         logits_.size_bytes() + sampled_.size_bytes() + arrays_.size_bytes() + sampling;
 }
 
 void Runner::MakeCache() {
@@ -60,40 +80,98 @@ void Runner::MakeCache() {
                             static_cast<int>(config.head_dim)};
   const int64_t page_bytes = layout.page_bytes() * config.num_layers;
   const int64_t working = working_bytes();
-  int64_t pages = std::max<int64_t>(0, options_.memory_bytes - working) / page_bytes;
-  if (options_.max_pages > 0) pages = std::min(pages, options_.max_pages);
-  FIREQ_CHECK(pages > 0, kOutOfMemory, "a budget of ", options_.memory_bytes,
+  num_pages_ = std::max<int64_t>(0, options_.memory_bytes - working) / page_bytes - 1;
+  if (options_.max_pages > 0) num_pages_ = std::min(num_pages_, options_.max_pages);
+  FIREQ_CHECK(num_pages_ > 0, kOutOfMemory, "a budget of ", options_.memory_bytes,
               " bytes does not hold activations, logits and tables of ", working,
-              " bytes and a page of the cache of ", page_bytes);
-  cache_.emplace(backend_, config, model_.quant.arithmetic.kv, config.num_layers, pages);
+              " bytes and two pages of the cache of ", page_bytes);
+  cache_.emplace(backend_, config, model_.quant.arithmetic.kv, config.num_layers, num_pages_ + 1);
 }
 
 std::vector<TokenChoice> Runner::Run(std::span<const RunnerRow> rows) {
+  // Sequences of one token first: a backend runs them through another kernel than long runs.
+  std::vector<size_t> order(rows.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::stable_partition(order, [&](size_t i) { return rows[i].step.ids.size() == 1; });
   std::vector<SequenceStep> steps;
   std::vector<SampleRow> samples;
+  std::vector<size_t> sampled;       // which of `rows`
   std::vector<int32_t> last_tokens;  // of the rows that sample, in the batch
   int64_t num_tokens = 0;
-  for (const RunnerRow& row : rows) {
-    steps.push_back(row.step);
-    num_tokens += static_cast<int64_t>(row.step.ids.size());
-    if (!row.sample) continue;
-    samples.push_back(*row.sample);
+  for (const size_t i : order) {
+    steps.push_back(rows[i].step);
+    num_tokens += static_cast<int64_t>(rows[i].step.ids.size());
+    if (!rows[i].sample) continue;
+    samples.push_back(*rows[i].sample);
+    sampled.push_back(i);
     last_tokens.push_back(static_cast<int32_t>(num_tokens - 1));
   }
-  const BatchView batch = MakeBatch(backend_, steps);
-  const Tensor hidden = ForwardHidden(context_, buffers_, model_.weights, batch, cache_->layers());
+  const Tensor logits = IsDecode(rows) ? Decode(std::move(steps)) : Mixed(steps, last_tokens);
   if (samples.empty()) return {};
-  return sampler_->Sample(Logits(hidden, last_tokens), samples);
+  std::vector<TokenChoice> chosen = sampler_->Sample(logits, samples);
+  // Back into the order of `rows`.
+  std::vector<size_t> places(chosen.size());
+  std::iota(places.begin(), places.end(), size_t{0});
+  std::ranges::sort(places, {}, [&](size_t p) { return sampled[p]; });
+  std::vector<TokenChoice> out;
+  for (const size_t p : places) out.push_back(std::move(chosen[p]));
+  return out;
 }
 
-Tensor Runner::Logits(const Tensor& hidden, std::span<const int32_t> last_tokens) {
+// Every row brings one token and wants the next.
+bool Runner::IsDecode(std::span<const RunnerRow> rows) const {
+  const bool records =
+      options_.record_decode == RecordDecode::kAlways ||
+      (options_.record_decode == RecordDecode::kWhereItGains && backend_.GainsByRecording());
+  // What is filled up changes what the rows of a step are computed with.
+  if (!records || options_.reduction == Reduction::kBatchInvariant) return false;
+  return std::ranges::all_of(
+      rows, [](const RunnerRow& row) { return row.step.ids.size() == 1 && row.sample; });
+}
+
+// Logits [R, V] of each of `steps`.
+Tensor Runner::Decode(std::vector<SequenceStep> steps) {
+  const int64_t count = static_cast<int64_t>(steps.size());
+  const int64_t filled = std::min(RoundNumber(count), max_decode_);
+  const int64_t pages = std::min(RoundPages(MaxPages(steps)), MaxPageWidth(options_));
+  static constexpr int32_t kFillerId[] = {0};
+  const int32_t filler_page[] = {static_cast<int32_t>(num_pages_)};
+  steps.resize(static_cast<size_t>(filled), SequenceStep{kFillerId, 0, filler_page});
+
+  DecodeWork& work = decode_[{filled, pages}];
+  work.batch = arrays_.Fill(steps, pages);
+  if (work.recording) {
+    work.recording->Run();
+    return logits_.logits.Rows(0, count);
+  }
+  if (work.has_run) {
+    work.recording = backend_.Record([this, &work] { ForwardDecode(work); });
+    work.recording->Run();
+  } else {
+    ForwardDecode(work);
+    work.has_run = true;
+  }
+  return logits_.logits.Rows(0, count);
+}
+
+Tensor Runner::ForwardDecode(const DecodeWork& work) {
+  const Tensor hidden =
+      ForwardHidden(context_, buffers_, model_.weights, work.batch, cache_->layers());
+  return ForwardLogits(context_, logits_, model_.weights, hidden);
+}
+
+// Logits of `last_tokens`.
+Tensor Runner::Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens) {
+  const BatchView batch = arrays_.Fill(steps, MaxPages(steps));
+  const Tensor hidden = ForwardHidden(context_, buffers_, model_.weights, batch, cache_->layers());
   const int64_t count = static_cast<int64_t>(last_tokens.size());
-  if (count == hidden.dim(0)) return ForwardLogits(context_, model_.weights, hidden);
+  if (count == 0) return {};
+  if (count == hidden.dim(0)) return ForwardLogits(context_, logits_, model_.weights, hidden);
   const Tensor rows = backend_.Upload(Tensor::FromVector(
       DType::kI32, {count}, std::vector<int32_t>(last_tokens.begin(), last_tokens.end())));
-  const Tensor sampled = backend_.Allocate(hidden.dtype(), {count, hidden.dim(1)});
+  const Tensor sampled = sampled_.Rows(0, count);
   backend_.GatherRows(hidden, rows, sampled);
-  return ForwardLogits(context_, model_.weights, sampled);
+  return ForwardLogits(context_, logits_, model_.weights, sampled);
 }
 
 }  // namespace fireq

@@ -2,9 +2,11 @@
 // serving takes besides the weights, and takes all of it at the start.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "fireq/engine/token_sampler.h"
@@ -13,6 +15,8 @@
 #include "fireq/model/model.h"
 
 namespace fireq {
+
+enum class RecordDecode : uint8_t { kWhereItGains, kAlways, kNever };
 
 struct RunnerOptions {
   int64_t max_context = 0;    // tokens a sequence; 0: what the model states
@@ -24,6 +28,7 @@ struct RunnerOptions {
   // Sums of a row do not depend on the other rows of a step; then products cannot either, and
   // kServed means kTable.
   Reduction reduction = Reduction::kFastest;
+  RecordDecode record_decode = RecordDecode::kWhereItGains;
 };
 
 // A sequence's part in a step.
@@ -33,6 +38,10 @@ struct RunnerRow {
 };
 
 // Not thread-safe. `backend` and `model` outlive it.
+//
+// A step in which every sequence decodes one token is filled up to a round number of sequences and,
+// where the backend gains by it, recorded the second time that number is met and only run again
+// from then on: forward pass and logits without a call to the backend for each of their ops.
 class Runner {
  public:
   // Throws kOutOfMemory, with the figures, if the budget does not hold one page.
@@ -43,22 +52,38 @@ class Runner {
   // cache then. One choice for each row that samples, in order.
   std::vector<TokenChoice> Run(std::span<const RunnerRow> rows);
 
-  int64_t num_pages() const { return cache_->num_pages(); }
+  int64_t num_pages() const { return num_pages_; }
   int64_t max_context() const { return options_.max_context; }
   int64_t working_bytes() const;  // everything but the cache
   int64_t cache_bytes() const { return cache_->size_bytes(); }
 
  private:
+  // A decode step of a fixed number of sequences and pages a sequence.
+  struct DecodeWork {
+    BatchView batch;
+    std::unique_ptr<Recording> recording;
+    bool has_run = false;
+  };
+
   void MakeCache();
-  Tensor Logits(const Tensor& hidden, std::span<const int32_t> last_tokens);
+  bool IsDecode(std::span<const RunnerRow> rows) const;
+  Tensor Decode(std::vector<SequenceStep> steps);
+  Tensor Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens);
+  Tensor ForwardDecode(const DecodeWork& work);
 
   Backend& backend_;
   const Model& model_;
   RunnerOptions options_;
   ForwardContext context_;
   ForwardBuffers buffers_;
+  int64_t max_decode_;  // sequences of a decode step, fillers included
+  LogitBuffers logits_;
+  Tensor sampled_;  // border [S, D]: hidden rows that sample
+  BatchArrays arrays_;
   std::unique_ptr<TokenSampler> sampler_;
-  std::optional<KvCache> cache_;
+  int64_t num_pages_ = 0;
+  std::optional<KvCache> cache_;  // one page more than num_pages_: the fillers' own
+  std::map<std::pair<int64_t, int64_t>, DecodeWork> decode_;  // by sequences and pages
 };
 
 }  // namespace fireq

@@ -1,13 +1,12 @@
-// The border between a step's logits and its tokens: on the host for now, on a device when a
-// backend brings its own.
+// The border between a step's logits and its tokens: packs what the rows want for the backend.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "fireq/engine/sampler.h"
 #include "fireq/ops/backend.h"
+#include "fireq/ops/sampler.h"
 
 namespace fireq {
 
@@ -21,20 +20,21 @@ struct SampleRow {
 class TokenSampler {
  public:
   virtual ~TokenSampler() = default;
-  // logits F32 [R, V] in the backend's memory; one choice a row, made as Sampler::Choose does.
+  // logits F32 [R, V] in the backend's memory; one choice a row. Waits for it.
   virtual std::vector<TokenChoice> Sample(const Tensor& logits,
                                           std::span<const SampleRow> rows) = 0;
 };
 
-// Downloads the logits.
-class HostTokenSampler final : public TokenSampler {
+class BackendTokenSampler final : public TokenSampler {
  public:
-  explicit HostTokenSampler(Backend& backend) : backend_(backend) {}
+  explicit BackendTokenSampler(Backend& backend) : backend_(backend) {}
   std::vector<TokenChoice> Sample(const Tensor& logits, std::span<const SampleRow> rows) override;
+
+  // What it takes from the backend at most.
+  static int64_t SizeBytes(int64_t max_rows, int64_t max_context);
 
  private:
   Backend& backend_;
-  Sampler sampler_;
 };
 
 }  // namespace fireq

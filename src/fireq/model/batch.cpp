@@ -8,74 +8,103 @@
 namespace fireq {
 namespace {
 
-// The step's arrays one behind the other, for a single upload.
-class FlatArrays {
- public:
-  // Where `values` will be.
-  int64_t Add(const std::vector<int32_t>& values) {
-    const int64_t begin = static_cast<int64_t>(values_.size());
-    values_.insert(values_.end(), values.begin(), values.end());
-    values_.resize(AlignUp<size_t>(values_.size(), kBatchArrayAlign));
-    return begin;
-  }
-  void Upload(Backend& backend) {
-    uploaded_ = backend.Upload(
-        Tensor::FromVector(DType::kI32, {static_cast<int64_t>(values_.size())}, values_));
-  }
-  Tensor At(int64_t begin, Shape shape) const {
-    return uploaded_.Rows(begin, begin + NumElements(shape)).Reshape(std::move(shape));
-  }
+// Arrays begin at multiples of so many values.
+constexpr int64_t kAlign = 32;
 
- private:
-  std::vector<int32_t> values_;
-  Tensor uploaded_;
+// Where the arrays of a step begin, in values.
+struct Places {
+  Places(int64_t tokens, int64_t sequences, int64_t max_pages)
+      : positions(AlignUp(tokens, kAlign)),
+        query_start(2 * positions),
+        context_len(query_start + AlignUp(sequences + 1, kAlign)),
+        page_table(context_len + AlignUp(sequences, kAlign)),
+        end(page_table + AlignUp(sequences * max_pages, kAlign)) {}
+  int64_t positions, query_start, context_len, page_table, end;  // ids are at 0
 };
+
+void Check(const SequenceStep& step, size_t index, int64_t max_pages) {
+  const int64_t count = static_cast<int64_t>(step.ids.size());
+  const int64_t context = step.position + count;
+  const int64_t pages = CeilDiv<int64_t>(context, kTokensPerPage);
+  FIREQ_CHECK(count > 0, kInvalidArgument, "sequence ", index, " of the step has no tokens");
+  FIREQ_CHECK(pages <= static_cast<int64_t>(step.pages.size()), kInvalidArgument, "sequence ",
+              index, " needs ", pages, " pages for ", context, " tokens, has ", step.pages.size());
+  FIREQ_CHECK(pages <= max_pages, kInvalidArgument, "sequence ", index, " needs ", pages,
+              " pages in a table of ", max_pages);
+}
+
+// Writes the arrays of the steps and keeps the host's part of the view.
+void Write(std::span<const SequenceStep> steps, int64_t max_pages, const Places& at, int32_t* out,
+           BatchView& batch) {
+  int32_t token = 0;
+  out[at.query_start] = 0;
+  for (size_t s = 0; s < steps.size(); ++s) {
+    const SequenceStep& step = steps[s];
+    const auto count = static_cast<int32_t>(step.ids.size());
+    const auto context = static_cast<int32_t>(step.position) + count;
+    std::copy(step.ids.begin(), step.ids.end(), out + token);
+    for (int32_t i = 0; i < count; ++i)
+      out[at.positions + token + i] = static_cast<int32_t>(step.position) + i;
+    token += count;
+    const auto row = static_cast<int64_t>(s);
+    out[at.query_start + row + 1] = token;
+    out[at.context_len + row] = context;
+    const int64_t pages = std::min(max_pages, static_cast<int64_t>(step.pages.size()));
+    int32_t* table = out + at.page_table + row * max_pages;
+    std::fill(std::copy_n(step.pages.begin(), pages, table), table + max_pages, 0);
+    batch.query_lens.push_back(count);
+    batch.context_lens.push_back(context);
+    batch.max_query_len = std::max<int64_t>(batch.max_query_len, count);
+    batch.max_context = std::max<int64_t>(batch.max_context, context);
+  }
+}
 
 }  // namespace
 
-BatchView MakeBatch(Backend& backend, std::span<const SequenceStep> steps) {
+BatchArrays::BatchArrays(Backend& backend, int64_t max_tokens, int64_t max_sequences,
+                         int64_t max_pages)
+    : backend_(backend),
+      values_(backend.Allocate(DType::kI32, {Places(max_tokens, max_sequences, max_pages).end})),
+      staging_(Tensor::Empty(DType::kI32, values_.shape())) {}
+
+BatchView BatchArrays::Fill(std::span<const SequenceStep> steps, int64_t max_pages) {
   BatchView batch;
   batch.num_sequences = static_cast<int64_t>(steps.size());
-  int64_t max_pages = 1;
-  for (const SequenceStep& step : steps)
-    max_pages = std::max(max_pages, static_cast<int64_t>(step.pages.size()));
-
-  std::vector<int32_t> ids, positions, query_start{0}, context_len;
-  std::vector<int32_t> page_table(static_cast<size_t>(batch.num_sequences * max_pages), 0);
   for (size_t s = 0; s < steps.size(); ++s) {
-    const SequenceStep& step = steps[s];
-    const int64_t count = static_cast<int64_t>(step.ids.size());
-    const int64_t context = step.position + count;
-    const int64_t pages = CeilDiv<int64_t>(context, kTokensPerPage);
-    FIREQ_CHECK(count > 0, kInvalidArgument, "sequence ", s, " of the step has no tokens");
-    FIREQ_CHECK(pages <= static_cast<int64_t>(step.pages.size()), kInvalidArgument, "sequence ", s,
-                " needs ", pages, " pages for ", context, " tokens, has ", step.pages.size());
-    ids.insert(ids.end(), step.ids.begin(), step.ids.end());
-    for (int64_t i = 0; i < count; ++i)
-      positions.push_back(static_cast<int32_t>(step.position + i));
-    query_start.push_back(static_cast<int32_t>(ids.size()));
-    context_len.push_back(static_cast<int32_t>(context));
-    batch.query_lens.push_back(static_cast<int32_t>(count));
-    std::copy(step.pages.begin(), step.pages.end(),
-              page_table.begin() + static_cast<int64_t>(s) * max_pages);
-    batch.max_query_len = std::max(batch.max_query_len, count);
-    batch.max_context = std::max(batch.max_context, context);
+    Check(steps[s], s, max_pages);
+    batch.num_tokens += static_cast<int64_t>(steps[s].ids.size());
   }
-  batch.num_tokens = static_cast<int64_t>(ids.size());
-  FlatArrays arrays;
-  const int64_t at_ids = arrays.Add(ids);
-  const int64_t at_positions = arrays.Add(positions);
-  const int64_t at_query_start = arrays.Add(query_start);
-  const int64_t at_context_len = arrays.Add(context_len);
-  const int64_t at_page_table = arrays.Add(page_table);
-  arrays.Upload(backend);
-  batch.ids = arrays.At(at_ids, {batch.num_tokens});
-  batch.positions = arrays.At(at_positions, {batch.num_tokens});
-  batch.query_start = arrays.At(at_query_start, {batch.num_sequences + 1});
-  batch.context_len = arrays.At(at_context_len, {batch.num_sequences});
-  batch.page_table = arrays.At(at_page_table, {batch.num_sequences, max_pages});
-  batch.context_lens = std::move(context_len);
+  const Places at(batch.num_tokens, batch.num_sequences, max_pages);
+  FIREQ_CHECK(at.end <= values_.num_elements(), kInvalidArgument, "a step of ", batch.num_tokens,
+              " tokens, ", batch.num_sequences, " sequences and ", max_pages,
+              " pages in arrays of ", values_.num_elements(), " values");
+  Write(steps, max_pages, at, staging_.as<int32_t>(), batch);
+  backend_.UploadTo(staging_.Rows(0, at.end), values_.Rows(0, at.end));
+  const auto view = [&](int64_t begin, Shape shape) {
+    return values_.Rows(begin, begin + NumElements(shape)).Reshape(std::move(shape));
+  };
+  batch.ids = view(0, {batch.num_tokens});
+  batch.positions = view(at.positions, {batch.num_tokens});
+  batch.query_start = view(at.query_start, {batch.num_sequences + 1});
+  batch.context_len = view(at.context_len, {batch.num_sequences});
+  batch.page_table = view(at.page_table, {batch.num_sequences, max_pages});
   return batch;
+}
+
+int64_t MaxPages(std::span<const SequenceStep> steps) {
+  int64_t pages = 1;
+  for (const SequenceStep& step : steps)
+    pages = std::max(pages, CeilDiv<int64_t>(
+                                step.position + static_cast<int64_t>(step.ids.size()),
+                                kTokensPerPage));
+  return pages;
+}
+
+BatchView MakeBatch(Backend& backend, std::span<const SequenceStep> steps) {
+  int64_t tokens = 0;
+  for (const SequenceStep& step : steps) tokens += static_cast<int64_t>(step.ids.size());
+  const int64_t pages = MaxPages(steps);
+  return BatchArrays(backend, tokens, static_cast<int64_t>(steps.size()), pages).Fill(steps, pages);
 }
 
 }  // namespace fireq

@@ -16,10 +16,30 @@ struct SequenceStep {
   std::span<const int32_t> pages;  // the sequence's pages in order, enough for position + ids
 };
 
-// The arrays of a batch begin at multiples of so many values in one allocation.
-inline constexpr int64_t kBatchArrayAlign = 32;
+// The arrays of a step in memory taken once. Where each of them lies depends on the numbers of
+// tokens and sequences and on `max_pages` alone, so work recorded for one step runs for every other
+// step of the same numbers.
+class BatchArrays {
+ public:
+  // For steps of up to so many tokens, sequences and pages a sequence.
+  BatchArrays(Backend& backend, int64_t max_tokens, int64_t max_sequences, int64_t max_pages);
 
-// Uploads the arrays of `steps` in order. Throws kInvalidArgument if a page is missing.
+  int64_t size_bytes() const { return values_.size_bytes(); }
+
+  // Uploads the arrays of `steps` in order; `max_pages` is the width of the page table. The view is
+  // good until the next Fill. Throws kInvalidArgument if a page is missing.
+  BatchView Fill(std::span<const SequenceStep> steps, int64_t max_pages);
+
+ private:
+  Backend& backend_;
+  Tensor values_;   // I32, in the backend's memory
+  Tensor staging_;  // the same on the host
+};
+
+// Pages of the longest of `steps`, at least one.
+int64_t MaxPages(std::span<const SequenceStep> steps);
+
+// The arrays of one step, in memory of their own.
 BatchView MakeBatch(Backend& backend, std::span<const SequenceStep> steps);
 
 }  // namespace fireq

@@ -184,18 +184,27 @@ Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
   return x;
 }
 
-Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,
-                     const Tensor& hidden) {
+LogitBuffers::LogitBuffers(const ForwardContext& context, int64_t max_rows)
+    : normed(context.backend->Allocate(context.border(), {max_rows, context.config->hidden})),
+      logits(context.backend->Allocate(DType::kF32, {max_rows, context.config->vocab_size})) {}
+
+Tensor ForwardLogits(const ForwardContext& context, const LogitBuffers& buffers,
+                     const ModelWeights& weights, const Tensor& hidden) {
   Backend& backend = *context.backend;
-  const ActTensor normed{backend.Allocate(context.border(), hidden.shape()), {}, {}};
+  const ActTensor normed{buffers.normed.Rows(0, hidden.dim(0)), {}, {}};
   backend.RmsNorm(
       {.x = hidden, .weight = weights.final_norm, .eps = context.config->rms_eps, .out = normed});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "final_norm", normed);
-  const Tensor logits = backend.Allocate(DType::kF32, {hidden.dim(0), context.config->vocab_size});
+  const Tensor logits = buffers.logits.Rows(0, hidden.dim(0));
   backend.Linear(
       {.x = normed, .w = weights.lm_head.get(), .reduction = context.reduction, .y = logits});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "logits", {logits, {}, {}});
   return logits;
+}
+
+Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,
+                     const Tensor& hidden) {
+  return ForwardLogits(context, LogitBuffers(context, hidden.dim(0)), weights, hidden);
 }
 
 }  // namespace fireq

@@ -66,7 +66,18 @@ Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
                      const ModelWeights& weights, const BatchView& batch,
                      const std::vector<KvLayer>& kv);
 
-// Final norm and lm_head of `hidden` [R, D]: logits F32 [R, V] in the backend's memory.
+// What the end of a forward writes, for up to `max_rows` rows.
+struct LogitBuffers {
+  LogitBuffers(const ForwardContext& context, int64_t max_rows);
+  int64_t size_bytes() const { return normed.size_bytes() + logits.size_bytes(); }
+  Tensor normed;  // border [R, D]
+  Tensor logits;  // F32 [R, V]
+};
+
+// Final norm and lm_head of `hidden` [R, D]: logits F32 [R, V] in `buffers`.
+Tensor ForwardLogits(const ForwardContext& context, const LogitBuffers& buffers,
+                     const ModelWeights& weights, const Tensor& hidden);
+// The same in memory of their own.
 Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,
                      const Tensor& hidden);
 

@@ -47,6 +47,16 @@ struct LinearSpec {
   bool gate_up = false;
 };
 
+// A linear weight of random values (formats/random_weight.h). Rows are numbered through all parts.
+enum class WeightForm : uint8_t { kInt4, kBf16 };
+struct RandomLinearSpec {
+  std::vector<int64_t> part_rows;  // as LinearSpec::parts; BF16: one
+  int64_t k = 0;
+  bool gate_up = false;
+  WeightForm form = WeightForm::kInt4;
+  uint64_t seed = 0;
+};
+
 struct EmbedArgs {
   Tensor ids;    // I32 [T], each in [0, V)
   Tensor table;  // F32, F16 or BF16 [V, D]
@@ -141,6 +151,37 @@ struct AttentionArgs {
   bool e4m3_probs = false;
   Reduction reduction = Reduction::kFastest;
   Tensor out;  // border [T, H Dh]
+};
+
+// How a token is chosen from one row of logits: SamplingParams (ops/sampler.h) and the state of its
+// sequence as flat bytes, equal on host and device.
+struct SampleRowParams {
+  uint64_t seed = 0;
+  int64_t draw = 0;   // choices of the sequence so far
+  int64_t top_k = 0;  // 0: all
+  float temperature = 0.0f;
+  float top_p = 1.0f;
+  float min_p = 0.0f;
+  float repetition_penalty = 1.0f;
+  int32_t history_begin = 0;  // ids [begin, end) of SampleArgs::history
+  int32_t history_end = 0;
+  int32_t num_logprobs = -1;
+  int32_t unused = 0;
+};
+
+// A row of SampleArgs::out is kSampleHead values, then max_logprobs pairs (id, logprob), likeliest
+// first; log-probabilities are floats by their bits. Behind the last of V ids is id -1; what was not asked for
+// is undefined.
+inline constexpr int64_t kSampleHead = 2;  // id (-1: every logit is NaN), its logprob
+
+// One token a row, as Sampler::Choose has it; a device's sums may part from it where a draw falls
+// within rounding of the border of two tokens.
+struct SampleArgs {
+  Tensor logits;             // F32 [R, V]
+  Tensor params;             // U8 [R, sizeof(SampleRowParams)]
+  Tensor history;            // I32 [*] ids in [0, V); undefined if no row has any
+  int64_t max_logprobs = 0;  // no row asks for more
+  Tensor out;                // I32 [R, kSampleHead + 2 max_logprobs]
 };
 
 }  // namespace fireq

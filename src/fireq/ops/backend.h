@@ -5,6 +5,7 @@
 // uses a backend at a time. Errors: kShapeMismatch, kUnsupported, kOutOfMemory, kCuda.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -12,18 +13,49 @@
 
 namespace fireq {
 
+// A point on a backend's own timeline.
+class TimePoint {
+ public:
+  virtual ~TimePoint() = default;
+  // Both of one backend, which has been synchronised since.
+  virtual double MicrosecondsSince(const TimePoint& start) const = 0;
+};
+
+// Ops recorded once, to run again and again.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void Run() = 0;  // asynchronous and in order, like an op
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string name() const = 0;  // "cpu (AVX3, 2 threads)"
 
   virtual Tensor Allocate(DType dtype, Shape shape) = 0;  // uninitialised
-  virtual Tensor Upload(const Tensor& host) = 0;          // host -> backend memory
-  virtual Tensor Download(const Tensor& tensor) = 0;      // backend -> host memory, synchronous
+  virtual Tensor Upload(const Tensor& host) = 0;      // host -> backend memory
+  virtual Tensor Download(const Tensor& tensor) = 0;  // backend -> host memory, synchronous
+  // Upload into memory that is there already, in order with the ops; `host` may change on return.
+  virtual void UploadTo(const Tensor& host, const Tensor& to) = 0;
   virtual void Copy(const Tensor& from, const Tensor& to) = 0;  // same dtype and size, same memory
   virtual void Synchronize() = 0;
+  virtual int64_t FreeBytes();  // that Allocate could still have; this one: the machine's
 
   virtual std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) = 0;
+  // Random weights, equal on every backend. These make them on the host and hand them over.
+  virtual std::shared_ptr<const PreparedLinear> PrepareRandom(const RandomLinearSpec& spec);
+  virtual Tensor RandomBf16(Shape shape, float spread, uint64_t seed);
+
+  // Now. Inside Record: when each run gets there. This one is the host's clock.
+  virtual std::unique_ptr<TimePoint> Mark();
+
+  // Whether recorded ops run faster than the same ops called one by one.
+  virtual bool GainsByRecording() const { return false; }
+  // The ops that `body` calls, which allocates, uploads, downloads and synchronises nothing and has
+  // been run before with tensors of the same shapes. Each Run reads what the tensors hold by then;
+  // everything that `body` refers to outlives the recording. This one keeps `body` and calls it.
+  virtual std::unique_ptr<Recording> Record(std::function<void()> body);
 
   virtual void Embed(const EmbedArgs& args) = 0;
   virtual void RmsNorm(const RmsNormArgs& args) = 0;
@@ -33,6 +65,7 @@ class Backend {
   virtual void Attention(const AttentionArgs& args) = 0;
   // out [R, D] = x[rows[i]]; x and out of one dtype, rows I32 [R]
   virtual void GatherRows(const Tensor& x, const Tensor& rows, const Tensor& out) = 0;
+  virtual void Sample(const SampleArgs& args) = 0;
 };
 
 }  // namespace fireq

@@ -242,6 +242,29 @@ void Validate(const AttentionArgs& args) {
   CheckBorder(kOp, "out", args.out, {t, args.num_heads * dim});
 }
 
+void Validate(const SampleArgs& args) {
+  constexpr const char* kOp = "sample";
+  CheckTensor(kOp, "logits", args.logits, DType::kF32, {-1, -1});
+  const int64_t rows = args.logits.dim(0);
+  CheckTensor(kOp, "params", args.params, DType::kU8,
+              {rows, static_cast<int64_t>(sizeof(SampleRowParams))});
+  FIREQ_CHECK(args.max_logprobs >= 0, kInvalidArgument, kOp, ": up to ", args.max_logprobs,
+              " log-probabilities");
+  CheckTensor(kOp, "out", args.out, DType::kI32, {rows, kSampleHead + 2 * args.max_logprobs});
+  if (!args.history.defined()) return;
+  CheckTensor(kOp, "history", args.history, DType::kI32, {-1});
+  CheckRange(kOp, "history", args.history, args.logits.dim(1));
+}
+
+void Validate(const RandomLinearSpec& spec) {
+  FIREQ_CHECK(!spec.part_rows.empty() && spec.k > 0, kInvalidArgument, "a random weight of ",
+              spec.part_rows.size(), " parts of ", spec.k, " columns");
+  for (const int64_t n : spec.part_rows)
+    FIREQ_CHECK(n > 0, kInvalidArgument, "a random weight of ", n, " rows");
+  FIREQ_CHECK(spec.form == WeightForm::kInt4 || spec.part_rows.size() == 1, kInvalidArgument,
+              "a random BF16 weight of ", spec.part_rows.size(), " parts");
+}
+
 void ValidateCopy(const Tensor& from, const Tensor& to) {
   FIREQ_CHECK(from.defined() && to.defined(), kInvalidArgument, "copy: a tensor is missing");
   FIREQ_CHECK(from.dtype() == to.dtype() && from.num_elements() == to.num_elements(),

@@ -16,6 +16,8 @@ void Validate(const QuantizeArgs& args);
 void Validate(const LinearArgs& args);
 void Validate(const RopeKvWriteArgs& args);
 void Validate(const AttentionArgs& args);
+void Validate(const SampleArgs& args);
+void Validate(const RandomLinearSpec& spec);
 void ValidateCopy(const Tensor& from, const Tensor& to);
 void ValidateGatherRows(const Tensor& x, const Tensor& rows, const Tensor& out);
 

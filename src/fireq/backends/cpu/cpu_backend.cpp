@@ -1,6 +1,7 @@
 #include "fireq/backends/cpu/cpu_backend.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "fireq/backends/cpu/attention.h"
@@ -8,6 +9,7 @@
 #include "fireq/backends/cpu/linear.h"
 #include "fireq/formats/act_e4m3.h"
 #include "fireq/formats/f16.h"
+#include "fireq/ops/sampler.h"
 #include "fireq/ops/validate.h"
 
 namespace fireq {
@@ -34,6 +36,7 @@ class CpuBackend final : public Backend {
     ValidateCopy(from, to);
     std::memmove(to.data(), from.data(), static_cast<size_t>(from.size_bytes()));
   }
+  void UploadTo(const Tensor& host, const Tensor& to) override { Copy(host, to); }
   void Synchronize() override {}
 
   std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) override {
@@ -57,6 +60,7 @@ class CpuBackend final : public Backend {
     cpu::RunAttention(context_, args);
   }
   void GatherRows(const Tensor& x, const Tensor& rows, const Tensor& out) override;
+  void Sample(const SampleArgs& args) override;
 
  private:
   // body(row, scratch of `width` floats) for every row.
@@ -76,6 +80,7 @@ class CpuBackend final : public Backend {
   }
 
   cpu::Context context_;
+  std::vector<Sampler> samplers_;  // one a thread
 };
 
 void CpuBackend::Embed(const EmbedArgs& args) {
@@ -125,6 +130,35 @@ void CpuBackend::GatherRows(const Tensor& x, const Tensor& rows, const Tensor& o
     std::memcpy(to + i * row_bytes, from + rows.as<int32_t>()[i] * row_bytes,
                 static_cast<size_t>(row_bytes));
   }
+}
+
+void CpuBackend::Sample(const SampleArgs& args) {
+  Validate(args);
+  const auto* params = static_cast<const SampleRowParams*>(args.params.data());
+  const size_t vocab = static_cast<size_t>(args.logits.dim(1));
+  const int64_t width = args.out.dim(1);
+  samplers_.resize(context_.threads.size());
+  context_.pool.ParallelFor(args.logits.dim(0), 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t r = begin; r < end; ++r) {
+      const SampleRowParams& row = params[r];
+      std::span<const int32_t> history;
+      if (args.history.defined())
+        history = {args.history.as<int32_t>() + row.history_begin,
+                   static_cast<size_t>(row.history_end - row.history_begin)};
+      const TokenChoice choice = samplers_[static_cast<size_t>(thread)].Choose(
+          ParamsOf(row), {args.logits.as<float>() + static_cast<size_t>(r) * vocab, vocab}, history,
+          row.draw);
+      int32_t* out = args.out.as<int32_t>() + r * width;
+      out[0] = choice.id;
+      out[1] = std::bit_cast<int32_t>(choice.logprob);
+      int32_t* pair = out + kSampleHead;
+      for (const TokenLogprob& top : choice.top) {
+        *pair++ = top.id;
+        *pair++ = std::bit_cast<int32_t>(top.logprob);
+      }
+      if (pair < out + width) *pair = -1;
+    }
+  });
 }
 
 }  // namespace

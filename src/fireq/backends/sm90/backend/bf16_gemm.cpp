@@ -1,5 +1,7 @@
 #include "fireq/backends/sm90/backend/bf16_gemm.h"
 
+#include <algorithm>
+
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/base/error.h"
 
@@ -86,6 +88,29 @@ void Bf16Gemm::Run(const Tensor& x, const Tensor& w, const Tensor& y) {
                        problem.x, &zero, y.data(), problem.y, y.data(), problem.y,
                        &problem.algorithm, workspace_.data(), kWorkspaceBytes, stream_->get()),
         "cublasLtMatmul");
+}
+
+void Bf16Gemm::RunInBlocks(const Tensor& x, const Tensor& w, const Tensor& y) {
+  constexpr int64_t kRows = 16;
+  const Shape x_shape = {kRows, w.dim(1)};
+  const Shape y_shape = {kRows, w.dim(0)};
+  if (!block_x_.defined() || block_x_.shape() != x_shape || block_y_.shape() != y_shape) {
+    block_x_ = AllocateDevice(stream_, DType::kBF16, x_shape);
+    block_y_ = AllocateDevice(stream_, DType::kF32, y_shape);
+    // Rows that no block fills are multiplied, too, and their results dropped.
+    FIREQ_CUDA(cudaMemsetAsync(block_x_.data(), 0, static_cast<size_t>(block_x_.size_bytes()),
+                               stream_->get()));
+  }
+  const auto copy = [&](const Tensor& from, const Tensor& to) {
+    FIREQ_CUDA(cudaMemcpyAsync(to.data(), from.data(), static_cast<size_t>(from.size_bytes()),
+                               cudaMemcpyDeviceToDevice, stream_->get()));
+  };
+  for (int64_t begin = 0; begin < x.dim(0); begin += kRows) {
+    const int64_t end = std::min(begin + kRows, x.dim(0));
+    copy(x.Rows(begin, end), block_x_);
+    Run(block_x_, w, block_y_);
+    copy(block_y_.Rows(0, end - begin), y.Rows(begin, end));
+  }
 }
 
 }  // namespace fireq::sm90

@@ -20,6 +20,9 @@ class Bf16Gemm {
 
   // x BF16 [M, K], w BF16 [N, K], y F32 [M, N], on the device. Errors: kCuda.
   void Run(const Tensor& x, const Tensor& w, const Tensor& y);
+  // The same in blocks of one number of rows, so that a row's sums do not depend on how many there
+  // are.
+  void RunInBlocks(const Tensor& x, const Tensor& w, const Tensor& y);
 
  private:
   struct Problem;
@@ -31,6 +34,7 @@ class Bf16Gemm {
   std::shared_ptr<Stream> stream_;
   std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, DestroyHandle> handle_;
   Tensor workspace_;
+  Tensor block_x_, block_y_;
   std::map<std::tuple<int64_t, int64_t, int64_t>, std::shared_ptr<const Problem>> problems_;
 };
 

@@ -3,8 +3,11 @@
 #include <algorithm>
 
 #include "fireq/backends/sm90/backend/device_memory.h"
+#include "fireq/backends/sm90/random_weights/launch.h"
 #include "fireq/base/thread_pool.h"
 #include "fireq/formats/bf16.h"
+#include "fireq/formats/random_weight.h"
+#include "fireq/ops/random_weights.h"
 
 namespace fireq::sm90 {
 namespace {
@@ -50,11 +53,15 @@ Tensor ToBf16(const LinearPart& part) {
 
 }  // namespace
 
+void CopyToDevice(const Tensor& host, const Tensor& to, const Stream& stream) {
+  FIREQ_CUDA(cudaMemcpyAsync(to.data(), host.data(), static_cast<size_t>(host.size_bytes()),
+                             cudaMemcpyHostToDevice, stream.get()));
+  stream.Synchronize();  // the host tensor may go away
+}
+
 Tensor UploadTensor(const Tensor& host, const std::shared_ptr<Stream>& stream) {
   const Tensor out = AllocateDevice(stream, host.dtype(), host.shape());
-  FIREQ_CUDA(cudaMemcpyAsync(out.data(), host.data(), static_cast<size_t>(host.size_bytes()),
-                             cudaMemcpyHostToDevice, stream->get()));
-  stream->Synchronize();  // the host tensor may go away
+  CopyToDevice(host, out, *stream);
   return out;
 }
 
@@ -70,6 +77,28 @@ Sm90Linear::Sm90Linear(LinearSpec spec, const std::shared_ptr<Stream>& stream) {
   bf16 = UploadTensor(ToBf16(spec.parts[0]), stream);
   n_ = bf16.dim(0);
   k_ = bf16.dim(1);
+}
+
+Sm90Linear::Sm90Linear(const RandomLinearSpec& spec, const std::shared_ptr<Stream>& stream) {
+  k_ = spec.k;
+  if (spec.form == WeightForm::kBf16) {
+    n_ = spec.part_rows[0];
+    bf16 = AllocateDevice(stream, DType::kBF16, {n_, k_});
+    LaunchRandomBf16(spec.seed, bf16.num_elements(), RandomWeightSpread(k_), bf16.as<bf16_t>(),
+                     stream->get());
+    return;
+  }
+  std::vector<WeightI4Part> parts;
+  for (const int64_t n : spec.part_rows) parts.push_back({.n = n});
+  const RowOrder order = spec.gate_up ? RowOrder::kGateUp : RowOrder::kStacked;
+  layout = TileLayoutOf(parts, k_, order);
+  n_ = layout.n;
+  tiles = AllocateDevice(stream, DType::kU8, {layout.size_bytes()});
+  LaunchRandomTiles(layout, order, spec.seed, tiles.as<uint8_t>(), stream->get());
+  row_scales = UploadTensor(
+      Tensor::FromVector(DType::kF32, {n_},
+                         std::vector<float>(static_cast<size_t>(n_), 1.0f / RandomWeightT(k_))),
+      stream);
 }
 
 void Sm90Linear::PackQuantised(const LinearSpec& spec, const std::shared_ptr<Stream>& stream) {

@@ -14,6 +14,9 @@ class Sm90Linear final : public PreparedLinear {
   // the tile order does not take.
   Sm90Linear(LinearSpec spec, const std::shared_ptr<Stream>& stream);
 
+  // Made on the device (random_weights/). Errors: kUnsupported as above.
+  Sm90Linear(const RandomLinearSpec& spec, const std::shared_ptr<Stream>& stream);
+
   int64_t n() const override { return n_; }
   int64_t k() const override { return k_; }
   bool quantized() const override { return tiles.defined(); }
@@ -31,7 +34,8 @@ class Sm90Linear final : public PreparedLinear {
   int64_t k_ = 0;
 };
 
-// Host tensor to device memory; returns when the copy has been made.
+// Bytes of a host tensor to device memory; both return when the copy has been made.
+void CopyToDevice(const Tensor& host, const Tensor& to, const Stream& stream);
 Tensor UploadTensor(const Tensor& host, const std::shared_ptr<Stream>& stream);
 
 }  // namespace fireq::sm90

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <numeric>
+#include <optional>
+#include <span>
 
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
 #include "fireq/backends/sm90/attn_prefill/launch.h"
@@ -12,7 +15,10 @@
 #include "fireq/backends/sm90/elementwise/launch.h"
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
 #include "fireq/backends/sm90/rope_kv_write/launch.h"
+#include "fireq/backends/sm90/random_weights/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/backends/sm90/runtime/upload_ring.h"
+#include "fireq/backends/sm90/sample_logits/launch.h"
 #include "fireq/backends/sm90/token_rows/launch.h"
 #include "fireq/ops/validate.h"
 
@@ -29,9 +35,60 @@ void CheckBorder(const Tensor& tensor, const char* what) {
       ": the GPU runs quantised checkpoints with BF16 borders; the CPU backend runs the rest");
 }
 
+// Sequences [begin, end) of a batch and the longest of their runs of tokens.
+struct SequenceRange {
+  int64_t begin, end, max_query_len;
+};
+
+// How many of the first sequences go through the decode kernels: all, if all runs are short, else
+// those of one token.
+int64_t ShortSequences(const BatchView& batch) {
+  if (batch.max_query_len <= kDecodeQueries) return batch.num_sequences;
+  const auto end = std::ranges::find_if(batch.query_lens, [](int32_t n) { return n > 1; });
+  return end - batch.query_lens.begin();
+}
+
+// One variant whatever the number of tokens: a row's sums run along K in one order.
+GemmPlan BatchInvariantPlan(const GemmShape& shape, Products products, const GemmDevice& device) {
+  FIREQ_CHECK(products == Products::kTable, kUnsupported,
+              "the GPU's batch-invariant linears compute table products only");
+  constexpr int kWideCluster = 2;
+  return MakeForcedGemmPlan(shape, FindGemmVariant("table_128x128"), kWideCluster, device);
+}
+
 QuantizedRows Rows(const ActTensor& tensor) {
   return {tensor.values.as<uint8_t>(), tensor.scale.as<float>(), tensor.sums.as<float>()};
 }
+
+class DeviceTimePoint final : public TimePoint {
+ public:
+  explicit DeviceTimePoint(const Stream& stream) {
+    cudaStreamCaptureStatus capturing{};
+    FIREQ_CUDA(cudaStreamIsCapturing(stream.get(), &capturing));
+    // External: each run of a captured graph sets it again.
+    FIREQ_CUDA(cudaEventRecordWithFlags(event_.get(), stream.get(),
+                                        capturing == cudaStreamCaptureStatusActive
+                                            ? cudaEventRecordExternal
+                                            : cudaEventRecordDefault));
+  }
+  double MicrosecondsSince(const TimePoint& start) const override {
+    return event_.MicrosecondsSince(dynamic_cast<const DeviceTimePoint&>(start).event_);
+  }
+
+ private:
+  Event event_;
+};
+
+class GraphRecording final : public Recording {
+ public:
+  GraphRecording(std::shared_ptr<Stream> stream, const std::function<void()>& body)
+      : stream_(std::move(stream)), graph_(*stream_, [&](cudaStream_t) { body(); }) {}
+  void Run() override { graph_.Launch(stream_->get()); }
+
+ private:
+  std::shared_ptr<Stream> stream_;
+  Graph graph_;
+};
 
 class Sm90Backend final : public Backend {
  public:
@@ -47,7 +104,19 @@ class Sm90Backend final : public Backend {
   Tensor Allocate(DType dtype, Shape shape) override {
     return AllocateDevice(stream_, dtype, std::move(shape));
   }
-  Tensor Upload(const Tensor& host) override { return UploadTensor(host, stream_); }
+  Tensor Upload(const Tensor& host) override {
+    const Tensor out = Allocate(host.dtype(), host.shape());
+    UploadTo(host, out);
+    return out;
+  }
+  void UploadTo(const Tensor& host, const Tensor& to) override {
+    ValidateCopy(host, to);
+    if (host.size_bytes() <= UploadRing::kSlotBytes) {
+      ring_.Copy(host.data(), host.size_bytes(), to.data(), stream_->get());
+    } else {
+      CopyToDevice(host, to, *stream_);
+    }
+  }
   Tensor Download(const Tensor& tensor) override {
     Tensor out = Tensor::Empty(tensor.dtype(), tensor.shape());
     FIREQ_CUDA(cudaMemcpyAsync(out.data(), tensor.data(), static_cast<size_t>(tensor.size_bytes()),
@@ -61,10 +130,30 @@ class Sm90Backend final : public Backend {
                                cudaMemcpyDeviceToDevice, stream_->get()));
   }
   void Synchronize() override { stream_->Synchronize(); }
+  int64_t FreeBytes() override {
+    size_t free = 0, total = 0;
+    FIREQ_CUDA(cudaMemGetInfo(&free, &total));
+    return static_cast<int64_t>(free);
+  }
 
   std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) override {
     Validate(spec);
     return std::make_shared<Sm90Linear>(std::move(spec), stream_);
+  }
+  std::shared_ptr<const PreparedLinear> PrepareRandom(const RandomLinearSpec& spec) override {
+    Validate(spec);
+    return std::make_shared<Sm90Linear>(spec, stream_);
+  }
+  Tensor RandomBf16(Shape shape, float spread, uint64_t seed) override {
+    const Tensor out = Allocate(DType::kBF16, std::move(shape));
+    LaunchRandomBf16(seed, out.num_elements(), spread, out.as<bf16_t>(), stream_->get());
+    return out;
+  }
+
+  std::unique_ptr<TimePoint> Mark() override { return std::make_unique<DeviceTimePoint>(*stream_); }
+  bool GainsByRecording() const override { return true; }
+  std::unique_ptr<Recording> Record(std::function<void()> body) override {
+    return std::make_unique<GraphRecording>(stream_, body);
   }
 
   void Embed(const EmbedArgs& args) override;
@@ -74,19 +163,26 @@ class Sm90Backend final : public Backend {
   void RopeKvWrite(const RopeKvWriteArgs& args) override;
   void Attention(const AttentionArgs& args) override;
   void GatherRows(const Tensor& x, const Tensor& rows, const Tensor& out) override;
+  void Sample(const SampleArgs& args) override;
 
  private:
-  void Decode(const AttentionArgs& args);
-  void Prefill(const AttentionArgs& args);
+  void Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len);
+  void Prefill(const AttentionArgs& args, int64_t first_sequence);
 
   std::string name_;
   std::shared_ptr<Stream> stream_;
+  UploadRing ring_;
   GemmDevice device_;
   Bf16Gemm bf16_gemm_;
   std::map<int64_t, Tensor> decode_workspaces_;  // by size; zeroed once, as the kernel wants it
   // The prefill plan of the last batch and what it was made for: every layer of a step uses the
   // same.
-  std::vector<int32_t> planned_query_lens_, planned_context_lens_;
+  struct PrefillShape {
+    std::vector<int32_t> query_lens, context_lens;
+    int64_t first_sequence = 0, num_heads = 0, kv_heads = 0, head_dim = 0;
+    bool operator==(const PrefillShape&) const = default;
+  };
+  std::optional<PrefillShape> planned_;
   AttnPrefillPlan prefill_plan_;
   Tensor prefill_items_;
 };
@@ -141,7 +237,11 @@ void Sm90Backend::Linear(const LinearArgs& args) {
     CheckBorder(args.x.values, "the input of a BF16 linear");
     FIREQ_CHECK(args.epilogue == Epilogue::kNone && args.y.dtype() == DType::kF32, kUnsupported,
                 "a linear kept in BF16 inside a block: the CPU backend runs such checkpoints");
-    bf16_gemm_.Run(args.x.values, w.bf16, args.y);
+    if (args.reduction == Reduction::kBatchInvariant) {
+      bf16_gemm_.RunInBlocks(args.x.values, w.bf16, args.y);
+    } else {
+      bf16_gemm_.Run(args.x.values, w.bf16, args.y);
+    }
     return;
   }
   FIREQ_CHECK(args.x.values.dtype() == DType::kE4M3, kUnsupported, "activations are ",
@@ -163,8 +263,11 @@ void Sm90Backend::Linear(const LinearArgs& args) {
                                                         : GemmEpilogue::kPlain;
   gemm.residual = args.residual.defined() ? args.residual.data() : nullptr;
   gemm.y = args.y.data();
-  LaunchGemmI4F8(MakeGemmPlan({tokens, w.layout.n, w.layout.k}, args.products, device_), gemm,
-                 stream_->get());
+  const GemmShape shape{tokens, w.layout.n, w.layout.k};
+  LaunchGemmI4F8(args.reduction == Reduction::kBatchInvariant
+                     ? BatchInvariantPlan(shape, args.products, device_)
+                     : MakeGemmPlan(shape, args.products, device_),
+                 gemm, stream_->get());
 }
 
 void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
@@ -178,9 +281,6 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   const BatchView& batch = *args.batch;
   RopeKvWriteParams launch;
   launch.qkv = args.qkv.as<bf16_t>();
-  launch.query_start = batch.query_start.as<int32_t>();
-  launch.context_len = batch.context_len.as<int32_t>();
-  launch.page_table = batch.page_table.as<int32_t>();
   launch.rope_cos = floats(args.rope_cos);
   launch.rope_sin = floats(args.rope_sin);
   launch.q_norm = floats(args.q_norm);
@@ -193,12 +293,23 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   launch.q = args.q.values.as<uint8_t>();
   launch.scale_q = args.q.scale.as<float>();
   launch.pages = args.kv.pages.as<uint8_t>();
-  launch.num_sequences = static_cast<int32_t>(batch.num_sequences);
-  launch.max_query_len = static_cast<int32_t>(batch.max_query_len);
   launch.num_heads = static_cast<int32_t>(args.num_heads);
   launch.kv_heads = args.kv.layout.kv_heads;
   launch.max_pages = static_cast<int32_t>(batch.page_table.dim(1));
-  LaunchRopeKvWrite(launch, args.kv.layout.head_dim, stream_->get());
+  launch.programmatic = true;
+  // Token numbers in query_start are the step's, so a part of the sequences is pointers further on.
+  const int64_t decoding = ShortSequences(batch);
+  for (const auto& [begin, end, max_query_len] :
+       {SequenceRange{0, decoding, std::min(batch.max_query_len, kDecodeQueries)},
+        SequenceRange{decoding, batch.num_sequences, batch.max_query_len}}) {
+    if (begin == end) continue;
+    launch.query_start = batch.query_start.as<int32_t>() + begin;
+    launch.context_len = batch.context_len.as<int32_t>() + begin;
+    launch.page_table = batch.page_table.as<int32_t>() + begin * batch.page_table.dim(1);
+    launch.num_sequences = static_cast<int32_t>(end - begin);
+    launch.max_query_len = static_cast<int32_t>(max_query_len);
+    LaunchRopeKvWrite(launch, args.kv.layout.head_dim, stream_->get());
+  }
 }
 
 void Sm90Backend::Attention(const AttentionArgs& args) {
@@ -207,20 +318,22 @@ void Sm90Backend::Attention(const AttentionArgs& args) {
               kUnsupported, "the GPU's attention needs E4M3 queries over an INT4 cache");
   CheckBorder(args.out, "the output of attention");
   if (args.batch->num_tokens == 0) return;
-  if (args.batch->max_query_len <= kDecodeQueries) {
-    Decode(args);
-  } else {
-    Prefill(args);
-  }
+  const BatchView& batch = *args.batch;
+  // The decode kernel splits the work of all sequences evenly, so its sums depend on the batch.
+  const int64_t decoding =
+      args.reduction == Reduction::kBatchInvariant ? 0 : ShortSequences(batch);
+  if (decoding > 0)
+    Decode(args, decoding, decoding == batch.num_sequences ? batch.max_query_len : 1);
+  if (decoding < batch.num_sequences) Prefill(args, decoding);
 }
 
-void Sm90Backend::Decode(const AttentionArgs& args) {
+void Sm90Backend::Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len) {
   const BatchView& batch = *args.batch;
-  const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = batch.num_sequences,
+  const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = num_sequences,
                                                   .num_heads = args.num_heads,
                                                   .kv_heads = args.kv.layout.kv_heads,
                                                   .head_dim = args.kv.layout.head_dim,
-                                                  .max_query_len = batch.max_query_len,
+                                                  .max_query_len = max_query_len,
                                                   .num_sms = device_.num_sms});
   Tensor& workspace = decode_workspaces_[plan.workspace_bytes];
   if (!workspace.defined()) {
@@ -237,26 +350,37 @@ void Sm90Backend::Decode(const AttentionArgs& args) {
                     .page_table = batch.page_table.as<int32_t>(),
                     .out = args.out.as<bf16_t>(),
                     .workspace = static_cast<float*>(workspace.data()),
-                    .num_sequences = static_cast<int32_t>(batch.num_sequences),
+                    .num_sequences = static_cast<int32_t>(num_sequences),
                     .num_heads = static_cast<int32_t>(args.num_heads),
                     .kv_heads = args.kv.layout.kv_heads,
                     .max_pages = static_cast<int32_t>(batch.page_table.dim(1))};
   launch.e4m3_probs = args.e4m3_probs;
+  launch.programmatic = true;
   LaunchAttnDecodeI4(plan, launch, stream_->get());
 }
 
-void Sm90Backend::Prefill(const AttentionArgs& args) {
+// Sequences from `first_sequence` on.
+void Sm90Backend::Prefill(const AttentionArgs& args, int64_t first_sequence) {
   const BatchView& batch = *args.batch;
-  if (planned_query_lens_ != batch.query_lens || planned_context_lens_ != batch.context_lens) {
-    prefill_plan_ =
-        MakeAttnPrefillPlan(batch.query_lens, batch.context_lens, args.num_heads,
-                            args.kv.layout.kv_heads, args.kv.layout.head_dim, device_.num_sms);
+  PrefillShape shape{batch.query_lens, batch.context_lens, first_sequence, args.num_heads,
+                     args.kv.layout.kv_heads, args.kv.layout.head_dim};
+  if (planned_ != shape) {
+    const auto first = static_cast<size_t>(first_sequence);
+    prefill_plan_ = MakeAttnPrefillPlan(
+        std::span(batch.query_lens).subspan(first), std::span(batch.context_lens).subspan(first),
+        args.num_heads, args.kv.layout.kv_heads, args.kv.layout.head_dim, device_.num_sms);
+    const int32_t first_token =
+        std::accumulate(batch.query_lens.begin(),
+                        batch.query_lens.begin() + static_cast<ptrdiff_t>(first), 0);
+    for (AttnPrefillItem& item : prefill_plan_.items) {
+      item.sequence += static_cast<int32_t>(first);
+      item.first_token += first_token;
+    }
     const Tensor items = Tensor::Empty(
         DType::kU8, {static_cast<int64_t>(prefill_plan_.items.size() * sizeof(AttnPrefillItem))});
     std::memcpy(items.data(), prefill_plan_.items.data(), static_cast<size_t>(items.size_bytes()));
     prefill_items_ = Upload(items);
-    planned_query_lens_ = batch.query_lens;
-    planned_context_lens_ = batch.context_lens;
+    planned_ = std::move(shape);
   }
   AttnPrefillArgs launch;
   AttnPrefillParams& tensors = launch.tensors;
@@ -272,6 +396,19 @@ void Sm90Backend::Prefill(const AttentionArgs& args) {
   tensors.max_pages = static_cast<int32_t>(batch.page_table.dim(1));
   launch.e4m3_probs = args.e4m3_probs;
   LaunchAttnPrefill(prefill_plan_, launch, stream_->get());
+}
+
+void Sm90Backend::Sample(const SampleArgs& args) {
+  Validate(args);
+  SampleLogitsParams launch;
+  launch.logits = args.logits.as<float>();
+  launch.rows = static_cast<const SampleRowParams*>(args.params.data());
+  launch.history = args.history.defined() ? args.history.as<int32_t>() : nullptr;
+  launch.out = args.out.as<int32_t>();
+  launch.num_rows = args.logits.dim(0);
+  launch.vocab = static_cast<int32_t>(args.logits.dim(1));
+  launch.max_logprobs = static_cast<int32_t>(args.max_logprobs);
+  LaunchSampleLogits(launch, stream_->get());
 }
 
 }  // namespace

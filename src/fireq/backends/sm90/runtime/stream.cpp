@@ -20,8 +20,7 @@ double Event::MicrosecondsSince(const Event& start) const {
   return 1e3 * static_cast<double>(milliseconds);
 }
 
-Graph::Graph(const std::function<void(cudaStream_t)>& body) {
-  const Stream stream;
+Graph::Graph(const Stream& stream, const std::function<void(cudaStream_t)>& body) {
   cudaGraph_t graph = nullptr;
   FIREQ_CUDA(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal));
   try {

@@ -43,7 +43,9 @@ class Event {
 class Graph {
  public:
   // Nothing runs yet. `body` must not synchronise or allocate.
-  explicit Graph(const std::function<void(cudaStream_t)>& body);
+  explicit Graph(const std::function<void(cudaStream_t)>& body) : Graph(Stream(), body) {}
+  // The same on a stream of the caller's, which only captures meanwhile.
+  Graph(const Stream& stream, const std::function<void(cudaStream_t)>& body);
   void Launch(cudaStream_t stream) const { FIREQ_CUDA(cudaGraphLaunch(handle_.get(), stream)); }
 
  private:

@@ -5,7 +5,11 @@
 #include <span>
 #include <vector>
 
+#include "fireq/ops/args.h"
+
 namespace fireq {
+
+inline constexpr int64_t kMaxLogprobs = 64;
 
 struct SamplingParams {
   float temperature = 0.0f;  // 0: greedy; top_k, top_p, min_p and seed are then ignored
@@ -17,9 +21,13 @@ struct SamplingParams {
   // output holds; > 0, 1: off.
   float repetition_penalty = 1.0f;
   // How many alternatives are listed with their log-probability, beside the chosen one's own;
-  // -1: none is computed.
+  // -1: none is computed; at most kMaxLogprobs.
   int64_t num_logprobs = -1;
 };
+
+// `params` and the state of a sequence as a backend reads them; `history` is to be set.
+SampleRowParams MakeSampleRow(const SamplingParams& params, int64_t draw);
+SamplingParams ParamsOf(const SampleRowParams& row);
 
 // Throws kInvalidArgument naming the parameter that is out of range.
 void Validate(const SamplingParams& params);

@@ -1,4 +1,4 @@
-#include "fireq/engine/sampler.h"
+#include "fireq/ops/sampler.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

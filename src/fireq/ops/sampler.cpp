@@ -1,4 +1,4 @@
-#include "fireq/engine/sampler.h"
+#include "fireq/ops/sampler.h"
 
 #include <algorithm>
 #include <cmath>
@@ -20,6 +20,27 @@ int32_t ArgMax(std::span<const float> logits) {
 
 }  // namespace
 
+SampleRowParams MakeSampleRow(const SamplingParams& params, int64_t draw) {
+  return {.seed = params.seed,
+          .draw = draw,
+          .top_k = params.top_k,
+          .temperature = params.temperature,
+          .top_p = params.top_p,
+          .min_p = params.min_p,
+          .repetition_penalty = params.repetition_penalty,
+          .num_logprobs = static_cast<int32_t>(params.num_logprobs)};
+}
+
+SamplingParams ParamsOf(const SampleRowParams& row) {
+  return {.temperature = row.temperature,
+          .top_k = row.top_k,
+          .top_p = row.top_p,
+          .min_p = row.min_p,
+          .seed = row.seed,
+          .repetition_penalty = row.repetition_penalty,
+          .num_logprobs = row.num_logprobs};
+}
+
 void Validate(const SamplingParams& params) {
   FIREQ_CHECK(params.temperature >= 0.0f && std::isfinite(params.temperature), kInvalidArgument,
               "temperature must be a finite number >= 0, got ", params.temperature);
@@ -31,8 +52,8 @@ void Validate(const SamplingParams& params) {
   FIREQ_CHECK(params.repetition_penalty > 0.0f && std::isfinite(params.repetition_penalty),
               kInvalidArgument, "repetition penalty must be a finite number > 0, got ",
               params.repetition_penalty);
-  FIREQ_CHECK(params.num_logprobs >= -1, kInvalidArgument,
-              "number of log-probabilities must be >= 0 (or -1 for none), got ",
+  FIREQ_CHECK(params.num_logprobs >= -1 && params.num_logprobs <= kMaxLogprobs, kInvalidArgument,
+              "number of log-probabilities must be 0 to ", kMaxLogprobs, " (or -1 for none), got ",
               params.num_logprobs);
 }
 

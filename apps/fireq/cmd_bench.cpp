@@ -1,0 +1,81 @@
+#include <memory>
+
+#include "command.h"
+
+namespace fireq::app {
+namespace {
+
+struct Options {
+  CommonOptions common;
+  BenchRequest request;
+};
+
+std::string CsvLine(const std::vector<std::string>& values) {
+  std::string line;
+  for (const std::string& value : values) {
+    if (!line.empty() || &value != &values.front()) line += ",";
+    line += value.find(',') == std::string::npos ? value : "\"" + value + "\"";
+  }
+  return line + "\n";
+}
+
+void Run(const Options& options) {
+  BenchRequest request = options.request;
+  request.runtime = options.common.Runtime();
+  const std::vector<std::string> columns = BenchColumns(request.phase);
+  if (!options.common.json) PrintOut(CsvLine(columns));
+  request.on_row = [&](const std::vector<std::string>& values) {
+    if (!options.common.json) return PrintOut(CsvLine(values));
+    nlohmann::ordered_json row;
+    for (size_t i = 0; i < columns.size(); ++i) row[columns[i]] = values[i];
+    PrintJson(row);
+  };
+  Bench(request);
+}
+
+void AddPhase(CLI::App& bench, const std::string& phase, const std::string& help) {
+  CLI::App* command = bench.add_subcommand(phase, help);
+  auto options = std::make_shared<Options>();
+  options->request.phase = phase;
+  BenchRequest& request = options->request;
+  command->add_option("MODEL", request.model, kModelHelp);
+  command->add_option("--synthetic", request.synthetic,
+                      "Instead of MODEL random weights in the shapes of llama-3-8b, llama-2-7b, "
+                      "llama-2-13b, llama-2-70b or tiny");
+  command->add_option("--layers", request.layers, "Layers of the synthetic model (default: all)");
+  command->add_option("--shape", request.shapes, "BATCHxINPUTxOUTPUT; several are measured in turn")
+      ->required();
+  command->add_option("--max-tokens", request.max_tokens, "Tokens of a step")
+      ->capture_default_str();
+  command->add_option("--memory-gib", request.memory_gib,
+                      "Budget besides the weights (default: nine tenths of what is free)");
+  if (phase == "prefill")
+    command->add_option("--repeats", request.repeats, "The median of so many runs")
+        ->capture_default_str();
+  if (phase == "serve")
+    command->add_option("--requests", request.requests, "Requests in all (default: BATCH)");
+  if (phase != "profile")
+    command->add_option("--baseline", request.baseline_tokens_per_second,
+                        "Tokens a second to compare with");
+  command->add_flag("--batch-invariant", request.batch_invariant,
+                    "Sums of a row depend on its own sequence alone");
+  AddProducts(*command, request.products);
+  options->common.AddTo(*command);
+  command->callback([options] { Run(*options); });
+}
+
+}  // namespace
+
+void AddBench(CLI::App& app) {
+  CLI::App* bench = app.add_subcommand("bench", "Measure how fast a model serves; prints CSV");
+  bench->require_subcommand(1);
+  AddPhase(*bench, "prefill", "Prompts alone");
+  AddPhase(*bench, "decode", "New tokens alone, from a context of INPUT on");
+  AddPhase(*bench, "serve", "Requests through the engine, BATCH at a time");
+  AddPhase(*bench, "profile", "Times of the ops of a prefill and of a decode step");
+  bench->footer(
+      "Example:\n  fireq bench decode --synthetic llama-3-8b --shape 1x1024x128 --shape "
+      "256x1280x64\n");
+}
+
+}  // namespace fireq::app

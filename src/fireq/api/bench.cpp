@@ -1,0 +1,160 @@
+#include <array>
+#include <charconv>
+#include <cstdio>
+#include <memory>
+
+#include "fireq/api/fireq.h"
+#include "fireq/api/products.h"
+#include "fireq/api/wiring.h"
+#include "fireq/measure/phases.h"
+#include "fireq/model/synthetic.h"
+
+namespace fireq {
+namespace {
+
+using Row = std::vector<std::string>;
+
+std::string Number(double value, int decimals) {
+  std::array<char, 64> text{};
+  const auto end =
+      std::to_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed,
+                    decimals);
+  return {text.data(), end.ptr};
+}
+
+PhaseShape ParseShape(const std::string& text) {
+  long long batch = 0, input = 0, output = 0;
+  int end = 0;
+  const int fields = std::sscanf(text.c_str(), "%lldx%lldx%lld%n", &batch, &input, &output, &end);
+  FIREQ_CHECK(
+      fields == 3 && text[static_cast<size_t>(end)] == '\0' && batch > 0 && input > 0 && output > 0,
+      kInvalidArgument, "shape \"", text, "\" is not BATCHxINPUTxOUTPUT");
+  return {batch, input, output};
+}
+
+class Bencher {
+ public:
+  explicit Bencher(const BenchRequest& request)
+      : request_(request),
+        backend_(request.model.empty() ? MakeBackend(request.runtime)
+                                       : MakeBackend(request.runtime, request.model)),
+        model_(Load()) {
+    options_.max_tokens = request.max_tokens;
+    options_.memory_bytes = static_cast<int64_t>(request.memory_gib * 0x1p30);
+    options_.products = ToProducts(request.products);
+    if (request.batch_invariant) options_.reduction = Reduction::kBatchInvariant;
+  }
+
+  void Run(const PhaseShape& shape) {
+    if (request_.phase == "prefill") return Prefill(shape);
+    if (request_.phase == "decode") return Decode(shape);
+    if (request_.phase == "serve") return Serve(shape);
+    Profile(shape);
+  }
+
+ private:
+  Model Load() {
+    if (!request_.model.empty())
+      return LoadModel(*backend_, ResolveModel(request_.model, request_.runtime));
+    ModelConfig config = SyntheticConfig(request_.synthetic);
+    if (request_.layers > 0) config.num_layers = request_.layers;
+    return MakeSyntheticModel(*backend_, config);
+  }
+
+  // What every phase's row begins with.
+  Row Begin(const PhaseShape& shape, double tokens_per_second) const {
+    Row row = {request_.model.empty() ? "synthetic " + request_.synthetic : request_.model,
+               std::to_string(shape.batch), std::to_string(shape.input),
+               std::to_string(shape.output), Number(tokens_per_second, 1)};
+    const double baseline = request_.baseline_tokens_per_second;
+    row.push_back(baseline > 0 ? Number(baseline, 1) : "");
+    row.push_back(baseline > 0 ? Number(tokens_per_second / baseline, 3) : "");
+    row.push_back(backend_->name());
+    return row;
+  }
+  void Emit(Row row, std::initializer_list<std::string> values) const {
+    row.insert(row.end(), values);
+    request_.on_row(row);
+  }
+
+  void Prefill(const PhaseShape& shape) {
+    const PhaseSpeed speed = MeasurePrefill(*backend_, model_, options_, shape, request_.repeats);
+    Emit(Begin(shape, speed.tokens_per_second()),
+         {Number(speed.seconds, 4), std::to_string(speed.steps),
+          std::to_string(options_.max_tokens)});
+  }
+  void Decode(const PhaseShape& shape) {
+    const PhaseSpeed speed = MeasureDecode(*backend_, model_, options_, shape);
+    const double steps = static_cast<double>(speed.steps);
+    Emit(Begin(shape, speed.tokens_per_second()),
+         {Number(1e6 * speed.seconds / steps, 1), Number(1e6 * speed.recorded_seconds / steps, 1)});
+  }
+  void Serve(const PhaseShape& shape) {
+    const int64_t requests = request_.requests > 0 ? request_.requests : shape.batch;
+    const ServeSpeed speed = MeasureServe(*backend_, model_, options_, shape, requests);
+    const EngineMetrics& m = speed.metrics;
+    const auto quantile_ms = [&](double q) {
+      const auto last = static_cast<double>(speed.first_token_us.size() - 1);
+      return 1e-3 * static_cast<double>(speed.first_token_us[static_cast<size_t>(q * last)]);
+    };
+    Emit(Begin(shape, speed.all.tokens_per_second()),
+         {std::to_string(requests), Number(speed.all.seconds, 3), std::to_string(m.num_steps),
+          std::to_string(m.prefill_tokens), std::to_string(m.decode_tokens),
+          std::to_string(m.num_preempted),
+          Number(1.0 - static_cast<double>(m.run_us) / static_cast<double>(m.step_us), 4),
+          Number(quantile_ms(0.5), 1), Number(quantile_ms(0.99), 1)});
+  }
+  void Profile(const PhaseShape& shape) {
+    const OpProfile profile = ProfileOps(*backend_, model_, options_, shape);
+    const Row begin = {request_.model.empty() ? "synthetic " + request_.synthetic : request_.model,
+                       std::to_string(shape.batch), std::to_string(shape.input), backend_->name()};
+    for (const auto& [name, ops] :
+         {std::pair("prefill", &profile.prefill), std::pair("decode", &profile.decode_step)}) {
+      double total = 0.0;
+      for (const auto& [op, time] : *ops) total += time.microseconds;
+      for (const auto& [op, time] : *ops)
+        Emit(begin, {name, op, std::to_string(time.calls),
+                     Number(time.microseconds / static_cast<double>(time.calls), 2),
+                     Number(time.microseconds / total, 4)});
+    }
+  }
+
+  const BenchRequest& request_;
+  std::unique_ptr<Backend> backend_;
+  Model model_;
+  MeasureOptions options_;
+};
+
+}  // namespace
+
+std::vector<std::string> BenchColumns(const std::string& phase) {
+  Row columns = {"model", "batch",    "input",
+                 "output", "tokens_per_second", "baseline_tokens_per_second",
+                 "ratio", "backend"};
+  const auto with = [&](std::initializer_list<std::string> own) {
+    columns.insert(columns.end(), own);
+    return columns;
+  };
+  if (phase == "prefill") return with({"seconds", "steps", "max_tokens"});
+  if (phase == "decode") return with({"step_us", "recorded_us"});
+  if (phase == "serve")
+    return with({"requests", "seconds", "steps", "prefill_tokens", "decode_tokens", "preempted",
+                 "scheduling_share", "first_token_ms_p50", "first_token_ms_p99"});
+  FIREQ_CHECK(phase == "profile", kInvalidArgument, "no phase \"", phase,
+              "\": prefill, decode, serve, profile");
+  return {"model", "batch", "input", "backend", "phase", "op", "calls", "us", "share"};
+}
+
+void Bench(const BenchRequest& request) {
+  BenchColumns(request.phase);
+  FIREQ_CHECK(request.model.empty() != request.synthetic.empty(), kInvalidArgument,
+              "either a model or the name of a synthetic one");
+  FIREQ_CHECK(!request.shapes.empty() && request.repeats > 0, kInvalidArgument,
+              request.shapes.size(), " shapes, ", request.repeats, " repeats");
+  std::vector<PhaseShape> shapes;
+  for (const std::string& shape : request.shapes) shapes.push_back(ParseShape(shape));
+  Bencher bencher(request);
+  for (const PhaseShape& shape : shapes) bencher.Run(shape);
+}
+
+}  // namespace fireq

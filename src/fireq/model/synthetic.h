@@ -1,0 +1,18 @@
+// Models of random weights in the exact shapes of known ones: for speed where the weights are out
+// of reach, and for comparing backends.
+#pragma once
+
+#include <string>
+
+#include "fireq/model/model.h"
+
+namespace fireq {
+
+// "llama-3-8b", "llama-2-7b", "llama-2-13b", "llama-2-70b", or "tiny" (for tests). Throws kNotFound
+// listing the names.
+ModelConfig SyntheticConfig(const std::string& name);
+
+// W4A8KV4 with an embedding and lm_head in BF16; made by the backend, equal on every one.
+Model MakeSyntheticModel(Backend& backend, const ModelConfig& config, uint64_t seed = 1);
+
+}  // namespace fireq

@@ -1,0 +1,179 @@
+// A whole model on the device: against the CPU backend, recorded against not, served against alone.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <map>
+#include <random>
+
+#include "fireq/backends/cpu/cpu_backend.h"
+#include "fireq/backends/sm90/backend/sm90_backend.h"
+#include "fireq/engine/engine.h"
+#include "fireq/engine/generate.h"
+#include "fireq/model/synthetic.h"
+
+namespace fireq {
+namespace {
+
+class DeviceModel : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HasSm90()) {
+      if (std::getenv("FIREQ_REQUIRE_GPU") != nullptr) FAIL() << "no Hopper GPU";
+      GTEST_SKIP() << "no Hopper GPU";
+    }
+    gpu_ = MakeSm90Backend();
+    model_ = MakeSyntheticModel(*gpu_, SyntheticConfig("tiny"));
+  }
+
+  std::vector<int32_t> RandomIds(int64_t count) {
+    std::vector<int32_t> ids(static_cast<size_t>(count));
+    for (int32_t& id : ids) id = static_cast<int32_t>(rng_() % 512);
+    return ids;
+  }
+
+  EngineOptions Options(int64_t num_pages, Reduction reduction) const {
+    EngineOptions options;
+    options.runner = {.max_tokens = 192,
+                      .max_sequences = 24,
+                      .memory_bytes = int64_t{256} << 20,
+                      .max_pages = num_pages,
+                      .products = Products::kTable,
+                      .reduction = reduction};
+    return options;
+  }
+
+  // Output ids of each request through an engine, every one of which ends once and by length.
+  std::vector<std::vector<int32_t>> Serve(const EngineOptions& options,
+                                          const std::vector<Request>& requests) {
+    Engine engine(*gpu_, model_, options);
+    std::map<RequestId, std::vector<int32_t>> ids;
+    std::map<RequestId, int> finishes;
+    std::vector<RequestId> order;
+    for (const Request& request : requests)
+      order.push_back(engine
+                          .Submit(request,
+                                  [&](const TokenEvent& event) {
+                                    if (event.token) ids[event.request].push_back(event.token->id);
+                                    if (event.finish) {
+                                      ++finishes[event.request];
+                                      EXPECT_EQ(event.finish->reason, FinishReason::kLength)
+                                          << event.finish->error;
+                                    }
+                                  })
+                          ->id());
+    while (engine.Step()) {
+    }
+    EXPECT_EQ(engine.metrics().num_pages_in_use, 0);
+    std::vector<std::vector<int32_t>> out;
+    for (const RequestId id : order) {
+      EXPECT_EQ(finishes[id], 1);
+      out.push_back(ids[id]);
+    }
+    return out;
+  }
+
+  std::mt19937 rng_{11};
+  std::unique_ptr<Backend> gpu_;
+  Model model_;
+};
+
+double RelativeError(const Tensor& a, const Tensor& b) {
+  double error = 0, norm = 0;
+  for (int64_t i = 0; i < a.num_elements(); ++i) {
+    error += std::pow(double{a.as<float>()[i]} - b.as<float>()[i], 2);
+    norm += std::pow(double{a.as<float>()[i]}, 2);
+  }
+  return std::sqrt(error / norm);
+}
+
+TEST_F(DeviceModel, SyntheticWeightsAndLogitsAreTheCpus) {
+  const auto cpu = MakeCpuBackend();
+  const Model on_cpu = MakeSyntheticModel(*cpu, SyntheticConfig("tiny"));
+  for (const Products products : {Products::kTable, Products::kExact}) {
+    Session a(*cpu, on_cpu, {.products = products});
+    Session b(*gpu_, model_, {.products = products});
+    for (const int64_t count : {200, 1, 1, 7, 65}) {
+      const std::vector<int32_t> ids = RandomIds(count);
+      EXPECT_LT(RelativeError(a.Append(ids), b.Append(ids)), 0.03) << count << " tokens";
+    }
+  }
+}
+
+TEST_F(DeviceModel, RecordedDecodeIsTheSameAsCalled) {
+  std::vector<Request> requests;
+  for (int i = 0; i < 60; ++i)
+    requests.push_back({.prompt = RandomIds(1 + static_cast<int64_t>(rng_() % 150)),
+                        .max_new_tokens = 1 + static_cast<int64_t>(rng_() % 40)});
+  EngineOptions options = Options(400, Reduction::kFastest);
+  options.runner.record_decode = RecordDecode::kNever;
+  const auto called = Serve(options, requests);
+  options.runner.record_decode = RecordDecode::kAlways;
+  const auto recorded = Serve(options, requests);
+  // Filled-up steps share sums differently: outputs part at near ties, rarely at the start.
+  int64_t same = 0, total = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    ASSERT_EQ(called[i].size(), static_cast<size_t>(requests[i].max_new_tokens));
+    ASSERT_EQ(recorded[i].size(), called[i].size());
+    same += called[i][0] == recorded[i][0];
+    ++total;
+  }
+  EXPECT_GE(same, total * 95 / 100);
+}
+
+TEST_F(DeviceModel, BatchInvariantOutputsAreThoseOfTheRequestAlone) {
+  std::vector<Request> requests;
+  for (int i = 0; i < 200; ++i) {
+    Request request{.prompt = RandomIds(1 + static_cast<int64_t>(rng_() % 200)),
+                    .max_new_tokens = 1 + static_cast<int64_t>(rng_() % 30)};
+    if (i % 2 == 0) request.sampling = {.temperature = 0.8f, .seed = static_cast<uint64_t>(i)};
+    requests.push_back(request);
+  }
+  // Too few pages: sequences are preempted and recomputed.
+  const auto served = Serve(Options(40, Reduction::kBatchInvariant), requests);
+  for (size_t i = 0; i < requests.size(); i += 4) {
+    Session alone(*gpu_, model_,
+                  {.products = Products::kTable, .reduction = Reduction::kBatchInvariant});
+    const Generation expected = Generate(
+        alone, requests[i].prompt,
+        {requests[i].max_new_tokens, requests[i].sampling, requests[i].stop_ids});
+    EXPECT_EQ(served[i], expected.ids) << "request " << i;
+  }
+}
+
+// 10,000 requests of random lengths with random cancels and far too few pages.
+TEST_F(DeviceModel, EveryRequestEndsOnceAndNoPageLeaks) {
+  EngineOptions options = Options(24, Reduction::kFastest);
+  options.queue_capacity = 64;
+  Engine engine(*gpu_, model_, options);
+  std::map<RequestId, int> finishes;
+  std::vector<RequestHandle> open;
+  int64_t submitted = 0;
+  while (submitted < 10000) {
+    Request request{.prompt = RandomIds(1 + static_cast<int64_t>(rng_() % 120)),
+                    .max_new_tokens = 1 + static_cast<int64_t>(rng_() % 16)};
+    if (rng_() % 2 == 0)
+      request.sampling = {.temperature = 1.0f, .top_p = 0.9f, .seed = rng_()};
+    const auto handle = engine.Submit(request, [&](const TokenEvent& event) {
+      if (event.finish) ++finishes[event.request];
+    });
+    if (handle) {
+      ++submitted;
+      open.push_back(*handle);
+      if (rng_() % 8 == 0) open[rng_() % open.size()].Cancel();
+    }
+    if (!handle || rng_() % 4 == 0) engine.Step();
+  }
+  while (engine.Step()) {
+  }
+  EXPECT_EQ(finishes.size(), 10000u);
+  for (const auto& [id, count] : finishes) EXPECT_EQ(count, 1) << id;
+  const EngineMetrics metrics = engine.metrics();
+  EXPECT_EQ(metrics.num_pages_in_use, 0);
+  EXPECT_GT(metrics.num_preempted, 0);
+  EXPECT_GT(metrics.num_finished[static_cast<size_t>(FinishReason::kCancelled)], 0);
+  EXPECT_EQ(metrics.num_finished[static_cast<size_t>(FinishReason::kError)], 0);
+}
+
+}  // namespace
+}  // namespace fireq

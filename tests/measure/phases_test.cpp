@@ -1,0 +1,45 @@
+#include "fireq/measure/phases.h"
+
+#include <gtest/gtest.h>
+
+#include "fireq/backends/cpu/cpu_backend.h"
+#include "fireq/model/synthetic.h"
+
+namespace fireq {
+namespace {
+
+struct Tiny {
+  std::unique_ptr<Backend> backend = MakeCpuBackend({.num_threads = 1});
+  Model model = MakeSyntheticModel(*backend, SyntheticConfig("tiny"));
+  MeasureOptions options{.max_tokens = 64, .memory_bytes = int64_t{64} << 20};
+};
+
+TEST(Phases, CountTheTokensTheyAreAbout) {
+  Tiny t;
+  EXPECT_EQ(MeasurePrefill(*t.backend, t.model, t.options, {3, 50, 1}, 1).tokens, 150);
+  t.options.record_decode = RecordDecode::kAlways;
+  const PhaseSpeed decode = MeasureDecode(*t.backend, t.model, t.options, {4, 70, 5});
+  EXPECT_EQ(decode.tokens, 20);
+  EXPECT_EQ(decode.steps, 5);
+  EXPECT_GT(decode.recorded_seconds, 0.0);
+  EXPECT_LE(decode.recorded_seconds, decode.seconds);
+  const ServeSpeed serve = MeasureServe(*t.backend, t.model, t.options, {2, 20, 6}, 5);
+  EXPECT_EQ(serve.all.tokens, 30);
+  EXPECT_EQ(serve.first_token_us.size(), 5u);
+  EXPECT_EQ(serve.metrics.num_preempted, 0);
+}
+
+TEST(Phases, ProfileCountsEveryOp) {
+  Tiny t;
+  OpProfile profile = ProfileOps(*t.backend, t.model, t.options, {2, 96, 1});
+  // 192 prompt tokens in steps of 64; two layers.
+  EXPECT_EQ(profile.prefill["attention"].calls, 6);
+  EXPECT_EQ(profile.prefill["linear 512 x 256"].calls, 6);
+  EXPECT_EQ(profile.decode_step["attention"].calls, 2);
+  EXPECT_EQ(profile.decode_step["lm_head 512 x 256"].calls, 1);
+  EXPECT_EQ(profile.decode_step["sample"].calls, 1);
+  for (const auto& [name, time] : profile.prefill) EXPECT_GT(time.microseconds, 0.0) << name;
+}
+
+}  // namespace
+}  // namespace fireq
