@@ -78,6 +78,7 @@ void AddEval(CLI::App& app) {
       "smollm2-135m\n");
   command->callback([options] { Run(*options); });
   AddEvalTasks(*eval);
+  AddEvalTrace(*eval);
 }
 
 }  // namespace fireq::app

@@ -26,6 +26,7 @@ struct CommonOptions {
 void AddQuantize(CLI::App& app);
 void AddEval(CLI::App& app);
 void AddEvalTasks(CLI::App& eval);  // `fireq eval tasks`
+void AddEvalTrace(CLI::App& eval);  // `fireq eval trace`
 void AddGenerate(CLI::App& app);
 void AddChat(CLI::App& app);
 void AddInspect(CLI::App& app);

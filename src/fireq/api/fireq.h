@@ -145,6 +145,23 @@ std::string RenderChat(const std::string& model, const std::string& messages_jso
 // What a model, checkpoint or tensor file holds, as JSON.
 std::string InspectJson(const std::string& path, const RuntimeOptions& options = {});
 
+// One forward pass of a quantised model on the CPU and on another device, tensor by tensor. Every
+// block gets the CPU's input on both, so that each difference is of its own block.
+struct CompareRequest {
+  std::string model;      // or, if empty:
+  std::string synthetic;  // as BenchRequest has it
+  std::string text;       // empty: random ids
+  int64_t tokens = 256;   // of the text, at most
+  ProductsMode products = ProductsMode::kServed;
+  RuntimeOptions runtime;  // runtime.device: the other device
+};
+struct TensorDistance {
+  int64_t layer = -1;  // -1: outside the blocks
+  std::string name;
+  double relative_error = 0.0;  // ||cpu - device|| / ||cpu||
+};
+std::vector<TensorDistance> CompareDevices(const CompareRequest& request);
+
 // How fast a model serves on a device (docs/ENGINE.md).
 struct BenchRequest {
   std::string phase;      // "prefill", "decode", "serve" or "profile" (times of the ops)
