@@ -60,7 +60,8 @@ void AddEvalTrace(CLI::App& eval) {
       ->type_name("FILE");
   command->add_option("--tokens", options->request.tokens, "Tokens of the pass, at most")
       ->capture_default_str();
-  command->add_option("--tolerance", options->tolerance, "Relative error that counts as a difference")
+  command
+      ->add_option("--tolerance", options->tolerance, "Relative error that counts as a difference")
       ->capture_default_str();
   AddProducts(*command, options->request.products);
   options->common.AddTo(*command);

@@ -20,8 +20,8 @@ TEST(CompareTraces, EqualBackendsAreEqualAndAChangedTensorIsFoundInItsPlace) {
   };
   for (const TensorDifference& d : differences()) EXPECT_EQ(d.relative_error, 0.0) << d.name;
 
-  changed.weights.blocks[1].mlp_norm = Tensor::FromVector(
-      DType::kF32, {256}, std::vector<float>(256, 1.5f));
+  changed.weights.blocks[1].mlp_norm =
+      Tensor::FromVector(DType::kF32, {256}, std::vector<float>(256, 1.5f));
   for (const TensorDifference& d : differences()) {
     const bool behind = d.layer == 1 && (d.name.starts_with("mlp") || d.name == "block_out");
     // E4M3 scales take a factor exactly; what lies behind the SiLU differs.

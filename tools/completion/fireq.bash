@@ -3,16 +3,22 @@
 _fireq_options() {
   local common="--help --threads --device --json"
   local sampling="--max-new-tokens --temperature --top-k --top-p --min-p --seed --stop"
+  local bench="--synthetic --layers --shape --max-tokens --memory-gib --batch-invariant --products"
   case $1 in
     quantize) echo "--output --recipe --set --calib --calib-tokens --calib-context --seed $common" ;;
     "eval perplexity") echo "--text --context --max-tokens --reference --products $common" ;;
     "eval tasks") echo "--data --tasks --limit --products $common" ;;
+    "eval trace") echo "--synthetic --text --tokens --tolerance --products $common" ;;
+    "bench prefill") echo "--repeats --baseline $bench $common" ;;
+    "bench decode") echo "--baseline $bench $common" ;;
+    "bench serve") echo "--requests --baseline $bench $common" ;;
+    "bench profile") echo "$bench $common" ;;
     generate) echo "--prompt --prompt-ids --ignore-eos $sampling $common" ;;
     chat) echo "--system $sampling --help --threads --device" ;;
     inspect) echo "$common" ;;
     tokenize) echo "--file --add-special $common" ;;
     render) echo "--messages --no-generation-prompt $common" ;;
-    eval) echo "--help" ;;
+    eval | bench) echo "--help" ;;
     *) echo "--help --version" ;;
   esac
 }
@@ -28,7 +34,7 @@ _fireq() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
   local command=
   ((COMP_CWORD > 1)) && command=${COMP_WORDS[1]}
-  [[ $command == eval ]] && ((COMP_CWORD > 2)) && command="eval ${COMP_WORDS[2]}"
+  [[ $command == eval || $command == bench ]] && ((COMP_CWORD > 2)) && command+=" ${COMP_WORDS[2]}"
   COMPREPLY=()
 
   case $previous in
@@ -45,17 +51,23 @@ _fireq() {
     --calib | --text | --file | --messages)
       mapfile -t COMPREPLY < <(compgen -f -- "$current")
       return ;;
+    --synthetic)
+      mapfile -t COMPREPLY < <(compgen -W "llama-3-8b llama-2-7b llama-2-13b llama-2-70b tiny" -- "$current")
+      return ;;
     --reference) ;;
     --set | --*-tokens | --*-context | --context | --seed | --limit | --threads | --prompt | \
-      --prompt-ids | --system | --temperature | --top-k | --top-p | --min-p | --stop | -n)
+      --prompt-ids | --system | --temperature | --top-k | --top-p | --min-p | --stop | -n | \
+      --layers | --shape | --memory-gib | --repeats | --requests | --baseline | --tolerance | --tokens)
       return ;;
   esac
   if [[ $current == -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$(_fireq_options "$command")" -- "$current")
   elif [[ -z $command ]]; then
-    mapfile -t COMPREPLY < <(compgen -W "quantize eval generate chat inspect tokenize render" -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W "quantize eval generate chat inspect tokenize render bench" -- "$current")
   elif [[ $command == eval ]]; then
-    mapfile -t COMPREPLY < <(compgen -W "perplexity tasks" -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W "perplexity tasks trace" -- "$current")
+  elif [[ $command == bench ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "prefill decode serve profile" -- "$current")
   else
     mapfile -t COMPREPLY < <(compgen -W "smollm2-135m" -- "$current")
     mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -- "$current")

@@ -16,9 +16,8 @@ using Row = std::vector<std::string>;
 
 std::string Number(double value, int decimals) {
   std::array<char, 64> text{};
-  const auto end =
-      std::to_chars(text.data(), text.data() + text.size(), value, std::chars_format::fixed,
-                    decimals);
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), value,
+                                 std::chars_format::fixed, decimals);
   return {text.data(), end.ptr};
 }
 
@@ -128,9 +127,9 @@ class Bencher {
 }  // namespace
 
 std::vector<std::string> BenchColumns(const std::string& phase) {
-  Row columns = {"model", "batch",    "input",
-                 "output", "tokens_per_second", "baseline_tokens_per_second",
-                 "ratio", "backend"};
+  Row columns = {
+      "model", "batch",  "input", "output", "tokens_per_second", "baseline_tokens_per_second",
+      "ratio", "backend"};
   const auto with = [&](std::initializer_list<std::string> own) {
     columns.insert(columns.end(), own);
     return columns;

@@ -44,10 +44,9 @@ std::vector<TensorDistance> CompareDevices(const CompareRequest& request) {
   const Model on_device = LoadFor(*device, request);
   std::vector<TensorDistance> out;
   for (TensorDifference& difference :
-       CompareTraces({cpu.get(), &on_cpu}, {device.get(), &on_device},
-                     Ids(request, on_cpu.config), ToProducts(request.products)))
-    out.push_back(
-        {difference.layer, std::move(difference.name), difference.relative_error});
+       CompareTraces({cpu.get(), &on_cpu}, {device.get(), &on_device}, Ids(request, on_cpu.config),
+                     ToProducts(request.products)))
+    out.push_back({difference.layer, std::move(difference.name), difference.relative_error});
   return out;
 }
 

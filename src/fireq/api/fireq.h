@@ -168,12 +168,13 @@ struct BenchRequest {
   std::string model;      // or, if empty:
   std::string synthetic;  // random weights in the shapes of "llama-3-8b", "llama-2-7b", ...
   int64_t layers = 0;     // of a synthetic model; 0: all
-  // "BATCHxINPUTxOUTPUT": sequences at once, tokens of each prompt, new tokens of each (prefill: 1).
+  // "BATCHxINPUTxOUTPUT": sequences at once, tokens of each prompt, new tokens of each (prefill:
+  // 1).
   std::vector<std::string> shapes;
-  int64_t requests = 0;  // serve: in all; 0: as many as at once
-  int repeats = 3;       // prefill: the median of so many
-  int64_t max_tokens = 8192;  // of a step
-  double memory_gib = 0.0;    // besides the weights; 0: nine tenths of what is free
+  int64_t requests = 0;                     // serve: in all; 0: as many as at once
+  int repeats = 3;                          // prefill: the median of so many
+  int64_t max_tokens = 8192;                // of a step
+  double memory_gib = 0.0;                  // besides the weights; 0: nine tenths of what is free
   double baseline_tokens_per_second = 0.0;  // to compare with; 0: none
   bool batch_invariant = false;
   ProductsMode products = ProductsMode::kServed;

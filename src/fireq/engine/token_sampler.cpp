@@ -45,8 +45,7 @@ std::vector<TokenChoice> BackendTokenSampler::Sample(const Tensor& logits,
                                                      std::span<const SampleRow> rows) {
   const PackedRows packed(rows);
   const int64_t count = static_cast<int64_t>(rows.size());
-  Tensor params =
-      Tensor::Empty(DType::kU8, {count, static_cast<int64_t>(sizeof(SampleRowParams))});
+  Tensor params = Tensor::Empty(DType::kU8, {count, static_cast<int64_t>(sizeof(SampleRowParams))});
   std::memcpy(params.data(), packed.params.data(), static_cast<size_t>(params.size_bytes()));
   SampleArgs args{.logits = logits, .params = backend_.Upload(params)};
   if (!packed.history.empty())
@@ -59,7 +58,8 @@ std::vector<TokenChoice> BackendTokenSampler::Sample(const Tensor& logits,
   const Tensor out = backend_.Download(args.out);
   std::vector<TokenChoice> choices;
   for (int64_t r = 0; r < count; ++r)
-    choices.push_back(Unpack(out.as<int32_t>() + r * out.dim(1), *rows[static_cast<size_t>(r)].params));
+    choices.push_back(
+        Unpack(out.as<int32_t>() + r * out.dim(1), *rows[static_cast<size_t>(r)].params));
   return choices;
 }
 

@@ -85,9 +85,9 @@ class HandStepped {
   static RunnerRow Row(const Sequence& s, int64_t count, bool samples) {
     static const SamplingParams kGreedy;
     RunnerRow row;
-    row.step = {std::span(s.ids).subspan(static_cast<size_t>(s.computed),
-                                         static_cast<size_t>(count)),
-                s.computed, s.pages};
+    row.step = {
+        std::span(s.ids).subspan(static_cast<size_t>(s.computed), static_cast<size_t>(count)),
+        s.computed, s.pages};
     if (samples) row.sample = SampleRow{&kGreedy, s.ids, 0};
     return row;
   }
@@ -113,8 +113,8 @@ ServeSpeed RunRequests(Backend& backend, const Model& model, const MeasureOption
   std::mt19937_64 rng(static_cast<uint64_t>(requests));
   std::vector<Request> prompts;
   for (int64_t i = 0; i < requests; ++i)
-    prompts.push_back({.prompt = RandomPrompt(rng, model, shape.input),
-                       .max_new_tokens = shape.output});
+    prompts.push_back(
+        {.prompt = RandomPrompt(rng, model, shape.input), .max_new_tokens = shape.output});
   ServeSpeed result;
   const auto on_event = [&](const TokenEvent& event) {
     if (!event.finish) return;

@@ -27,8 +27,8 @@ struct PhaseShape {
 };
 
 struct PhaseSpeed {
-  int64_t tokens = 0;          // that the phase is about: prompt or output tokens
-  double seconds = 0.0;        // by the host's clock
+  int64_t tokens = 0;             // that the phase is about: prompt or output tokens
+  double seconds = 0.0;           // by the host's clock
   double recorded_seconds = 0.0;  // of these in recorded steps, on the backend's timeline
   int64_t steps = 0;
   double tokens_per_second() const { return static_cast<double>(tokens) / seconds; }

@@ -124,8 +124,7 @@ std::vector<TensorDifference> CompareTraces(const ModelOn& reference, const Mode
               b.tensors().size(), " tensors in the traces of one forward");
   for (size_t i = 0; i < a.tensors().size(); ++i) {
     const NamedValues& tensor = a.tensors()[i];
-    out.push_back(
-        {tensor.layer, tensor.name, RelativeError(tensor.values, b.tensors()[i].values)});
+    out.push_back({tensor.layer, tensor.name, RelativeError(tensor.values, b.tensors()[i].values)});
   }
   return out;
 }

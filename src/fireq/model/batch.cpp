@@ -94,9 +94,8 @@ BatchView BatchArrays::Fill(std::span<const SequenceStep> steps, int64_t max_pag
 int64_t MaxPages(std::span<const SequenceStep> steps) {
   int64_t pages = 1;
   for (const SequenceStep& step : steps)
-    pages = std::max(pages, CeilDiv<int64_t>(
-                                step.position + static_cast<int64_t>(step.ids.size()),
-                                kTokensPerPage));
+    pages = std::max(pages, CeilDiv<int64_t>(step.position + static_cast<int64_t>(step.ids.size()),
+                                             kTokensPerPage));
   return pages;
 }
 

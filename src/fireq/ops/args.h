@@ -170,8 +170,8 @@ struct SampleRowParams {
 };
 
 // A row of SampleArgs::out is kSampleHead values, then max_logprobs pairs (id, logprob), likeliest
-// first; log-probabilities are floats by their bits. Behind the last of V ids is id -1; what was not asked for
-// is undefined.
+// first; log-probabilities are floats by their bits. Behind the last of V ids is id -1; what was
+// not asked for is undefined.
 inline constexpr int64_t kSampleHead = 2;  // id (-1: every logit is NaN), its logprob
 
 // One token a row, as Sampler::Choose has it; a device's sums may part from it where a draw falls

@@ -34,8 +34,8 @@ class Backend {
   virtual std::string name() const = 0;  // "cpu (AVX3, 2 threads)"
 
   virtual Tensor Allocate(DType dtype, Shape shape) = 0;  // uninitialised
-  virtual Tensor Upload(const Tensor& host) = 0;      // host -> backend memory
-  virtual Tensor Download(const Tensor& tensor) = 0;  // backend -> host memory, synchronous
+  virtual Tensor Upload(const Tensor& host) = 0;          // host -> backend memory
+  virtual Tensor Download(const Tensor& tensor) = 0;      // backend -> host memory, synchronous
   // Upload into memory that is there already, in order with the ops; `host` may change on return.
   virtual void UploadTo(const Tensor& host, const Tensor& to) = 0;
   virtual void Copy(const Tensor& from, const Tensor& to) = 0;  // same dtype and size, same memory

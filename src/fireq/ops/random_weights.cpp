@@ -27,8 +27,8 @@ WeightI4 RandomRows(const RandomLinearSpec& spec, int64_t begin, int64_t n) {
       const int64_t count = std::min<int64_t>(kRandomCodes, spec.k - first);
       for (int i = 0; i < count; ++i) {
         const int64_t column = first + i;
-        codes[column / 2] = static_cast<uint8_t>(codes[column / 2] | RandomCode(draw, i)
-                                                                         << (column % 2 * 4));
+        codes[column / 2] =
+            static_cast<uint8_t>(codes[column / 2] | RandomCode(draw, i) << (column % 2 * 4));
       }
     }
     for (int64_t g = 0; g < layout.groups(); ++g) {
@@ -50,8 +50,8 @@ LinearSpec MakeRandomLinear(const RandomLinearSpec& spec) {
   out.gate_up = spec.gate_up;
   if (spec.form == WeightForm::kBf16) {
     const Shape shape = {spec.part_rows[0], spec.k};
-    out.parts.push_back({.name = "random",
-                         .weight = MakeRandomBf16(shape, RandomWeightSpread(spec.k), spec.seed)});
+    out.parts.push_back(
+        {.name = "random", .weight = MakeRandomBf16(shape, RandomWeightSpread(spec.k), spec.seed)});
     return out;
   }
   int64_t begin = 0;

@@ -134,9 +134,9 @@ TEST_F(DeviceModel, BatchInvariantOutputsAreThoseOfTheRequestAlone) {
   for (size_t i = 0; i < requests.size(); i += 4) {
     Session alone(*gpu_, model_,
                   {.products = Products::kTable, .reduction = Reduction::kBatchInvariant});
-    const Generation expected = Generate(
-        alone, requests[i].prompt,
-        {requests[i].max_new_tokens, requests[i].sampling, requests[i].stop_ids});
+    const Generation expected =
+        Generate(alone, requests[i].prompt,
+                 {requests[i].max_new_tokens, requests[i].sampling, requests[i].stop_ids});
     EXPECT_EQ(served[i], expected.ids) << "request " << i;
   }
 }
@@ -152,8 +152,7 @@ TEST_F(DeviceModel, EveryRequestEndsOnceAndNoPageLeaks) {
   while (submitted < 10000) {
     Request request{.prompt = RandomIds(1 + static_cast<int64_t>(rng_() % 120)),
                     .max_new_tokens = 1 + static_cast<int64_t>(rng_() % 16)};
-    if (rng_() % 2 == 0)
-      request.sampling = {.temperature = 1.0f, .top_p = 0.9f, .seed = rng_()};
+    if (rng_() % 2 == 0) request.sampling = {.temperature = 1.0f, .top_p = 0.9f, .seed = rng_()};
     const auto handle = engine.Submit(request, [&](const TokenEvent& event) {
       if (event.finish) ++finishes[event.request];
     });

@@ -14,8 +14,8 @@
 #include "fireq/backends/sm90/backend/prepared.h"
 #include "fireq/backends/sm90/elementwise/launch.h"
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
-#include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/backends/sm90/random_weights/launch.h"
+#include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
 #include "fireq/backends/sm90/runtime/upload_ring.h"
 #include "fireq/backends/sm90/sample_logits/launch.h"
@@ -320,8 +320,7 @@ void Sm90Backend::Attention(const AttentionArgs& args) {
   if (args.batch->num_tokens == 0) return;
   const BatchView& batch = *args.batch;
   // The decode kernel splits the work of all sequences evenly, so its sums depend on the batch.
-  const int64_t decoding =
-      args.reduction == Reduction::kBatchInvariant ? 0 : ShortSequences(batch);
+  const int64_t decoding = args.reduction == Reduction::kBatchInvariant ? 0 : ShortSequences(batch);
   if (decoding > 0)
     Decode(args, decoding, decoding == batch.num_sequences ? batch.max_query_len : 1);
   if (decoding < batch.num_sequences) Prefill(args, decoding);
@@ -362,16 +361,15 @@ void Sm90Backend::Decode(const AttentionArgs& args, int64_t num_sequences, int64
 // Sequences from `first_sequence` on.
 void Sm90Backend::Prefill(const AttentionArgs& args, int64_t first_sequence) {
   const BatchView& batch = *args.batch;
-  PrefillShape shape{batch.query_lens, batch.context_lens, first_sequence, args.num_heads,
-                     args.kv.layout.kv_heads, args.kv.layout.head_dim};
+  PrefillShape shape{batch.query_lens, batch.context_lens,      first_sequence,
+                     args.num_heads,   args.kv.layout.kv_heads, args.kv.layout.head_dim};
   if (planned_ != shape) {
     const auto first = static_cast<size_t>(first_sequence);
     prefill_plan_ = MakeAttnPrefillPlan(
         std::span(batch.query_lens).subspan(first), std::span(batch.context_lens).subspan(first),
         args.num_heads, args.kv.layout.kv_heads, args.kv.layout.head_dim, device_.num_sms);
-    const int32_t first_token =
-        std::accumulate(batch.query_lens.begin(),
-                        batch.query_lens.begin() + static_cast<ptrdiff_t>(first), 0);
+    const int32_t first_token = std::accumulate(
+        batch.query_lens.begin(), batch.query_lens.begin() + static_cast<ptrdiff_t>(first), 0);
     for (AttnPrefillItem& item : prefill_plan_.items) {
       item.sequence += static_cast<int32_t>(first);
       item.first_token += first_token;

@@ -72,7 +72,7 @@ void LaunchRandomBf16(uint64_t seed, int64_t count, float spread, bf16_t* out,
   if (count == 0) return;
   const int64_t ctas = std::min<int64_t>(kMaxFillCtas, CeilDiv<int64_t>(count, kFillThreads));
   RandomBf16Kernel<<<static_cast<unsigned>(ctas), kFillThreads, 0, stream>>>(seed, count, spread,
-                                                                              out);
+                                                                             out);
   CheckLaunch("random_bf16");
 }
 

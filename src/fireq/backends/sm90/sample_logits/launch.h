@@ -11,12 +11,12 @@ namespace fireq::sm90 {
 
 // Device memory, 16-byte aligned; shapes as in SampleArgs (ops/args.h).
 struct SampleLogitsParams {
-  const float* logits = nullptr;           // [R, V]
-  const SampleRowParams* rows = nullptr;   // [R]
-  const int32_t* history = nullptr;        // may be null if no row has one
-  int32_t* out = nullptr;                  // [R, kSampleHead + 2 max_logprobs]
+  const float* logits = nullptr;          // [R, V]
+  const SampleRowParams* rows = nullptr;  // [R]
+  const int32_t* history = nullptr;       // may be null if no row has one
+  int32_t* out = nullptr;                 // [R, kSampleHead + 2 max_logprobs]
   int64_t num_rows = 0;
-  int32_t vocab = 0;                       // V, at most 2^20
+  int32_t vocab = 0;  // V, at most 2^20
   int32_t max_logprobs = 0;
 };
 

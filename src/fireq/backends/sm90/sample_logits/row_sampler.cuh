@@ -232,9 +232,8 @@ class RowSampler {
     const int first = FindBin<kByCount>(target, place);
     // Keys of that bin, and a few more: which bin a logit is in is asked again below.
     uint32_t high = LogitKey(top_ - static_cast<float>(first - 1) / kBinsPerUnit);
-    uint32_t low = first + 1 < kSampleBins
-                       ? LogitKey(top_ - static_cast<float>(first + 2) / kBinsPerUnit)
-                       : 1;
+    uint32_t low =
+        first + 1 < kSampleBins ? LogitKey(top_ - static_cast<float>(first + 2) / kBinsPerUnit) : 1;
     if (first == 0 || high == 0) high = LogitKey(top_);
     if (low == 0) low = 1;
     uint32_t width;
@@ -331,7 +330,8 @@ class RowSampler {
           continue;
         }
         while (--left > 0) mask &= mask - 1;
-        if (lane == 0) shared_.found[3] = static_cast<uint64_t>(first + __ffs(static_cast<int>(mask)) - 1);
+        if (lane == 0)
+          shared_.found[3] = static_cast<uint64_t>(first + __ffs(static_cast<int>(mask)) - 1);
         break;
       }
     }
