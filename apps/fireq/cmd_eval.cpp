@@ -69,6 +69,8 @@ void AddEval(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--max-tokens", options->request.max_tokens,
                       "Use this many tokens at most, in whole windows (0: all)");
+  command->add_option("--chunk", options->request.chunk,
+                      "Tokens of a window run at a time (0: all; 1: as decoding runs them)");
   command->add_option("--reference", options->reference,
                       "Float model to measure KL divergence and top-1 agreement against");
   AddProducts(*command, options->products);

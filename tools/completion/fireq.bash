@@ -6,7 +6,7 @@ _fireq_options() {
   local bench="--synthetic --layers --shape --max-tokens --memory-gib --batch-invariant --products"
   case $1 in
     quantize) echo "--output --recipe --set --calib --calib-tokens --calib-context --seed $common" ;;
-    "eval perplexity") echo "--text --context --max-tokens --reference --products $common" ;;
+    "eval perplexity") echo "--text --context --max-tokens --chunk --reference --products $common" ;;
     "eval tasks") echo "--data --tasks --limit --products $common" ;;
     "eval trace") echo "--synthetic --text --tokens --tolerance --products $common" ;;
     "bench prefill") echo "--repeats --baseline $bench $common" ;;
@@ -57,7 +57,7 @@ _fireq() {
     --reference) ;;
     --set | --*-tokens | --*-context | --context | --seed | --limit | --threads | --prompt | \
       --prompt-ids | --system | --temperature | --top-k | --top-p | --min-p | --stop | -n | \
-      --layers | --shape | --memory-gib | --repeats | --requests | --baseline | --tolerance | --tokens)
+      --layers | --shape | --memory-gib | --repeats | --requests | --baseline | --tolerance | --tokens | --chunk)
       return ;;
   esac
   if [[ $current == -* ]]; then

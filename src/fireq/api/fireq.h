@@ -65,6 +65,7 @@ struct PerplexityRequest {
   std::string text;
   int64_t context = 2048;
   int64_t max_tokens = 0;  // 0: all of the text
+  int64_t chunk = 0;       // tokens of a window run at a time; 0: all, 1: as decoding does
   std::function<void(int64_t done, int64_t total, double perplexity)> progress;
 };
 

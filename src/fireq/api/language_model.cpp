@@ -137,6 +137,7 @@ PerplexityReport LanguageModel::EvaluatePerplexity(const PerplexityRequest& requ
   options.context = request.context;
   options.max_tokens = request.max_tokens;
   options.products = impl_->session_options.products;
+  options.chunk = request.chunk;
   options.progress = request.progress;
   const auto loaded = [](const Impl& impl) {
     return fireq::LoadedModel{impl.backend.get(), &impl.model};

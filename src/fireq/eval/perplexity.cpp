@@ -21,22 +21,30 @@ constexpr int64_t kLogitRows = 256;
 // One model evaluated window by window.
 class WindowRunner {
  public:
-  WindowRunner(Backend& backend, const Model& model, int64_t context, Products products)
-      : backend_(backend),
-        model_(model),
-        context_(MakeContext(backend, model, context, products)),
-        buffers_(context_, context),
+  WindowRunner(const LoadedModel& loaded, int64_t context, const PerplexityOptions& options)
+      : backend_(*loaded.backend),
+        model_(*loaded.model),
+        context_(MakeContext(backend_, model_, context, options.products)),
+        chunk_(options.chunk > 0 ? std::min(options.chunk, context) : context),
+        buffers_(context_, chunk_),
         pages_(static_cast<size_t>(CeilDiv<int64_t>(context, kTokensPerPage))),
-        cache_(backend, model.config, model.quant.arithmetic.kv, model.config.num_layers,
-               static_cast<int64_t>(pages_.size())) {
+        cache_(backend_, model_.config, model_.quant.arithmetic.kv, model_.config.num_layers,
+               static_cast<int64_t>(pages_.size())),
+        hidden_(backend_.Allocate(context_.border(), {context, model_.config.hidden})) {
     std::iota(pages_.begin(), pages_.end(), 0);
   }
 
   void Run(std::span<const int32_t> ids) {
     const auto start = std::chrono::steady_clock::now();
-    const SequenceStep step{ids, 0, pages_};
-    hidden_ = ForwardHidden(context_, buffers_, model_.weights, MakeBatch(backend_, {&step, 1}),
-                            cache_.layers());
+    const int64_t length = static_cast<int64_t>(ids.size());
+    for (int64_t begin = 0; begin < length; begin += chunk_) {
+      const int64_t count = std::min(chunk_, length - begin);
+      const SequenceStep step{
+          ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), begin, pages_};
+      const Tensor hidden = ForwardHidden(context_, buffers_, model_.weights,
+                                          MakeBatch(backend_, {&step, 1}), cache_.layers());
+      backend_.Copy(hidden, hidden_.Rows(begin, begin + count));
+    }
     backend_.Synchronize();
     AddTime(start);
   }
@@ -59,6 +67,7 @@ class WindowRunner {
   Backend& backend_;
   const Model& model_;
   ForwardContext context_;
+  int64_t chunk_;
   ForwardBuffers buffers_;
   std::vector<int32_t> pages_;
   KvCache cache_;
@@ -141,6 +150,7 @@ PerplexityResult EvaluatePerplexity(const LoadedModel& model, std::span<const in
   FIREQ_CHECK(context >= 2, kInvalidArgument, "context must be at least 2 tokens, got ", context);
   FIREQ_CHECK(options.max_tokens >= 0, kInvalidArgument, "max tokens must be >= 0, got ",
               options.max_tokens);
+  FIREQ_CHECK(options.chunk >= 0, kInvalidArgument, "chunk must be >= 0, got ", options.chunk);
   int64_t available = static_cast<int64_t>(ids.size());
   if (options.max_tokens > 0) available = std::min(available, options.max_tokens);
   const int64_t windows = available / context;
@@ -152,10 +162,9 @@ PerplexityResult EvaluatePerplexity(const LoadedModel& model, std::span<const in
                 reference.model->config.vocab_size, ", the model of ",
                 model.model->config.vocab_size);
 
-  WindowRunner runner(*model.backend, *model.model, context, options.products);
+  WindowRunner runner(model, context, options);
   std::optional<WindowRunner> reference_runner;
-  if (reference.model != nullptr)
-    reference_runner.emplace(*reference.backend, *reference.model, context, options.products);
+  if (reference.model != nullptr) reference_runner.emplace(reference, context, options);
   ThreadPool pool;
   Samples samples;
   double loss_sum = 0.0;

@@ -19,6 +19,7 @@ struct PerplexityOptions {
   int64_t context = 2048;
   int64_t max_tokens = 0;  // rounded down to whole windows; 0: all
   Products products = Products::kServed;
+  int64_t chunk = 0;  // tokens of a window run at a time; 0: all, 1: as decoding does
   // Called after each window; may throw to stop.
   std::function<void(int64_t tokens_done, int64_t tokens_total, double perplexity_so_far)> progress;
 };

@@ -1,7 +1,6 @@
 // A whole model on the device: against the CPU backend, recorded against not, served against alone.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstdlib>
 #include <map>
 #include <random>
@@ -10,6 +9,7 @@
 #include "fireq/backends/sm90/backend/sm90_backend.h"
 #include "fireq/engine/engine.h"
 #include "fireq/engine/generate.h"
+#include "fireq/measure/trace_compare.h"
 #include "fireq/model/synthetic.h"
 
 namespace fireq {
@@ -78,24 +78,19 @@ class DeviceModel : public testing::Test {
   Model model_;
 };
 
-double RelativeError(const Tensor& a, const Tensor& b) {
-  double error = 0, norm = 0;
-  for (int64_t i = 0; i < a.num_elements(); ++i) {
-    error += std::pow(double{a.as<float>()[i]} - b.as<float>()[i], 2);
-    norm += std::pow(double{a.as<float>()[i]}, 2);
-  }
-  return std::sqrt(error / norm);
-}
-
-TEST_F(DeviceModel, SyntheticWeightsAndLogitsAreTheCpus) {
+// Equal inputs of every block: what differs is the order of FP32 sums and the codes that they tip
+// over the edge of a rounding.
+TEST_F(DeviceModel, SyntheticWeightsAndTheirForwardAreTheCpus) {
   const auto cpu = MakeCpuBackend();
   const Model on_cpu = MakeSyntheticModel(*cpu, SyntheticConfig("tiny"));
   for (const Products products : {Products::kTable, Products::kExact}) {
-    Session a(*cpu, on_cpu, {.products = products});
-    Session b(*gpu_, model_, {.products = products});
-    for (const int64_t count : {200, 1, 1, 7, 65}) {
-      const std::vector<int32_t> ids = RandomIds(count);
-      EXPECT_LT(RelativeError(a.Append(ids), b.Append(ids)), 0.03) << count << " tokens";
+    for (const int64_t count : {1, 5, 40, 200}) {
+      for (const TensorDifference& d : CompareTraces({cpu.get(), &on_cpu}, {gpu_.get(), &model_},
+                                                     RandomIds(count), products)) {
+        const bool first = d.name == "embed" || d.name == "attn_input" || d.name == "qkv";
+        EXPECT_LT(d.relative_error, first ? 6e-3 : 0.03)
+            << count << " tokens, layer " << d.layer << " " << d.name;
+      }
     }
   }
 }
@@ -143,15 +138,15 @@ TEST_F(DeviceModel, BatchInvariantOutputsAreThoseOfTheRequestAlone) {
 
 // 10,000 requests of random lengths with random cancels and far too few pages.
 TEST_F(DeviceModel, EveryRequestEndsOnceAndNoPageLeaks) {
-  EngineOptions options = Options(24, Reduction::kFastest);
+  EngineOptions options = Options(12, Reduction::kFastest);
   options.queue_capacity = 64;
   Engine engine(*gpu_, model_, options);
   std::map<RequestId, int> finishes;
   std::vector<RequestHandle> open;
   int64_t submitted = 0;
   while (submitted < 10000) {
-    Request request{.prompt = RandomIds(1 + static_cast<int64_t>(rng_() % 120)),
-                    .max_new_tokens = 1 + static_cast<int64_t>(rng_() % 16)};
+    Request request{.prompt = RandomIds(1 + static_cast<int64_t>(rng_() % 100)),
+                    .max_new_tokens = 1 + static_cast<int64_t>(rng_() % 100)};
     if (rng_() % 2 == 0) request.sampling = {.temperature = 1.0f, .top_p = 0.9f, .seed = rng_()};
     const auto handle = engine.Submit(request, [&](const TokenEvent& event) {
       if (event.finish) ++finishes[event.request];
