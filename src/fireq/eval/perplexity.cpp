@@ -39,8 +39,8 @@ class WindowRunner {
     const int64_t length = static_cast<int64_t>(ids.size());
     for (int64_t begin = 0; begin < length; begin += chunk_) {
       const int64_t count = std::min(chunk_, length - begin);
-      const SequenceStep step{
-          ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), begin, pages_};
+      const SequenceStep step{ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+                              begin, pages_};
       const Tensor hidden = ForwardHidden(context_, buffers_, model_.weights,
                                           MakeBatch(backend_, {&step, 1}), cache_.layers());
       backend_.Copy(hidden, hidden_.Rows(begin, begin + count));

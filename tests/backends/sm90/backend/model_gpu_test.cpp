@@ -79,16 +79,17 @@ class DeviceModel : public testing::Test {
 };
 
 // Equal inputs of every block: what differs is the order of FP32 sums and the codes that they tip
-// over the edge of a rounding.
+// over the edge of a rounding, a sixteenth of a value each. Up to qkv no code can tip.
 TEST_F(DeviceModel, SyntheticWeightsAndTheirForwardAreTheCpus) {
   const auto cpu = MakeCpuBackend();
   const Model on_cpu = MakeSyntheticModel(*cpu, SyntheticConfig("tiny"));
   for (const Products products : {Products::kTable, Products::kExact}) {
     for (const int64_t count : {1, 5, 40, 200}) {
-      for (const TensorDifference& d : CompareTraces({cpu.get(), &on_cpu}, {gpu_.get(), &model_},
-                                                     RandomIds(count), products)) {
+      for (const TensorDifference& d :
+           CompareTraces({cpu.get(), &on_cpu}, {gpu_.get(), &model_}, RandomIds(count), products)) {
         const bool first = d.name == "embed" || d.name == "attn_input" || d.name == "qkv";
-        EXPECT_LT(d.relative_error, first ? 6e-3 : 0.03)
+        if (d.name == "embed") EXPECT_EQ(d.relative_error, 0.0);
+        EXPECT_LT(d.relative_error, first ? 6e-3 : 0.08)
             << count << " tokens, layer " << d.layer << " " << d.name;
       }
     }
