@@ -37,8 +37,11 @@ double SumExp(const float* x, int64_t count, float offset) {
   while (i + lanes <= count) {
     auto sum = hn::Zero(d);
     const int64_t end = std::min(count, i + kBlock);
-    for (; i + lanes <= end; i += lanes)
-      sum = hn::Add(sum, hn::Exp(d, hn::Sub(hn::LoadU(d, x + i), shift)));
+    for (; i + lanes <= end; i += lanes) {
+      const auto value = hn::Sub(hn::LoadU(d, x + i), shift);
+      // On some targets Exp makes a number of a NaN.
+      sum = hn::Add(sum, hn::IfThenElse(hn::IsNaN(value), value, hn::Exp(d, value)));
+    }
     total += hn::GetLane(hn::SumOfLanes(d, sum));
   }
   for (; i < count; ++i) total += std::exp(x[i] - offset);
