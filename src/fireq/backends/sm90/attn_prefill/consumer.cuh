@@ -35,11 +35,7 @@ class PrefillConsumer {
   // `group` is the warpgroup's number, from a shuffle, as everything that control flow around wgmma
   // depends on: it must be provably uniform, or ptxas serialises wgmma (C7520).
   __device__ PrefillConsumer(const AttnPrefillParams& p, Shared& shared, int group)
-      : p_(p),
-        shared_(shared),
-        group_(group),
-        row_(static_cast<int>(threadIdx.x) / 32 * 16 + static_cast<int>(threadIdx.x) % 32 / 4),
-        c_(static_cast<int>(threadIdx.x) % 4) {}
+      : p_(p), shared_(shared), group_(group), c_(static_cast<int>(threadIdx.x) % 4) {}
 
   __device__ __forceinline__ void Run() {
     for (uint32_t turn = 0;; ++turn) {
@@ -65,12 +61,20 @@ class PrefillConsumer {
   static constexpr float kMargin = 2.0f;
 
   using Probs = uint32_t[kTerms][8];
+  using Queries = uint32_t[kQuerySteps][4];
 
   static __device__ __forceinline__ int32_t Uniform(int32_t x) {
     return __shfl_sync(0xFFFFFFFFu, x, 0);
   }
+  // This lane's row of the CTA's, for h = 0: read anew each time, so that nothing made of it is
+  // kept in registers across the loop.
+  static __device__ __forceinline__ int LaneRow() {
+    uint32_t thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return static_cast<int>(thread / 32 * 16 + thread % 32 / 4);
+  }
   __device__ __forceinline__ const PrefillRow& Row(int h) const {
-    return shared_.rows[query_][row_ + 8 * h];
+    return shared_.rows[query_][LaneRow() + 8 * h];
   }
 
   __device__ __forceinline__ void Start() {
@@ -90,44 +94,64 @@ class PrefillConsumer {
 
   // The first `whole` tiles lie below every row's limit: they need no mask.
   __device__ __forceinline__ void Attend(int32_t tiles, int32_t whole) {
-    float s[32];
+    Queries q;
+    float low[16];   // scores, then exponents of the tile's first 32 keys
+    float high[16];  // and of its last
     int32_t top[2];
+    LoadQueries(q);
     MbarrierWait(&shared_.full[place_.stage], place_.phase);
     WgmmaFence();
-    MultiplyKeys(place_.stage, s);
+    MultiplyKeys<0>(place_.stage, q, low);
+    MultiplyKeys<1>(place_.stage, q, high);
     WgmmaCommit();
     WgmmaWait<0>();
-    PinRegisters(s);
-    Exponents(0, whole, s, top);
-    FirstUnits(s);
-    for (int32_t tile = 0; tile + 1 < tiles; ++tile) Step<true>(tile, whole, s);
-    Step<false>(tiles - 1, whole, s);
+    PinRegisters(low);
+    PinRegisters(high);
+    Exponents<0>(0, whole, low, top);
+    Exponents<1>(0, whole, high, top);
+    FirstUnits(low, high);
+    for (int32_t tile = 0; tile + 1 < tiles; ++tile) Step<true>(tile, whole, q, low, high);
+    Step<false>(tiles - 1, whole, q, low, high);
   }
 
-  // Tile `tile`, whose exponents are `s`; leaves the next one's there. Nothing is in flight
-  // outside: accumulators in flight across a loop's back edge would serialise wgmma (C7514).
+  // Tile `tile`, whose exponents are `low` and `high`; leaves the next one's there. Each half's
+  // next product starts when its registers are free and has the other half's work to hide it; P V
+  // has the next exponents. Nothing is in flight outside: accumulators in flight across a loop's
+  // back edge would serialise wgmma (C7514).
   template <bool kNext>
-  __device__ __forceinline__ void Step(int32_t tile, int32_t whole, float (&s)[32]) {
+  __device__ __forceinline__ void Step(int32_t tile, int32_t whole, const Queries& q,
+                                       float (&low)[16], float (&high)[16]) {
     const int stage = place_.stage;
+    const PrefillScales& scales = shared_.scales[stage];
     place_.Next();
     Probs p;
+    float sum[2] = {0.0f, 0.0f};
     int32_t top[2];
-    Probabilities(shared_.scales[stage], s, p);
-    Pin(p);
+    Probabilities<0>(scales, low, p, sum);
     if constexpr (kNext) {
       MbarrierWait(&shared_.full[place_.stage], place_.phase);
       WgmmaFence();
-      MultiplyKeys(place_.stage, s);
+      MultiplyKeys<0>(place_.stage, q, low);
       WgmmaCommit();
-    } else {
-      WgmmaFence();
+    }
+    Probabilities<1>(scales, high, p, sum);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) sum_[h] += sum[h] * scales.inverse_r;
+    Pin(p);
+    WgmmaFence();
+    if constexpr (kNext) {
+      MultiplyKeys<1>(place_.stage, q, high);
+      WgmmaCommit();
     }
     MultiplyValues(stage, p);
     WgmmaCommit();
     if constexpr (kNext) {
+      WgmmaWait<2>();
+      PinRegisters(low);
+      Exponents<0>(tile + 1, whole, low, top);
       WgmmaWait<1>();
-      PinRegisters(s);
-      Exponents(tile + 1, whole, s, top);
+      PinRegisters(high);
+      Exponents<1>(tile + 1, whole, high, top);
     }
     WgmmaWait<0>();
     PinRegisters(part_);
@@ -136,7 +160,7 @@ class PrefillConsumer {
     if (++pending_ == kPrefillPromote) Promote();
     if constexpr (kNext) {
       const int32_t highest = max(top[0], top[1]);
-      if (__any_sync(0xFFFFFFFFu, highest > __float_as_int(kHighest))) Raise(top, s);
+      if (__any_sync(0xFFFFFFFFu, highest > __float_as_int(kHighest))) Raise(top, low, high);
     }
   }
 
@@ -169,15 +193,29 @@ class PrefillConsumer {
     for (int t = 0; t < kTerms; ++t) PinRegisters(p[t]);
   }
 
-  __device__ __forceinline__ void MultiplyKeys(int stage, float (&s)[32]) {
-    const uint64_t k = kDim == 128 ? DescriptorSwizzle128(shared_.k[stage])
-                                   : DescriptorSwizzle64(shared_.k[stage]);
-    const uint64_t q = kDim == 128 ? DescriptorSwizzle128(shared_.q[query_][group_])
-                                   : DescriptorSwizzle64(shared_.q[query_][group_]);
+  // The warpgroup's rows of Q as A operands: from shared memory they would be read with every tile.
+  __device__ __forceinline__ void LoadQueries(Queries& q) const {
+    const int row = LaneRow() % 64;
+    const int swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
+    const uint8_t* from = shared_.q[query_][group_] + row * kDim + 4 * c_;
 #pragma unroll
     for (int i = 0; i < kQuerySteps; ++i) {
-      WgmmaE4M3<kPrefillKeys>::Ss(s, q + 2 * i, k + 2 * i, i > 0);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        const int chunk = 2 * i + r / 2;
+        q[i][r] =
+            *reinterpret_cast<const uint32_t*>(from + 8 * (r % 2) * kDim + 16 * (chunk ^ swizzle));
+      }
     }
+  }
+
+  // Scores of half a tile's keys.
+  template <int kHalf>
+  __device__ __forceinline__ void MultiplyKeys(int stage, const Queries& q, float (&s)[16]) {
+    const uint8_t* keys = shared_.k[stage] + kHalf * 32 * kDim;
+    const uint64_t k = kDim == 128 ? DescriptorSwizzle128(keys) : DescriptorSwizzle64(keys);
+#pragma unroll
+    for (int i = 0; i < kQuerySteps; ++i) WgmmaE4M3<32>::Rs(s, q[i], k + 2 * i, i > 0);
   }
 
   // part_ (+)= P V.
@@ -193,22 +231,22 @@ class PrefillConsumer {
     }
   }
 
-  // Products to exponents; -infinity for the keys that the row does not see. `top` is the largest
-  // of a row's in this lane if any is positive, and else no positive number (of floats, as
-  // integers).
-  template <bool kMasked>
-  __device__ __forceinline__ void Exponents(int32_t tile, float (&s)[32], int32_t (&top)[2]) {
+  // Products of half a tile to exponents; -infinity for the keys that the row does not see. `top`
+  // becomes the largest of a row's in this lane if any is positive, and else no positive number (of
+  // floats, as integers).
+  template <int kHalf, bool kMasked>
+  __device__ __forceinline__ void Exponents(int32_t tile, float (&s)[16], int32_t (&top)[2]) {
     const PrefillScales& scales = shared_.scales[place_.stage];
     const float bias[2] = {scales.log_r - unit_[0], scales.log_r - unit_[1]};
     int32_t limit[2] = {};
     if constexpr (kMasked) {
       for (int h = 0; h < 2; ++h) limit[h] = Row(h).limit - tile * kPrefillKeys - 4 * c_;
     }
+    if constexpr (kHalf == 0) top[0] = top[1] = INT32_MIN;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) top[h] = INT32_MIN;
-#pragma unroll
-    for (int b = 0; b < 4; ++b) {
-      const float4 score = *reinterpret_cast<const float4*>(scales.score + 16 * b + 4 * c_);
+    for (int b = 0; b < 2; ++b) {
+      const int first = 32 * kHalf + 16 * b;
+      const float4 score = *reinterpret_cast<const float4*>(scales.score + first + 4 * c_);
       const float score_of[4] = {score.x, score.y, score.z, score.w};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -216,7 +254,7 @@ class PrefillConsumer {
         for (int e = 0; e < 4; ++e) {
           float& x = s[Register(b, e, h)];
           x = __fmaf_rn(scale_[h], x * score_of[e], bias[h]);
-          if (kMasked && 16 * b + e >= limit[h]) x = -INFINITY;
+          if (kMasked && first + e >= limit[h]) x = -INFINITY;
         }
 #pragma unroll
         for (int e = 0; e < 4; e += 2) {
@@ -226,33 +264,35 @@ class PrefillConsumer {
       }
     }
   }
-  __device__ __forceinline__ void Exponents(int32_t tile, int32_t whole, float (&s)[32],
+  template <int kHalf>
+  __device__ __forceinline__ void Exponents(int32_t tile, int32_t whole, float (&s)[16],
                                             int32_t (&top)[2]) {
     if (tile >= whole) {
-      Exponents<true>(tile, s, top);
+      Exponents<kHalf, true>(tile, s, top);
     } else {
-      Exponents<false>(tile, s, top);
+      Exponents<kHalf, false>(tile, s, top);
     }
   }
 
   // u of rows whose exponents, so far with u = 0, are those of the first tile.
-  __device__ __forceinline__ void FirstUnits(float (&s)[32]) {
+  __device__ __forceinline__ void FirstUnits(float (&low)[16], float (&high)[16]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float top = -INFINITY;
 #pragma unroll
-      for (int i = 0; i < 32; ++i) {
-        if ((i >> 1 & 1) == h) top = fmaxf(top, s[i]);
+      for (int i = 0; i < 16; ++i) {
+        if ((i >> 1 & 1) == h) top = fmaxf(top, fmaxf(low[i], high[i]));
       }
       top = QuadMax(top);
       if (top > -INFINITY) unit_[h] = ceilf(top) + kMargin;
     }
-#pragma unroll
-    for (int i = 0; i < 32; ++i) s[i] -= unit_[i >> 1 & 1];
+    Lower(low, unit_);
+    Lower(high, unit_);
   }
 
   // Larger u for the rows that have a `top` too high.
-  __device__ __forceinline__ void Raise(const int32_t (&top)[2], float (&s)[32]) {
+  __device__ __forceinline__ void Raise(const int32_t (&top)[2], float (&low)[16],
+                                        float (&high)[16]) {
     float by[2];
     float factor[2];
 #pragma unroll
@@ -263,35 +303,38 @@ class PrefillConsumer {
       unit_[h] += by[h];
       sum_[h] *= factor[h];
     }
-#pragma unroll
-    for (int i = 0; i < 32; ++i) s[i] -= by[i >> 1 & 1];
+    Lower(low, by);
+    Lower(high, by);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) part_[i] *= factor[i >> 1 & 1];
   }
 
-  // Exponents of one tile to P', and the lane's sums of probabilities.
-  __device__ __forceinline__ void Probabilities(const PrefillScales& scales, const float (&s)[32],
-                                                Probs& p) {
-    float sum[2];
+  static __device__ __forceinline__ void Lower(float (&exponents)[16], const float (&by)[2]) {
 #pragma unroll
-    for (int b = 0; b < 4; ++b) {
-      const float4 value = *reinterpret_cast<const float4*>(scales.value + 16 * b + 4 * c_);
+    for (int i = 0; i < 16; ++i) exponents[i] -= by[i >> 1 & 1];
+  }
+
+  // Exponents of half a tile to P'; adds to the lane's sums of probabilities.
+  template <int kHalf>
+  __device__ __forceinline__ void Probabilities(const PrefillScales& scales, const float (&s)[16],
+                                                Probs& p, float (&sum)[2]) {
+#pragma unroll
+    for (int b = 0; b < 2; ++b) {
+      const int block = 2 * kHalf + b;
+      const float4 value = *reinterpret_cast<const float4*>(scales.value + 16 * block + 4 * c_);
       const float value_of[4] = {value.x, value.y, value.z, value.w};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float x[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) x[e] = Exp2Approx(s[Register(b, e, h)]);
-        const float four = (x[0] + x[1]) + (x[2] + x[3]);
-        sum[h] = b == 0 ? four : sum[h] + four;
+        sum[h] += (x[0] + x[1]) + (x[2] + x[3]);
 #pragma unroll
         for (int e = 0; e < 4; ++e) x[e] *= value_of[e];
-        p[0][2 * b + h] = FloatsToE4M3x4(x[0], x[1], x[2], x[3]);
-        if constexpr (kTerms == 2) p[1][2 * b + h] = Remainder(p[0][2 * b + h], x);
+        p[0][2 * block + h] = FloatsToE4M3x4(x[0], x[1], x[2], x[3]);
+        if constexpr (kTerms == 2) p[1][2 * block + h] = Remainder(p[0][2 * block + h], x);
       }
     }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) sum_[h] += sum[h] * scales.inverse_r;
   }
 
   static __device__ __forceinline__ float QuadMax(float x) {
@@ -333,7 +376,6 @@ class PrefillConsumer {
   const AttnPrefillParams& p_;
   Shared& shared_;
   const int group_;
-  const int row_;  // of the CTA's, h = 0
   const int c_;
   int query_ = 0;  // buffer of Q
   RingPlace<kPrefillStages> place_;
