@@ -91,27 +91,44 @@ def ffn():
                    f"{float(r['cublas_fp16_us']):.1f}", f"{float(r['ratio_fp16']):.2f}"] for r in rows])
 
 
+def read_cards(name):
+    """Rows of name_CARD.csv of every card that there is, each with its card."""
+    return [dict(row, card=card.upper()) for card in ("h200", "h100")
+            for row in read(f"{name}_{card}.csv") or []]
+
+
 def attention_prefill():
-    rows = read("attention_prefill_h200.csv")
-    if rows is None:
-        return missing("attention_prefill_h200.csv")
-    return table(["batch x context", "heads", "head dim", "TFLOP/s", "cuDNN BF16 time / ours"],
-                 [[f"{r['batch']} x {r['context']}", f"{r['heads']}/{r['kv_heads']}", r["head_dim"],
-                   f"{float(r['tflops']):.0f}",
+    rows = read_cards("attention_prefill")
+    if not rows:
+        return missing("attention_prefill_CARD.csv")
+    return table(["card", "batch x context", "heads", "head dim", "TFLOP/s", "cuDNN BF16 time / ours"],
+                 [[r["card"], f"{r['batch']} x {r['context']}", f"{r['heads']}/{r['kv_heads']}",
+                   r["head_dim"], f"{float(r['tflops']):.0f}",
                    f"{float(r['ratio_cudnn']):.2f}" if r["ratio_cudnn"] else ""] for r in rows])
 
 
 def attention_decode():
-    rows = read("attention_decode_h200.csv")
-    if rows is None:
-        return missing("attention_decode_h200.csv")
-    return table(["batch x context", "heads", "time us", "time / floor"],
-                 [[f"{r['batch']} x {r['context']}", f"{r['heads']}/{r['kv_heads']}",
+    rows = read_cards("attention_decode")
+    if not rows:
+        return missing("attention_decode_CARD.csv")
+    return table(["card", "batch x context", "heads", "time us", "time / floor"],
+                 [[r["card"], f"{r['batch']} x {r['context']}", f"{r['heads']}/{r['kv_heads']}",
                    f"{float(r['median_us']):.1f}", f"{float(r['ratio_floor']):.2f}"] for r in rows])
 
 
+def rope_kv_write():
+    rows = read_cards("rope_kv_write")
+    if not rows:
+        return missing("rope_kv_write_CARD.csv")
+    return table(["card", "sequences x tokens", "heads", "time us", "MB", "rate / copy"],
+                 [[r["card"], f"{r['batch']} x {r['queries']}", f"{r['heads']}/{r['kv_heads']}",
+                   f"{float(r['median_us']):.1f}", f"{float(r['mbytes']):.1f}",
+                   f"{float(r['ratio_copy']):.2f}"] for r in rows])
+
+
 TABLES = {f.__name__: f for f in
-          (accuracy, ablation, speed, gemm, ffn, attention_prefill, attention_decode)}
+          (accuracy, ablation, speed, gemm, ffn, attention_prefill, attention_decode,
+           rope_kv_write)}
 
 
 def main():

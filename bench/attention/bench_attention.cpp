@@ -1,11 +1,14 @@
 // Times the attention kernels on shapes given as arguments; one CSV row a shape on stdout.
 //
-//   bench_attention decode|decode-pdl|prefill  BATCHxCONTEXTxHEADSxKVHEADSxDIM[xQUERIES] ...
+//   bench_attention decode|decode-pdl|prefill|rope  BATCHxCONTEXTxHEADSxKVHEADSxDIM[xQUERIES] ...
 //
 // prefill: batch,context,heads,kv_heads,head_dim,median_us,tflops,low_us,high_us (causal: half of
 //          4 context^2 Dh operations a head)
 // decode:  batch,context,heads,kv_heads,head_dim,median_us,floor_us,ratio_floor,low_us,high_us
-// The floor is the cache's INT4 bytes at 4.4 TB/s. Caches rotate past the L2.
+// rope:    batch,queries,context,heads,kv_heads,head_dim,median_us,mbytes,gbytes_per_s,
+//          copy_gbytes_per_s,ratio_copy (rope_kv_write of the last `queries` tokens)
+// The floor is the cache's INT4 bytes at 1.028 times the rate of a copy (bytes read and written),
+// measured by this program: 4.4 TB/s on an H200. Caches rotate past the L2.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -17,11 +20,12 @@
 #include "bench/attention/timing.h"
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
 #include "fireq/backends/sm90/attn_prefill/launch.h"
+#include "fireq/backends/sm90/rope_kv_write/launch.h"
 
 namespace fireq::bench {
 namespace {
 
-constexpr double kReadBytesPerUs = 4.4e6;
+constexpr double kReadOverCopy = 1.028;
 constexpr int64_t kRotatedBytes = int64_t{256} << 20;
 
 struct Shape {
@@ -48,6 +52,18 @@ Steps MakeSteps(const StepShape& shape, int64_t bytes) {
   for (int64_t total = 0; steps.empty() || total < kRotatedBytes; total += bytes)
     steps.push_back(std::make_unique<RandomStep>(shape, static_cast<uint32_t>(steps.size()) + 1));
   return steps;
+}
+
+// Bytes read and written by a device-to-device copy of 512 MiB.
+double CopyBytesPerUs() {
+  constexpr int64_t kBytes = int64_t{512} << 20;
+  sm90::DeviceBuffer<uint8_t> from(kBytes);
+  from.FillBytes(0x5A);
+  const sm90::DeviceBuffer<uint8_t> to(kBytes);
+  const Timing t = TimeGraph(4, 9, [&](int, cudaStream_t stream) {
+    FIREQ_CUDA(cudaMemcpyAsync(to.data(), from.data(), kBytes, cudaMemcpyDeviceToDevice, stream));
+  });
+  return 2.0 * kBytes / t.median_us;
 }
 
 void BenchDecode(const Shape& s, bool programmatic) {
@@ -78,7 +94,7 @@ void BenchDecode(const Shape& s, bool programmatic) {
                     .max_pages = step.max_pages};
     LaunchAttnDecodeI4(plan, args, stream);
   });
-  const double floor_us = static_cast<double>(bytes) / kReadBytesPerUs;
+  const double floor_us = static_cast<double>(bytes) / (kReadOverCopy * CopyBytesPerUs());
   std::printf("%d,%d,%d,%d,%d,%.2f,%.2f,%.2f,%.2f,%.2f\n", s.batch, s.context, s.heads, s.kv_heads,
               s.head_dim, t.median_us, floor_us, t.median_us / floor_us, t.low_us, t.high_us);
   std::fflush(stdout);
@@ -114,8 +130,47 @@ void BenchPrefill(const Shape& s) {
   std::fflush(stdout);
 }
 
+void BenchRope(const Shape& s) {
+  const KvPageLayout layout{KvGrid::kAsymmetric, s.kv_heads, s.head_dim};
+  const StepShape shape{s.batch, s.queries, s.context, s.heads, layout};
+  const int64_t a_token = int64_t{s.heads + 2 * s.kv_heads} * s.head_dim * 2 +  // QKV
+                          int64_t{s.heads} * (s.head_dim + 4) +                 // Q and its scales
+                          s.kv_heads * (layout.head_bytes() / kTokensPerPage);  // K and V
+  const int64_t bytes = a_token * s.batch * s.queries;
+  const Steps steps = MakeSteps(shape, bytes);
+  std::vector<RandomQkv> inputs;
+  for (size_t i = 0; i < steps.size(); ++i) inputs.emplace_back(shape, static_cast<uint32_t>(i));
+  const int launches = std::max<int>(static_cast<int>(steps.size()), 20);
+  const Timing t = TimeGraph(launches, 11, [&](int i, cudaStream_t stream) {
+    const size_t which = static_cast<size_t>(i) % steps.size();
+    const RandomStep& step = *steps[which];
+    sm90::LaunchRopeKvWrite({.qkv = inputs[which].qkv.data(),
+                             .query_start = step.query_start.data(),
+                             .context_len = step.context_len.data(),
+                             .page_table = step.page_table.data(),
+                             .rope_cos = inputs[which].rope_cos.data(),
+                             .rope_sin = inputs[which].rope_sin.data(),
+                             .q = step.q.data(),
+                             .scale_q = step.scale_q.data(),
+                             .pages = step.pages.data(),
+                             .num_sequences = s.batch,
+                             .max_query_len = s.queries,
+                             .num_heads = s.heads,
+                             .kv_heads = s.kv_heads,
+                             .max_pages = step.max_pages},
+                            s.head_dim, stream);
+  });
+  const double rate = static_cast<double>(bytes) / t.median_us;
+  const double copy = CopyBytesPerUs();
+  std::printf("%d,%d,%d,%d,%d,%d,%.2f,%.2f,%.0f,%.0f,%.3f\n", s.batch, s.queries, s.context,
+              s.heads, s.kv_heads, s.head_dim, t.median_us, static_cast<double>(bytes) * 1e-6,
+              rate * 1e-3, copy * 1e-3, rate / copy);
+  std::fflush(stdout);
+}
+
 int Main(int argc, char** argv) {
-  FIREQ_CHECK(argc >= 3, kInvalidArgument, "bench attention: decode|decode-pdl|prefill SHAPE ...");
+  FIREQ_CHECK(argc >= 3, kInvalidArgument,
+              "bench attention: decode|decode-pdl|prefill|rope SHAPE ...");
   const std::string what = argv[1];
   for (int i = 2; i < argc; ++i) {
     const Shape shape = ParseShape(argv[i]);
@@ -123,6 +178,8 @@ int Main(int argc, char** argv) {
       BenchDecode(shape, what == "decode-pdl");
     } else if (what == "prefill") {
       BenchPrefill(shape);
+    } else if (what == "rope") {
+      BenchRope(shape);
     } else {
       Throw(ErrorCode::kInvalidArgument, StrCat("bench attention: ", what));
     }

@@ -45,6 +45,24 @@ __global__ void FillQueries(uint8_t* q, int64_t count, uint64_t seed) {
   q[i] = FloatToE4M3((sum - 2.0f) * 1.7f * 128.0f);
 }
 
+// Two BF16 a word.
+__global__ void FillBf16(uint32_t* words, int64_t count, uint64_t seed) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const uint64_t key = seed + static_cast<uint64_t>(i) * 4;
+  const uint32_t low = FloatToBf16((Uniform(key) + Uniform(key + 1) - 1.0f) * 2.5f);
+  const uint32_t high = FloatToBf16((Uniform(key + 2) + Uniform(key + 3) - 1.0f) * 2.5f);
+  words[i] = low | high << 16;
+}
+
+__global__ void FillRotations(float* cosine, float* sine, int64_t count, int half_dim) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const float rate = exp2f(-13.2877f * static_cast<float>(i % half_dim) / half_dim);  // 10^-4
+  const float turns = static_cast<float>(i / half_dim) * rate * 0.15915494f;
+  sincospif(2.0f * (turns - floorf(turns)), sine + i, cosine + i);
+}
+
 __global__ void FillFloats(float* x, int64_t count, float value) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i < count) x[i] = value;
@@ -76,6 +94,19 @@ RandomStep::RandomStep(const StepShape& s, uint32_t seed)
                                     key);
   FillQueries<<<Blocks(q.count()), 256>>>(q.data(), q.count(), key + rng());
   FillFloats<<<Blocks(scale_q.count()), 256>>>(scale_q.data(), scale_q.count(), 1.0f / 128.0f);
+  sm90::CheckLaunch("bench attention fill");
+  FIREQ_CUDA(cudaDeviceSynchronize());
+}
+
+RandomQkv::RandomQkv(const StepShape& s, uint32_t seed)
+    : qkv(int64_t{s.sequences} * s.query_len * (s.heads + 2 * s.layout.kv_heads) *
+          s.layout.head_dim),
+      rope_cos(int64_t{s.context} * s.layout.head_dim / 2),
+      rope_sin(rope_cos.count()) {
+  FillBf16<<<Blocks(qkv.count() / 2), 256>>>(reinterpret_cast<uint32_t*>(qkv.data()),
+                                             qkv.count() / 2, uint64_t{seed} << 32);
+  FillRotations<<<Blocks(rope_cos.count()), 256>>>(rope_cos.data(), rope_sin.data(),
+                                                   rope_cos.count(), s.layout.head_dim / 2);
   sm90::CheckLaunch("bench attention fill");
   FIREQ_CUDA(cudaDeviceSynchronize());
 }

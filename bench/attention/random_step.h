@@ -34,4 +34,14 @@ struct RandomStep {
   sm90::DeviceBuffer<bf16_t> out;
 };
 
+// What rope_kv_write reads besides a RandomStep of the same shape: the QKV GEMM's output and the
+// rotation of every position.
+struct RandomQkv {
+  RandomQkv(const StepShape& shape, uint32_t seed);
+
+  sm90::DeviceBuffer<bf16_t> qkv;
+  sm90::DeviceBuffer<float> rope_cos;
+  sm90::DeviceBuffer<float> rope_sin;
+};
+
 }  // namespace fireq::bench
