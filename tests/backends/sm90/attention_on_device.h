@@ -1,9 +1,14 @@
-// An AttentionCase in device memory, and the skip of a test that needs a GPU.
+// An AttentionCase in device memory, what every attention kernel must show on it, and the skip of a
+// test that needs a GPU.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
 #include <vector>
 
 #include "fireq/backends/sm90/runtime/device_buffer.h"
@@ -47,5 +52,40 @@ struct AttentionOnDevice {
   sm90::DeviceBuffer<int32_t> page_table;
   sm90::DeviceBuffer<bf16_t> out;
 };
+
+// A row of a test's table.
+struct NamedAttentionCase {
+  const char* name;
+  std::vector<int32_t> query_len;
+  std::vector<int32_t> context_len;
+  int heads;
+  int kv_heads;
+  int head_dim;
+  KvGrid grid;
+
+  AttentionCase Make() const {
+    return MakeAttentionCase({query_len, context_len, heads, {grid, kv_heads, head_dim}},
+                             std::random_device{}());
+  }
+};
+
+// `run(e4m3_probs)` is the step's output from poisoned memory. With P rounded as served: close to
+// the reference that does the same, and to the one that does not, and the same bits twice. With the
+// kernel's finer P: closer to the latter.
+inline void ExpectServedAttention(const char* name, const AttentionCase& c,
+                                  const std::function<std::vector<float>(bool)>& run) {
+  const std::vector<float> first = run(true);
+  const std::vector<float> second = run(true);
+  EXPECT_EQ(0, std::memcmp(first.data(), second.data(), first.size() * sizeof(float)));
+  const std::vector<double> exact = ReferenceAttention(c, ProbRounding::kNone);
+  const double served_error = RelativeError(first, ReferenceAttention(c, ProbRounding::kE4M3));
+  const double exact_error = RelativeError(first, exact);
+  const double fine_error = RelativeError(run(false), exact);
+  std::printf("%-16s served %.2e  unrounded %.2e  finer P %.2e\n", name, served_error, exact_error,
+              fine_error);
+  EXPECT_LE(served_error, 3e-3);
+  EXPECT_LE(exact_error, 3e-2);
+  EXPECT_LE(fine_error, 2.5e-3);
+}
 
 }  // namespace fireq::testing

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 #include <random>
 
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
@@ -14,6 +13,8 @@ namespace {
 
 using testing::AttentionCase;
 using testing::AttentionOnDevice;
+using testing::ExpectServedAttention;
+using Case = testing::NamedAttentionCase;
 using testing::MakeAttentionCase;
 using testing::ProbRounding;
 using testing::ReferenceAttention;
@@ -62,44 +63,20 @@ class Runner {
   Stream stream_;
 };
 
-struct Case {
-  const char* name;
-  std::vector<int32_t> query_len;
-  std::vector<int32_t> context_len;
-  int heads;
-  int kv_heads;
-  int head_dim;
-  KvGrid grid;
-};
-
 class AttnDecodeI4Cases : public ::testing::TestWithParam<Case> {};
 
 TEST_P(AttnDecodeI4Cases, MatchesTheReference) {
   FIREQ_NEEDS_HOPPER();
-  const Case& t = GetParam();
-  const AttentionCase c =
-      MakeAttentionCase({t.query_len, t.context_len, t.heads, {t.grid, t.kv_heads, t.head_dim}},
-                        std::random_device{}());
-  const AttentionOnDevice device(c);
+  const AttentionCase c = GetParam().Make();
+  AttentionOnDevice device(c);
   const Runner runner(c);
-  AttnDecodeArgs args = runner.Args(c, device);
-  runner.Launch(args);
-  const std::vector<float> first = device.Output();
-  const std::vector<double> rounded = ReferenceAttention(c, ProbRounding::kE4M3);
-  const std::vector<double> exact = ReferenceAttention(c, ProbRounding::kNone);
-  const double served_error = RelativeError(first, rounded);
-  const double exact_error = RelativeError(first, exact);
-  runner.Launch(args);
-  const std::vector<float> second = device.Output();
-  EXPECT_EQ(0, std::memcmp(first.data(), second.data(), first.size() * sizeof(float)));
-  args.e4m3_probs = false;
-  runner.Launch(args);
-  const double half_error = RelativeError(device.Output(), exact);
-  std::printf("decode %-16s served %.2e  unrounded %.2e  probs in FP16 %.2e\n", t.name,
-              served_error, exact_error, half_error);
-  EXPECT_LE(served_error, 3e-3);
-  EXPECT_LE(exact_error, 3e-2);
-  EXPECT_LE(half_error, 2.5e-3);
+  ExpectServedAttention(GetParam().name, c, [&](bool e4m3_probs) {
+    device.out.FillBytes(0xFF);
+    AttnDecodeArgs args = runner.Args(c, device);
+    args.e4m3_probs = e4m3_probs;
+    runner.Launch(args);
+    return device.Output();
+  });
 }
 
 constexpr KvGrid kAsym = KvGrid::kAsymmetric;

@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 #include <random>
 
 #include "fireq/backends/sm90/attn_prefill/launch.h"
@@ -14,6 +14,8 @@ namespace {
 
 using testing::AttentionCase;
 using testing::AttentionOnDevice;
+using testing::ExpectServedAttention;
+using Case = testing::NamedAttentionCase;
 using testing::MakeAttentionCase;
 using testing::ProbRounding;
 using testing::ReferenceAttention;
@@ -45,38 +47,14 @@ std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device,
   return device.Output();
 }
 
-struct Case {
-  const char* name;
-  std::vector<int32_t> query_len;
-  std::vector<int32_t> context_len;
-  int heads;
-  int kv_heads;
-  int head_dim;
-  KvGrid grid;
-};
-
 class AttnPrefillCases : public ::testing::TestWithParam<Case> {};
 
 TEST_P(AttnPrefillCases, MatchesTheReference) {
   FIREQ_NEEDS_HOPPER();
-  const Case& t = GetParam();
-  const AttentionCase c =
-      MakeAttentionCase({t.query_len, t.context_len, t.heads, {t.grid, t.kv_heads, t.head_dim}},
-                        std::random_device{}());
+  const AttentionCase c = GetParam().Make();
   AttentionOnDevice device(c);
-  const std::vector<float> first = RunPrefill(c, device, true);
-  const std::vector<double> rounded = ReferenceAttention(c, ProbRounding::kE4M3);
-  const std::vector<double> exact = ReferenceAttention(c, ProbRounding::kNone);
-  const double served_error = RelativeError(first, rounded);
-  const double exact_error = RelativeError(first, exact);
-  const std::vector<float> second = RunPrefill(c, device, true);
-  EXPECT_EQ(0, std::memcmp(first.data(), second.data(), first.size() * sizeof(float)));
-  const double pair_error = RelativeError(RunPrefill(c, device, false), exact);
-  std::printf("prefill %-14s served %.2e  unrounded %.2e  two terms %.2e\n", t.name, served_error,
-              exact_error, pair_error);
-  EXPECT_LE(served_error, 3e-3);
-  EXPECT_LE(exact_error, 3e-2);
-  EXPECT_LE(pair_error, 2.5e-3);
+  ExpectServedAttention(GetParam().name, c,
+                        [&](bool e4m3_probs) { return RunPrefill(c, device, e4m3_probs); });
 }
 
 constexpr KvGrid kAsym = KvGrid::kAsymmetric;
@@ -110,6 +88,36 @@ TEST(AttnPrefill, ManyRaggedSequences) {
   AttentionOnDevice device(c);
   EXPECT_LE(RelativeError(RunPrefill(c, device, true), ReferenceAttention(c, ProbRounding::kE4M3)),
             3e-3);
+}
+
+// Scores that grow or shrink by a factor of eight along the keys: the units of P' must follow every
+// tile, or leave the first tile's behind.
+TEST(AttnPrefill, UnitsFollowTheScores) {
+  FIREQ_NEEDS_HOPPER();
+  for (const bool growing : {true, false}) {
+    AttentionCase c =
+        MakeAttentionCase({{200, 30}, {1000, 777}, 8, {kAsym, 2, 128}}, std::random_device{}());
+    for (int s = 0; s < c.num_sequences(); ++s) {
+      for (int t = 0; t < c.context_len[s]; ++t) {
+        const int step = growing ? t / 256 : 3 - t / 256;
+        const int64_t page = c.page_table[s * c.max_pages + t / kTokensPerPage];
+        for (int h = 0; h < c.layout.kv_heads; ++h) {
+          uint8_t* block = c.pages.data() + page * c.layout.page_bytes() + c.layout.head_offset(h);
+          KvScale scale = GetKvScale(block, c.layout.k_scale_offset(), c.layout.k_zero_offset(),
+                                     t % kTokensPerPage);
+          scale.scale = FloatToBf16(Bf16ToFloat(scale.scale) * std::ldexp(0.25f, step));
+          SetKvScale(block, c.layout.k_scale_offset(), c.layout.k_zero_offset(), t % kTokensPerPage,
+                     scale);
+        }
+      }
+    }
+    AttentionOnDevice device(c);
+    const double error =
+        RelativeError(RunPrefill(c, device, true), ReferenceAttention(c, ProbRounding::kE4M3));
+    std::printf("%s scores: served %.2e\n", growing ? "growing" : "shrinking", error);
+    // Larger scores: their last bits turn more of P's roundings.
+    EXPECT_LE(error, 4e-3);
+  }
 }
 
 }  // namespace
