@@ -59,6 +59,7 @@ void AddPhase(CLI::App& bench, const std::string& phase, const std::string& help
                         "Tokens a second to compare with");
   command->add_flag("--batch-invariant", request.batch_invariant,
                     "Sums of a row depend on its own sequence alone");
+  AddLmHead(*command, request.lm_head);
   AddProducts(*command, request.products);
   options->common.AddTo(*command);
   command->callback([options] { Run(*options); });

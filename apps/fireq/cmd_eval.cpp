@@ -11,14 +11,16 @@ struct Options {
   std::string model, text_file, reference;
   PerplexityRequest request;
   ProductsMode products = ProductsMode::kServed;
+  LmHead lm_head = LmHead::kAsStored;
 };
 
 void Run(const Options& options) {
   PerplexityRequest request = options.request;
   request.text = ReadWhole(options.text_file);
   const RuntimeOptions runtime = options.common.Runtime();
-  const LoadOptions load{runtime, request.context, options.products};
+  LoadOptions load{runtime, request.context, options.products, options.lm_head};
   LanguageModel model = LanguageModel::Load(options.model, load);
+  load.lm_head = LmHead::kAsStored;  // of the reference
   std::optional<LanguageModel> reference;
   if (!options.reference.empty()) reference.emplace(LanguageModel::Load(options.reference, load));
 
@@ -73,6 +75,7 @@ void AddEval(CLI::App& app) {
                       "Tokens of a window run at a time (0: all; 1: as decoding runs them)");
   command->add_option("--reference", options->reference,
                       "Float model to measure KL divergence and top-1 agreement against");
+  AddLmHead(*command, options->lm_head);
   AddProducts(*command, options->products);
   options->common.AddTo(*command);
   command->footer(

@@ -56,6 +56,15 @@ void AddProducts(CLI::App& command, ProductsMode& products) {
           CLI::ignore_case));
 }
 
+void AddLmHead(CLI::App& command, LmHead& lm_head) {
+  command
+      .add_option("--lm-head", lm_head,
+                  "stored: as the model has it; int4: made on loading a quantised checkpoint")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, LmHead>{{"stored", LmHead::kAsStored}, {"int4", LmHead::kInt4}},
+          CLI::ignore_case));
+}
+
 Progress::Progress() : terminal_(isatty(STDERR_FILENO) == 1), start_seconds_(NowSeconds()) {}
 
 Progress::~Progress() {

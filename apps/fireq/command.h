@@ -37,6 +37,9 @@ void AddBench(CLI::App& app);
 // --products: which of the two products of INT4 weights is computed.
 void AddProducts(CLI::App& command, ProductsMode& products);
 
+// --lm-head: as it is stored, or made INT4 on loading.
+void AddLmHead(CLI::App& command, LmHead& lm_head);
+
 // Text of MODEL for --help.
 extern const char* const kModelHelp;
 

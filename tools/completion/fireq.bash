@@ -3,10 +3,10 @@
 _fireq_options() {
   local common="--help --threads --device --json"
   local sampling="--max-new-tokens --temperature --top-k --top-p --min-p --seed --stop"
-  local bench="--synthetic --layers --shape --max-tokens --memory-gib --batch-invariant --products"
+  local bench="--synthetic --layers --shape --max-tokens --memory-gib --batch-invariant --lm-head --products"
   case $1 in
     quantize) echo "--output --recipe --set --calib --calib-tokens --calib-context --seed $common" ;;
-    "eval perplexity") echo "--text --context --max-tokens --chunk --reference --products $common" ;;
+    "eval perplexity") echo "--text --context --max-tokens --chunk --reference --lm-head --products $common" ;;
     "eval tasks") echo "--data --tasks --limit --products $common" ;;
     "eval trace") echo "--synthetic --text --tokens --tolerance --products $common" ;;
     "bench prefill") echo "--repeats --baseline $bench $common" ;;
@@ -43,6 +43,7 @@ _fireq() {
       mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -X '!*.json' -- "$current")
       return ;;
     --products) mapfile -t COMPREPLY < <(compgen -W "served table exact" -- "$current"); return ;;
+    --lm-head) mapfile -t COMPREPLY < <(compgen -W "stored int4" -- "$current"); return ;;
     --device) mapfile -t COMPREPLY < <(compgen -W "auto cpu cuda" -- "$current"); return ;;
     --tasks)
       _fireq_list "piqa arc_easy arc_challenge boolq hellaswag winogrande lambada_openai" "$current"

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "fireq/api/fireq.h"
+#include "fireq/api/lm_head.h"
 #include "fireq/api/products.h"
 #include "fireq/api/wiring.h"
 #include "fireq/measure/phases.h"
@@ -54,16 +55,24 @@ class Bencher {
  private:
   Model Load() {
     if (!request_.model.empty())
-      return LoadModel(*backend_, ResolveModel(request_.model, request_.runtime));
+      return LoadModel(*backend_, ResolveModel(request_.model, request_.runtime),
+                       MakeHead(request_.lm_head, ResolveModel(request_.model, request_.runtime)));
     ModelConfig config = SyntheticConfig(request_.synthetic);
     if (request_.layers > 0) config.num_layers = request_.layers;
-    return MakeSyntheticModel(*backend_, config);
+    return MakeSyntheticModel(
+        *backend_, config,
+        request_.lm_head == LmHead::kInt4 ? WeightForm::kInt4 : WeightForm::kBf16);
+  }
+
+  std::string ModelName() const {
+    const std::string name =
+        request_.model.empty() ? "synthetic " + request_.synthetic : request_.model;
+    return request_.lm_head == LmHead::kInt4 ? name + " (INT4 lm_head)" : name;
   }
 
   // What every phase's row begins with.
   Row Begin(const PhaseShape& shape, double tokens_per_second) const {
-    Row row = {request_.model.empty() ? "synthetic " + request_.synthetic : request_.model,
-               std::to_string(shape.batch), std::to_string(shape.input),
+    Row row = {ModelName(), std::to_string(shape.batch), std::to_string(shape.input),
                std::to_string(shape.output), Number(tokens_per_second, 1)};
     const double baseline = request_.baseline_tokens_per_second;
     row.push_back(baseline > 0 ? Number(baseline, 1) : "");
@@ -105,8 +114,8 @@ class Bencher {
   }
   void Profile(const PhaseShape& shape) {
     const OpProfile profile = ProfileOps(*backend_, model_, options_, shape);
-    const Row begin = {request_.model.empty() ? "synthetic " + request_.synthetic : request_.model,
-                       std::to_string(shape.batch), std::to_string(shape.input), backend_->name()};
+    const Row begin = {ModelName(), std::to_string(shape.batch), std::to_string(shape.input),
+                       backend_->name()};
     for (const auto& [name, ops] :
          {std::pair("prefill", &profile.prefill), std::pair("decode", &profile.decode_step)}) {
       double total = 0.0;

@@ -97,10 +97,14 @@ struct TaskScore {
   int64_t n = 0;            // items
 };
 
+// kInt4: of a quantised checkpoint, made on loading (asymmetric, searched for *exact* products).
+enum class LmHead : uint8_t { kAsStored, kInt4 };
+
 struct LoadOptions {
   RuntimeOptions runtime;
   int64_t max_context = 0;  // tokens; 0: what the model states
   ProductsMode products = ProductsMode::kServed;
+  LmHead lm_head = LmHead::kAsStored;
 };
 
 // A loaded model with its tokenizer.
@@ -178,6 +182,7 @@ struct BenchRequest {
   double memory_gib = 0.0;                  // besides the weights; 0: nine tenths of what is free
   double baseline_tokens_per_second = 0.0;  // to compare with; 0: none
   bool batch_invariant = false;
+  LmHead lm_head = LmHead::kAsStored;
   ProductsMode products = ProductsMode::kServed;
   RuntimeOptions runtime;
   // One line of `columns` in the same order, as soon as it is measured.

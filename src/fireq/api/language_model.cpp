@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "fireq/api/fireq.h"
+#include "fireq/api/lm_head.h"
 #include "fireq/api/products.h"
 #include "fireq/api/text_tools.h"
 #include "fireq/api/wiring.h"
@@ -78,7 +79,7 @@ LanguageModel::~LanguageModel() = default;
 LanguageModel LanguageModel::Load(const std::string& model, const LoadOptions& options) {
   const std::filesystem::path path = ResolveModel(model, options.runtime);
   auto backend = MakeBackend(options.runtime, path);
-  Model loaded = LoadModel(*backend, path);
+  Model loaded = LoadModel(*backend, path, MakeHead(options.lm_head, path));
   SessionOptions session;
   session.max_context = options.max_context;
   session.products = ToProducts(options.products);

@@ -59,7 +59,7 @@ Runner::Runner(Backend& backend, const Model& model, const RunnerOptions& option
       context_(MakeRunnerContext(backend, model, options_)),
       buffers_(context_, options_.max_tokens),
       max_decode_(std::min(RoundNumber(options_.max_sequences), options_.max_tokens)),
-      logits_(context_, max_decode_),
+      logits_(context_, model.weights, max_decode_),
       sampled_(backend.Allocate(context_.border(), {options_.max_sequences, model.config.hidden})),
       arrays_(backend, options_.max_tokens, max_decode_, MaxPageWidth(options_)),
       sampler_(std::move(sampler)) {

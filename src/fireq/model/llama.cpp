@@ -184,27 +184,45 @@ Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
   return x;
 }
 
-LogitBuffers::LogitBuffers(const ForwardContext& context, int64_t max_rows)
-    : normed(context.backend->Allocate(context.border(), {max_rows, context.config->hidden})),
-      logits(context.backend->Allocate(DType::kF32, {max_rows, context.config->vocab_size})) {}
+LogitBuffers::LogitBuffers(const ForwardContext& context, const ModelWeights& weights,
+                           int64_t max_rows)
+    : logits(context.backend->Allocate(DType::kF32, {max_rows, context.config->vocab_size})) {
+  Backend& backend = *context.backend;
+  const int64_t hidden = context.config->hidden;
+  if (weights.lm_head->quantized() && context.arithmetic.e4m3_activations) {
+    normed = {backend.Allocate(DType::kE4M3, {max_rows, hidden}),
+              backend.Allocate(DType::kF32, {max_rows}),
+              backend.Allocate(DType::kF32, {max_rows, CeilDiv<int64_t>(hidden, kGroup)})};
+  } else {
+    normed.values = backend.Allocate(context.border(), {max_rows, hidden});
+  }
+}
+
+int64_t LogitBuffers::size_bytes() const {
+  return normed.values.size_bytes() + normed.scale.size_bytes() + normed.sums.size_bytes() +
+         logits.size_bytes();
+}
 
 Tensor ForwardLogits(const ForwardContext& context, const LogitBuffers& buffers,
                      const ModelWeights& weights, const Tensor& hidden) {
   Backend& backend = *context.backend;
-  const ActTensor normed{buffers.normed.Rows(0, hidden.dim(0)), {}, {}};
+  const ActTensor normed = FirstRows(buffers.normed, hidden.dim(0));
   backend.RmsNorm(
       {.x = hidden, .weight = weights.final_norm, .eps = context.config->rms_eps, .out = normed});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "final_norm", normed);
   const Tensor logits = buffers.logits.Rows(0, hidden.dim(0));
-  backend.Linear(
-      {.x = normed, .w = weights.lm_head.get(), .reduction = context.reduction, .y = logits});
+  backend.Linear({.x = normed,
+                  .w = weights.lm_head.get(),
+                  .products = context.products,
+                  .reduction = context.reduction,
+                  .y = logits});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "logits", {logits, {}, {}});
   return logits;
 }
 
 Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,
                      const Tensor& hidden) {
-  return ForwardLogits(context, LogitBuffers(context, hidden.dim(0)), weights, hidden);
+  return ForwardLogits(context, LogitBuffers(context, weights, hidden.dim(0)), weights, hidden);
 }
 
 }  // namespace fireq

@@ -68,10 +68,10 @@ Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
 
 // What the end of a forward writes, for up to `max_rows` rows.
 struct LogitBuffers {
-  LogitBuffers(const ForwardContext& context, int64_t max_rows);
-  int64_t size_bytes() const { return normed.size_bytes() + logits.size_bytes(); }
-  Tensor normed;  // border [R, D]
-  Tensor logits;  // F32 [R, V]
+  LogitBuffers(const ForwardContext& context, const ModelWeights& weights, int64_t max_rows);
+  int64_t size_bytes() const;
+  ActTensor normed;  // border or, for an INT4 lm_head, E4M3 [R, D]
+  Tensor logits;     // F32 [R, V]
 };
 
 // Final norm and lm_head of `hidden` [R, D]: logits F32 [R, V] in `buffers`.

@@ -67,17 +67,17 @@ class BlockLoader {
     return block;
   }
 
-  ModelWeights Whole() const {
+  ModelWeights Whole(const HeadMaker& make_head) const {
     ModelWeights weights;
     const Tensor embedding = store_.Load(kEmbeddingName);
     weights.embedding = backend_.Upload(embedding);
     for (int64_t layer = 0; layer < config_.num_layers; ++layer)
       weights.blocks.push_back(Block(layer));
     weights.final_norm = Norm(kFinalNormName);
+    LinearPart stored{.name = kLmHeadName,
+                      .weight = config_.tied_embeddings ? embedding : store_.Load(kLmHeadName)};
     LinearSpec head;
-    head.parts.push_back(
-        {.name = kLmHeadName,
-         .weight = config_.tied_embeddings ? embedding : store_.Load(kLmHeadName)});
+    head.parts.push_back(make_head ? make_head(std::move(stored)) : std::move(stored));
     weights.lm_head = backend_.Prepare(std::move(head));
     return weights;
   }
@@ -108,19 +108,19 @@ class BlockLoader {
 
 }  // namespace
 
-Model LoadModel(Backend& backend, const std::filesystem::path& path) {
+Model LoadModel(Backend& backend, const std::filesystem::path& path, const HeadMaker& make_head) {
   Model model;
   if (DetectModelKind(path) == ModelKind::kFireqQuantised) {
     const QuantisedCheckpoint checkpoint(path);
     model.config = checkpoint.config();
     model.quant = checkpoint.quant();
     model.quantized = true;
-    model.weights = BlockLoader(backend, model.config, QuantisedStore(checkpoint)).Whole();
+    model.weights = BlockLoader(backend, model.config, QuantisedStore(checkpoint)).Whole(make_head);
     return model;
   }
   const auto source = ModelSource::Open(path);
   model.config = source->config();
-  model.weights = BlockLoader(backend, model.config, FloatStore(*source)).Whole();
+  model.weights = BlockLoader(backend, model.config, FloatStore(*source)).Whole(make_head);
   return model;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 
 #include "fireq/checkpoint/model_config.h"
@@ -20,9 +21,14 @@ struct Model {
   ModelWeights weights;
 };
 
-// Loads a float model or a FireQ checkpoint, whichever `path` is. Throws what the reader throws
-// (kNotFound, kCorrupt, kUnsupported), naming file and tensor.
-Model LoadModel(Backend& backend, const std::filesystem::path& path);
+// Makes of the lm_head as stored (a float weight) what is to be prepared.
+using HeadMaker = std::function<LinearPart(LinearPart stored)>;
+
+// Loads a float model or a FireQ checkpoint, whichever `path` is; without `make_head` the lm_head
+// is what is stored. Throws what the reader throws (kNotFound, kCorrupt, kUnsupported), naming file
+// and tensor.
+Model LoadModel(Backend& backend, const std::filesystem::path& path,
+                const HeadMaker& make_head = {});
 
 // The float block `layer` of `source`, prepared for `backend`: what calibration runs.
 BlockWeights LoadFloatBlock(Backend& backend, const ModelSource& source, int64_t layer);

@@ -38,7 +38,7 @@ class RandomBlocks {
     return block;
   }
 
-  ModelWeights Whole() {
+  ModelWeights Whole(WeightForm lm_head) {
     ModelWeights weights;
     weights.embedding =
         backend_.RandomBf16({config_.vocab_size, config_.hidden}, 1.0f, next_seed_++);
@@ -46,7 +46,7 @@ class RandomBlocks {
     weights.final_norm = Norm();
     weights.lm_head = backend_.PrepareRandom({.part_rows = {config_.vocab_size},
                                               .k = config_.hidden,
-                                              .form = WeightForm::kBf16,
+                                              .form = lm_head,
                                               .seed = next_seed_++});
     return weights;
   }
@@ -90,7 +90,8 @@ ModelConfig SyntheticConfig(const std::string& name) {
   return config;
 }
 
-Model MakeSyntheticModel(Backend& backend, const ModelConfig& config, uint64_t seed) {
+Model MakeSyntheticModel(Backend& backend, const ModelConfig& config, WeightForm lm_head,
+                         uint64_t seed) {
   Model model;
   model.config = config;
   model.quantized = true;
@@ -99,7 +100,7 @@ Model MakeSyntheticModel(Backend& backend, const ModelConfig& config, uint64_t s
                             .e4m3_query = true,
                             .e4m3_probs = true,
                             .kv = KvGrid::kAsymmetric};
-  model.weights = RandomBlocks(backend, model.config, seed).Whole();
+  model.weights = RandomBlocks(backend, model.config, seed).Whole(lm_head);
   return model;
 }
 

@@ -12,7 +12,8 @@ namespace fireq {
 // listing the names.
 ModelConfig SyntheticConfig(const std::string& name);
 
-// W4A8KV4 with an embedding and lm_head in BF16; made by the backend, equal on every one.
-Model MakeSyntheticModel(Backend& backend, const ModelConfig& config, uint64_t seed = 1);
+// W4A8KV4 with an embedding in BF16; made by the backend, equal on every one.
+Model MakeSyntheticModel(Backend& backend, const ModelConfig& config,
+                         WeightForm lm_head = WeightForm::kBf16, uint64_t seed = 1);
 
 }  // namespace fireq

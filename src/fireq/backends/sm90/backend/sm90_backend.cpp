@@ -166,6 +166,8 @@ class Sm90Backend final : public Backend {
   void Sample(const SampleArgs& args) override;
 
  private:
+  void LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w);
+  void RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType out, void* y);
   void Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len);
   void Prefill(const AttentionArgs& args, int64_t first_sequence);
 
@@ -174,6 +176,7 @@ class Sm90Backend final : public Backend {
   UploadRing ring_;
   GemmDevice device_;
   Bf16Gemm bf16_gemm_;
+  Tensor half_logits_;
   std::map<int64_t, Tensor> decode_workspaces_;  // by size; zeroed once, as the kernel wants it
   // The prefill plan of the last batch and what it was made for: every layer of a step uses the
   // same.
@@ -246,9 +249,26 @@ void Sm90Backend::Linear(const LinearArgs& args) {
   }
   FIREQ_CHECK(args.x.values.dtype() == DType::kE4M3, kUnsupported, "activations are ",
               Name(args.x.values.dtype()), ": the GPU kernels take E4M3");
-  CheckBorder(args.y, "the output of a linear");
   const int64_t tokens = args.x.values.dim(0);
   if (tokens == 0) return;
+  if (args.y.dtype() == DType::kF32) return LogitsOfInt4(args, w);
+  CheckBorder(args.y, "the output of a linear");
+  RunGemm(args, w, OutType::kBf16, args.y.data());
+}
+
+// The GEMM has no FP32 output: logits go through FP16, three bits finer than BF16.
+void Sm90Backend::LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w) {
+  FIREQ_CHECK(args.epilogue == Epilogue::kNone, kUnsupported,
+              "FP32 results of an INT4 linear with an epilogue");
+  if (!half_logits_.defined() || half_logits_.num_elements() < args.y.num_elements())
+    half_logits_ = Allocate(DType::kF16, {args.y.num_elements()});
+  RunGemm(args, w, OutType::kF16, half_logits_.data());
+  LaunchHalfToFloat(half_logits_.as<uint16_t>(), args.y.num_elements(), args.y.as<float>(),
+                    stream_->get());
+}
+
+void Sm90Backend::RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType out, void* y) {
+  const int64_t tokens = args.x.values.dim(0);
   GemmI4F8Args gemm;
   gemm.layout = w.layout;
   gemm.tiles = w.tiles.as<uint8_t>();
@@ -262,7 +282,8 @@ void Sm90Backend::Linear(const LinearArgs& args) {
                   : args.epilogue == Epilogue::kSiluMul ? GemmEpilogue::kSiluMul
                                                         : GemmEpilogue::kPlain;
   gemm.residual = args.residual.defined() ? args.residual.data() : nullptr;
-  gemm.y = args.y.data();
+  gemm.out = out;
+  gemm.y = y;
   const GemmShape shape{tokens, w.layout.n, w.layout.k};
   LaunchGemmI4F8(args.reduction == Reduction::kBatchInvariant
                      ? BatchInvariantPlan(shape, args.products, device_)

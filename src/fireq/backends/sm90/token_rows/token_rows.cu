@@ -1,6 +1,9 @@
+#include <cuda_fp16.h>
+
 #include "fireq/backends/sm90/runtime/check.h"
 #include "fireq/backends/sm90/token_rows/launch.h"
 #include "fireq/base/error.h"
+#include "fireq/base/math.h"
 
 namespace fireq::sm90 {
 namespace {
@@ -60,6 +63,19 @@ __global__ void RmsNormKernel(const uint4* __restrict__ x, const float* __restri
   }
 }
 
+__global__ void HalfToFloatKernel(const uint4* __restrict__ in, int64_t vectors,
+                                  float4* __restrict__ out) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= vectors) return;
+  const uint4 packed = in[i];
+  const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+  float2 pairs[4];
+  for (int j = 0; j < 4; ++j)
+    pairs[j] = __half22float2(*reinterpret_cast<const __half2*>(&words[j]));
+  out[2 * i] = make_float4(pairs[0].x, pairs[0].y, pairs[1].x, pairs[1].y);
+  out[2 * i + 1] = make_float4(pairs[2].x, pairs[2].y, pairs[3].x, pairs[3].y);
+}
+
 unsigned CheckedGrid(int64_t rows, int64_t dim) {
   FIREQ_CHECK(dim > 0 && dim % kVector == 0, kInvalidArgument, "rows of ", dim,
               " elements: not a multiple of ", kVector);
@@ -83,6 +99,17 @@ void LaunchRmsNorm(const bf16_t* x, const float* weight, float eps, int64_t num_
   RmsNormKernel<<<CheckedGrid(num_tokens, dim), kThreads, 0, stream>>>(
       reinterpret_cast<const uint4*>(x), weight, eps, dim, reinterpret_cast<uint4*>(out));
   CheckLaunch("rms_norm");
+}
+
+void LaunchHalfToFloat(const uint16_t* in, int64_t count, float* out, cudaStream_t stream) {
+  FIREQ_CHECK(count % kVector == 0, kInvalidArgument, count, " values: not a multiple of ",
+              kVector);
+  const int64_t vectors = count / kVector;
+  const unsigned grid = CheckedGrid(CeilDiv<int64_t>(vectors, kThreads), kVector);
+  if (grid == 0) return;
+  HalfToFloatKernel<<<grid, kThreads, 0, stream>>>(reinterpret_cast<const uint4*>(in), vectors,
+                                                   reinterpret_cast<float4*>(out));
+  CheckLaunch("half_to_float");
 }
 
 }  // namespace fireq::sm90

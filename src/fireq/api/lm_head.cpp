@@ -1,0 +1,38 @@
+#include "fireq/api/lm_head.h"
+
+#include <utility>
+
+#include "fireq/checkpoint/model_source.h"
+#include "fireq/checkpoint/schema.h"
+#include "fireq/quant/quantize_linear.h"
+
+namespace fireq {
+namespace {
+
+LinearPart ToInt4(LinearPart stored) {
+  const Tensor values = ToF32(stored.weight, stored.name);
+  quant::FloatLinear<float> linear{.name = stored.name, .weight = {values.dim(0), values.dim(1)}};
+  std::copy_n(values.as<float>(), values.num_elements(), linear.weight.data.begin());
+  quant::Recipe recipe;
+  recipe.weights_grid = quant::WeightGrid::kAsymmetric;
+  recipe.weights_search = true;
+  recipe.weights_t = true;
+  // Logits are mostly those of a few rows, so decoding's products.
+  recipe.weights_products = quant::ErrorProducts::kExact;
+  ThreadPool pool;
+  stored.i4 =
+      quant::QuantizeLinear(linear, quant::StudyInput(nullptr, recipe, stored.name), recipe, pool);
+  stored.weight = {};
+  return stored;
+}
+
+}  // namespace
+
+HeadMaker MakeHead(LmHead lm_head, const std::filesystem::path& model) {
+  if (lm_head == LmHead::kAsStored) return {};
+  FIREQ_CHECK(DetectModelKind(model) == ModelKind::kFireqQuantised, kInvalidArgument,
+              "an INT4 lm_head of a float model: ", model.string());
+  return ToInt4;
+}
+
+}  // namespace fireq
