@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdlib>
 
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
@@ -31,6 +32,12 @@ struct DeviceCase {
       bias{c.bias};
   DeviceBuffer<uint16_t> residual{c.residual};
   DeviceBuffer<uint16_t> y{c.m * c.n + 64};  // 64 elements behind must stay poisoned
+  DeviceBuffer<uint8_t> workspace{GemmWorkspaceBytes({})};
+
+  explicit DeviceCase(const GemmCase& host) : c(host) {
+    workspace.FillBytes(0);
+    FIREQ_CUDA(cudaDeviceSynchronize());
+  }
 
   std::vector<uint16_t> Run(const GemmPlan& plan, GemmEpilogue epilogue, OutType out,
                             bool with_bias) {
@@ -48,6 +55,7 @@ struct DeviceCase {
     args.out = out;
     args.residual = residual.data();
     args.y = y.data();
+    args.workspace = workspace.data();
     const Stream stream;
     LaunchGemmI4F8(plan, args, stream.get());
     stream.Synchronize();
@@ -117,7 +125,7 @@ void CheckAllPlans(int64_t m, int64_t n, int64_t k, Data data) {
       for (const int cluster : {1, 2, 3, 4, 5, 8}) {
         if (wide && cluster != 2) continue;
         if (!wide && MakeForcedGemmPlan({m, n, k}, v, 1).units < cluster) continue;
-        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, v, cluster);
+        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, v, cluster, {}, wide);
         Check(plain, on_device, plan, GemmEpilogue::kPlain, sums, true);
         Check(plain, on_device, plan, GemmEpilogue::kResidual, sums, true);
         Check(fused, fused_on_device, plan, GemmEpilogue::kSiluMul, fused_sums, false);
@@ -170,13 +178,39 @@ TEST_F(GemmI4F8, NoTokensDoNothing) {
   LaunchGemmI4F8({}, args, nullptr);
 }
 
+// Tiles cut along K, after whole ones and without, against the same kernel with whole tiles only.
+TEST_F(GemmI4F8, TilesCutAlongKAgreeWithWholeOnes) {
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{515, 11776, 2048}, {200, 4096, 4096}}) {
+    const GemmCase c(m, n, k, false, Data::kRandom, 6);
+    DeviceCase device{c};
+    for (const char* name : {"table_256x128", "table_128x128"}) {
+      const int variant = FindGemmVariant(name);
+      const GemmPlan cut = MakeForcedGemmPlan({m, n, k}, variant, 2, {}, true);
+      const GemmPlan whole = MakeForcedGemmPlan({m, n, k}, variant, 2);
+      EXPECT_TRUE(cut.cuts_tiles() && !whole.cuts_tiles());
+      for (const GemmEpilogue epilogue : {GemmEpilogue::kPlain, GemmEpilogue::kResidual}) {
+        const auto want = device.Run(whole, epilogue, OutType::kBf16, true);
+        const auto got = device.Run(cut, epilogue, OutType::kBf16, true);
+        const auto count = static_cast<size_t>(m * n);
+        EXPECT_LE(RelativeError(ToDoubles(got, OutType::kBf16, count),
+                                ToDoubles(want, OutType::kBf16, count)),
+                  kTableBound)
+            << cut.why;
+        EXPECT_EQ(got, device.Run(cut, epilogue, OutType::kBf16, true)) << "not repeatable";
+      }
+    }
+  }
+}
+
 TEST_F(GemmI4F8, DeepSumsOfTheTableStayInBounds) {
   const GemmCase c(64, 128, 28672, false, Data::kRandom, 5);
   DeviceCase device{c};
-  for (const char* name : {"table_256x128", "exact_64x192"}) {
-    const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, FindGemmVariant(name), 2);
-    Check(c, device, plan, GemmEpilogue::kPlain,
-          c.Reference(plan.kernel().kernel == GemmKernel::kWide, false), false);
+  for (const char* name : {"table_256x128", "table_128x128", "exact_64x192"}) {
+    for (const bool cut : {false, true}) {
+      const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, FindGemmVariant(name), 2, {}, cut);
+      Check(c, device, plan, GemmEpilogue::kPlain,
+            c.Reference(plan.kernel().kernel == GemmKernel::kWide, false), false);
+    }
   }
 }
 

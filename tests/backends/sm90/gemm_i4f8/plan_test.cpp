@@ -74,6 +74,30 @@ TEST(GemmI4F8Plan, WideTilesAreEachVisitedOnce) {
   }
 }
 
+// Whole tiles are full waves; the rest is dealt so that every share has work, and no more of it
+// than another wave of whole tiles.
+TEST(GemmI4F8Plan, WideTilesAreCutOnRequest) {
+  const int variant = FindGemmVariant("table_256x128");
+  int cut = 0;
+  for (const int64_t n : {64, 2560, 4096, 6144, 12288, 28672}) {
+    for (const int64_t k : {64, 576, 2048, 4096, 14336}) {
+      for (const int64_t m : {128, 200, 256, 512, 1000, 4096}) {
+        EXPECT_FALSE(MakeForcedGemmPlan({m, n, k}, variant, 2).cuts_tiles());
+        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, 2, {}, true);
+        ASSERT_LE(plan.whole_tiles, plan.tiles);
+        if (!plan.cuts_tiles()) continue;
+        ++cut;
+        ASSERT_EQ(plan.whole_tiles % plan.num_clusters, 0);
+        const int rest = (plan.tiles - plan.whole_tiles) * plan.units;
+        const int share = (rest + plan.num_clusters - 1) / plan.num_clusters;
+        ASSERT_GE(share, 4);
+        ASSERT_LE(share, 2 * plan.units);
+      }
+    }
+  }
+  EXPECT_GT(cut, 20);
+}
+
 TEST(GemmI4F8Plan, ServedPlansFollowTheTokenCountAlone) {
   for (const int64_t m : {1, 16, 17, 64, 127, 128, 129, 4096, 16384}) {
     const GemmPlan plan = MakeGemmPlan({m, 12288, 4096}, Products::kServed);
@@ -105,7 +129,8 @@ TEST(GemmI4F8Plan, TunedRowsNameRealPlans) {
   for (const TunedGemm& row : TunedGemms()) {
     const int variant = FindGemmVariant(row.variant);
     ASSERT_GE(variant, 0) << row.variant;
-    EXPECT_NO_THROW(MakeForcedGemmPlan({row.max_m, row.n, row.k}, variant, row.cluster));
+    EXPECT_NO_THROW(
+        MakeForcedGemmPlan({row.max_m, row.n, row.k}, variant, row.cluster, {}, row.cut));
   }
 }
 

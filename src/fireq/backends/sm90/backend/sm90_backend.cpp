@@ -17,6 +17,7 @@
 #include "fireq/backends/sm90/random_weights/launch.h"
 #include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/backends/sm90/runtime/device_buffer.h"
 #include "fireq/backends/sm90/runtime/upload_ring.h"
 #include "fireq/backends/sm90/sample_logits/launch.h"
 #include "fireq/backends/sm90/token_rows/launch.h"
@@ -93,8 +94,13 @@ class GraphRecording final : public Recording {
 class Sm90Backend final : public Backend {
  public:
   explicit Sm90Backend(int device)
-      : stream_(std::make_shared<Stream>()), device_(QueryGemmDevice()), bf16_gemm_(stream_) {
+      : stream_(std::make_shared<Stream>()),
+        device_(QueryGemmDevice()),
+        gemm_workspace_(GemmWorkspaceBytes(device_)),
+        bf16_gemm_(stream_) {
     KeepFreedMemory(device);
+    FIREQ_CUDA(cudaMemsetAsync(gemm_workspace_.data(), 0,
+                               static_cast<size_t>(gemm_workspace_.size_bytes()), stream_->get()));
     cudaDeviceProp properties{};
     FIREQ_CUDA(cudaGetDeviceProperties(&properties, device));
     name_ = StrCat("cuda:", device, " (", properties.name, ")");
@@ -175,6 +181,7 @@ class Sm90Backend final : public Backend {
   std::shared_ptr<Stream> stream_;
   UploadRing ring_;
   GemmDevice device_;
+  DeviceBuffer<uint8_t> gemm_workspace_;
   Bf16Gemm bf16_gemm_;
   Tensor half_logits_;
   std::map<int64_t, Tensor> decode_workspaces_;  // by size; zeroed once, as the kernel wants it
@@ -284,6 +291,7 @@ void Sm90Backend::RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType o
   gemm.residual = args.residual.defined() ? args.residual.data() : nullptr;
   gemm.out = out;
   gemm.y = y;
+  gemm.workspace = gemm_workspace_.data();
   const GemmShape shape{tokens, w.layout.n, w.layout.k};
   LaunchGemmI4F8(args.reduction == Reduction::kBatchInvariant
                      ? BatchInvariantPlan(shape, args.products, device_)

@@ -30,16 +30,22 @@ void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
   FIREQ_CHECK(
       plan.super_blocks == super_blocks &&
           plan.tiles == (wide ? CeilDiv<int64_t>(super_blocks, 2) : super_blocks) * token_tiles &&
-          plan.units == CeilDiv<int64_t>(a.layout.groups(), v.groups),
+          plan.units == GemmUnits(v, a.layout.k),
       kInvalidArgument, "gemm_i4f8: the plan (", plan.why, ") is not for m ", a.m, ", n ",
       a.layout.n, ", k ", a.layout.k);
   FIREQ_CHECK(a.tiles && a.row_scales && a.x && a.x_scales && a.y && (wide || a.x_sums) &&
                   (a.epilogue != GemmEpilogue::kResidual || a.residual),
               kInvalidArgument, "gemm_i4f8: a null pointer");
-  FIREQ_CHECK(Aligned(a.tiles) && Aligned(a.row_scales) && Aligned(a.bias) && Aligned(a.x) &&
-                  Aligned(a.residual) && Aligned(a.y),
+  FIREQ_CHECK(!plan.cuts_tiles() || a.workspace, kInvalidArgument, "gemm_i4f8: the plan (",
+              plan.why, ") needs a workspace");
+  FIREQ_CHECK(Aligned(a.workspace) && Aligned(a.tiles) && Aligned(a.row_scales) &&
+                  Aligned(a.bias) && Aligned(a.x) && Aligned(a.residual) && Aligned(a.y),
               kInvalidArgument, "gemm_i4f8: a pointer is not 16-byte aligned");
 }
+
+// The workspace: flags, then sums of the largest tile a CTA.
+constexpr int64_t kFlagBytes = 4096;
+constexpr int64_t kMaxPartialBytes = int64_t{256} * 128 * sizeof(float);
 
 GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   GemmI4F8Params p{};
@@ -57,6 +63,9 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   p.tiles = plan.tiles;
   p.units = plan.units;
   p.tiles_per_cluster = plan.tiles_per_cluster;
+  p.whole_tiles = plan.whole_tiles;
+  p.flags = static_cast<uint32_t*>(a.workspace);
+  p.partials = static_cast<float*>(a.workspace) + kFlagBytes / sizeof(float);
   p.out = a.out;
   return p;
 }
@@ -129,6 +138,10 @@ void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t
                 &config, instance.function, params, MakeWeightMap(args, v),
                 MakeTokenMap(args, instance.box_tokens, box_groups, v.kernel == GemmKernel::kWide)),
             v.name);
+}
+
+int64_t GemmWorkspaceBytes(const GemmDevice& device) {
+  return kFlagBytes + device.num_sms * kMaxPartialBytes;
 }
 
 GemmDevice QueryGemmDevice() {

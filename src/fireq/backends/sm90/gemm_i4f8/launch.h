@@ -29,14 +29,19 @@ struct GemmI4F8Args {
   OutType out = OutType::kBf16;
   const void* residual = nullptr;  // [m, n] of `out`'s type
   void* y = nullptr;               // [m, n] (kSiluMul: [m, n/2]) of `out`'s type
+  // GemmWorkspaceBytes(), all zero before its first use; plans that cut no tiles need none. One at
+  // a time: calls that may run at once need one each.
+  void* workspace = nullptr;
 };
 
-// Asynchronous on `stream`, no workspace, no allocation, may be captured into a graph. Uses
+// Asynchronous on `stream`, no allocation, may be captured into a graph. Uses
 // programmatic dependent launch: weights are read before the kernels ahead of it have ended, so
 // nothing queued ahead on the stream may still be writing them. Everything named by `args` must
 // live until it has run. Errors: kInvalidArgument (null or misaligned pointers, a plan made for
 // another shape), kCuda.
 void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t stream);
+
+int64_t GemmWorkspaceBytes(const GemmDevice& device);
 
 // What the planner must know of the current device. Throws kCuda, kUnsupported unless it is sm_90.
 GemmDevice QueryGemmDevice();

@@ -20,7 +20,10 @@ struct GemmI4F8Params {
   int groups;                // of 128 along K
   int super_blocks;          // CTA tiles along the packed rows
   int tiles;                 // CTA tiles in all: super_blocks x token tiles
-  int units;                 // pipeline steps along K, a tile
+  int units;                 // pipeline steps along K, a tile (wide kernel: pairs of groups)
+  int whole_tiles;           // wide kernel: the first tiles, not cut along K
+  float* partials;           // wide kernel: sums of tiles that are
+  uint32_t* flags;           // and whether they are there
   int tiles_per_cluster;     // stream kernel
   int x_box_groups;          // stream kernel: groups one copy of x brings; 0: one, by column
   OutType out;

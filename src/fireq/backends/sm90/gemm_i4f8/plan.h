@@ -60,9 +60,12 @@ struct GemmPlan {
   int tiles_per_cluster = 0;  // stream kernel
   int super_blocks = 0;       // CTA tiles along the packed rows
   int tiles = 0;              // stream: CTA tiles; wide: pairs of CTA tiles
-  int units = 0;              // pipeline steps a tile
+  int units = 0;              // pipeline steps a tile (wide: pairs of groups)
+  int whole_tiles = 0;        // wide: tiles [0, whole_tiles) are not cut along K
   std::string why;            // one line
 
+  // Whether CTAs hand sums to one another through the workspace.
+  bool cuts_tiles() const { return whole_tiles < tiles && kernel().kernel == GemmKernel::kWide; }
   const GemmVariant& kernel() const { return kGemmVariants[static_cast<size_t>(variant)]; }
 };
 
@@ -73,18 +76,23 @@ struct TunedGemm {
   int64_t max_m;
   const char* variant;
   int cluster;
+  bool cut = false;  // wide: tiles of the last waves are cut along K
 };
 std::span<const TunedGemm> TunedGemms();
 
 // The plan that serves: `served` is resolved by m alone (ResolveProducts), then the tuned table,
 // then a cost model. Throws kUnsupported for n or k that is no positive multiple of 64 and for m
 // < 1.
-GemmPlan MakeGemmPlan(const GemmShape& shape, Products products, const GemmDevice& device = {});
+GemmPlan MakeGemmPlan(const GemmShape& shape, Products products, const GemmDevice& device = {},
+                      std::span<const TunedGemm> tuned = TunedGemms());
 
 // A forced variant and cluster size, for tests and the tuner. Throws kInvalidArgument if the
 // cluster has more CTAs than there are steps of K, or is not 2 for the wide kernel.
 GemmPlan MakeForcedGemmPlan(const GemmShape& shape, int variant, int cluster,
-                            const GemmDevice& device = {});
+                            const GemmDevice& device = {}, bool cut = false);
+
+// Pipeline steps of a tile.
+int GemmUnits(const GemmVariant& variant, int64_t k);
 
 // Index of a variant by name; -1 if there is none.
 int FindGemmVariant(std::string_view name);

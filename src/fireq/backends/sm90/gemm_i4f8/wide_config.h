@@ -33,17 +33,14 @@ struct WideConfig {
   static constexpr int kWOffset = kStages * kXBytes;
   static constexpr int kWarpgroupOffset = kWOffset + kStages * kWBytes;
   static constexpr int kBarrierOffset = kWarpgroupOffset + kWarpgroups * kWarpgroupBytes;
-  static constexpr int kSharedBytes = kBarrierOffset + 4 * kStages * 8;
+  static constexpr int kSharedBytes = kBarrierOffset + (4 * kStages + kWarpgroups) * 8;
   static_assert(kStages >= 4 && kStages <= 8 && kSharedBytes <= kSharedBytesPerCta);
+  static_assert(kStages * kXBytes >= kRows * kTokens * 4, "parts of a tile come through the ring");
   static_assert(kXBytes % 1024 == 0 && kWBytes % 128 == 0 && kOutBytes % 16 == 0);
 
   // 64 K registers: consumers hold kTokens / 2 sums, two steps' operands and another's codes.
   static constexpr int kProducerRegisters = 40;
   static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
 };
-
-// Steps of a tile, groups of 128 along K: operands alternate between two sets of registers, so
-// their number is even (a group past K is zeros).
-constexpr int WideSteps(int groups) { return groups + groups % 2; }
 
 }  // namespace fireq::sm90

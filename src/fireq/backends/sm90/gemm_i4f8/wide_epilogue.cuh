@@ -117,12 +117,21 @@ struct WideEpilogue {
     return residual;
   }
 
-  // The staged chunk to memory.
-  __device__ void Write(int c, const Residual& residual) const {
+  struct Staged {
+    uint4 v[kTurns];
+  };
+  __device__ Staged LoadStaged(int c) const {
+    Staged staged;
     const uint8_t* from = Chunk(c) + thread / kPieces * Config::kOutPitch + thread % kPieces * 16;
 #pragma unroll
+    for (int i = 0; i < kTurns; ++i)
+      staged.v[i] = LoadShared128(from + i * (128 / kPieces) * Config::kOutPitch);
+    return staged;
+  }
+  __device__ void Write(int c, const Staged& staged, const Residual& residual) const {
+#pragma unroll
     for (int i = 0; i < kTurns; ++i) {
-      uint4 v = LoadShared128(from + i * (128 / kPieces) * Config::kOutPitch);
+      uint4 v = staged.v[i];
       if constexpr (kAddsResidual) {
         const uint4 r = residual.v[i];
         v = {Epilogue::Add(p.out, v.x, r.x), Epilogue::Add(p.out, v.y, r.y),
@@ -133,16 +142,24 @@ struct WideEpilogue {
   }
 
   // Chunks alternate between two buffers, so that one barrier a chunk is enough: whoever passes it
-  // has read the chunk before the last. Their number is even.
+  // has read the chunk before the last. Their number is even. A chunk is on its way out of shared
+  // memory while the next one is scaled.
   __device__ void Store(const float (&acc)[kTokens / 2]) const {
-    static_assert(kTokens / Config::kOutTokens % 2 == 0);
+    constexpr int kChunks = kTokens / Config::kOutTokens;
+    static_assert(kChunks % 2 == 0);
     NamedBarrierSync(1 + warpgroup, 128);  // token scales written -> read
+    Residual residual = LoadResidual(0);
+    Stage(acc, 0);
 #pragma unroll
-    for (int c = 0; c < kTokens / Config::kOutTokens; ++c) {
-      const Residual residual = LoadResidual(c);
-      Stage(acc, c);
+    for (int c = 0; c < kChunks; ++c) {
       NamedBarrierSync(1 + warpgroup, 128);
-      Write(c, residual);
+      const Staged staged = LoadStaged(c);
+      const Residual of_this = residual;
+      if (c + 1 < kChunks) {
+        residual = LoadResidual(c + 1);
+        Stage(acc, c + 1);
+      }
+      Write(c, staged, of_this);
     }
   }
 };

@@ -1,5 +1,5 @@
-// The GEMM where the tensor cores bind (*table*): operands E4M3((q - z) s) looked up in registers,
-// one set of accumulators over all of K.
+// The GEMM where the tensor cores bind (*table*): operands E4M3((q - z) s) made in registers by
+// FP16 arithmetic, one set of accumulators over all of K.
 //
 // Persistent clusters of two CTAs that share their tokens: each copies one half of the token tile
 // to both. In a CTA, two warps of the last warpgroup keep two rings of copies going (tokens,
@@ -43,21 +43,38 @@ struct WideShared {
   __device__ Mbarrier* w_empty(int stage) const {
     return x_full(3 * Config::kStages) + (stage + Config::kStages - 1) % Config::kStages;
   }
+  __device__ Mbarrier* part_full(int warpgroup) const {
+    return x_full(4 * Config::kStages) + warpgroup;
+  }
 };
 
-// The tiles of this CTA's cluster.
+// What a cluster works on: tiles, or parts of tiles along K. Units are pairs of groups, one for
+// each of the two sets of operand registers (a group past K is zeros).
+template <class Config>
+struct WideWork {
+  WideTile tile;
+  Segment part;  // its units; `part.tile` among the tiles that are cut
+};
+
 template <class Config>
 struct WideWalk {
-  int row_pairs, token_tiles, first, stride, count, steps;
+  int row_pairs, token_tiles, cluster, clusters, whole_tiles, whole, count;
+  ClusterSchedule cut;
   __device__ explicit WideWalk(const GemmI4F8Params& p)
       : row_pairs(CeilDiv(p.super_blocks, Config::kClusterCtas)),
         token_tiles(CeilDiv(p.m, Config::kTokens)),
-        first(blockIdx.x / Config::kClusterCtas),
-        stride(gridDim.x / Config::kClusterCtas),
-        count((p.tiles - first + stride - 1) / stride),
-        steps(WideSteps(p.groups)) {}
-  __device__ WideTile At(int i) const {
-    return WideTileAt(first + i * stride, row_pairs, token_tiles);
+        cluster(blockIdx.x / Config::kClusterCtas),
+        clusters(gridDim.x / Config::kClusterCtas),
+        whole_tiles(p.whole_tiles),
+        whole((p.whole_tiles - cluster + clusters - 1) / clusters),
+        cut{p.tiles - p.whole_tiles, p.units, clusters, true} {
+    count = whole + cut.NumSegments(cluster);
+  }
+  __device__ WideWork<Config> At(int i) const {
+    if (i < whole)
+      return {WideTileAt(cluster + i * clusters, row_pairs, token_tiles), {0, 0, cut.units}};
+    const Segment part = cut.At(cluster, i - whole);
+    return {WideTileAt(whole_tiles + part.tile, row_pairs, token_tiles), part};
   }
 };
 
@@ -70,14 +87,19 @@ __device__ __forceinline__ void WideCopyTokens(const GemmI4F8Params& p, const CU
   RingPlace<Config::kStages> at{0, 1};
   GridDependencyWait();
   for (int t = 0; t < walk.count; ++t) {
-    const int token = walk.At(t).token_tile * Config::kTokens + rank * kHalf;
-    for (int g = 0; g < walk.steps; ++g, at.Next()) {
-      MbarrierWait(shared.x_empty(at.stage), at.parity);
+    const WideWork<Config> work = walk.At(t);
+    const int token = work.tile.token_tile * Config::kTokens + rank * kHalf;
+    for (int g = 2 * work.part.begin; g < 2 * work.part.end; ++g, at.Next()) {
+      MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
       MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kXBytes);
       TmaLoad2DMulticast(shared.x(at.stage) + rank * kHalf * kGroup, &x_map, g * kGroup, token,
                          shared.x_full(at.stage), (1 << Config::kClusterCtas) - 1, kEvictLast);
     }
   }
+  // The last arrivals of the other CTA's consumers land while this CTA is still there: one that
+  // came later would count on a barrier of whatever runs here next.
+  for (int s = 0; s < Config::kStages; ++s, at.Next())
+    MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
 }
 
 // One thread: this CTA's weights. Rows and groups past the weight's end arrive as zeros. Consumers
@@ -91,9 +113,12 @@ __device__ __forceinline__ void WideCopyWeights(const GemmI4F8Params& p, const C
   RingPlace<Config::kStages> at{0, 1};
   for (int t = 0; t <= walk.count; ++t) {
     const bool beyond = t == walk.count;
-    const int block = walk.At(beyond ? t - 1 : t).row_pair * Config::kClusterCtas + rank;
-    for (int g = 0; g < (beyond ? kWideReadAhead : walk.steps); ++g, at.Next()) {
-      MbarrierWait(shared.w_empty(at.stage), at.parity);
+    const WideWork<Config> work = walk.At(beyond ? t - 1 : t);
+    const int block = work.tile.row_pair * Config::kClusterCtas + rank;
+    const int begin = 2 * work.part.begin;
+    const int end = beyond ? begin + kWideReadAhead : 2 * work.part.end;
+    for (int g = begin; g < end; ++g, at.Next()) {
+      MbarrierWaitAsleep(shared.w_empty(at.stage), at.parity);
       MbarrierArriveExpectTx(shared.w_full(at.stage), Config::kWBytes);
       TmaLoad4D(shared.w(at.stage), &w_map, 0, 0, g, block * Config::kWarpgroups,
                 shared.w_full(at.stage), kEvictLast);
@@ -182,6 +207,53 @@ struct WideConsumer {
     Convert(raw, then);
   }
 
+  // Sums of a part of a tile, in the order of registers: place of cluster `c`, this CTA, this
+  // warpgroup.
+  __device__ int PartialIndex(int c, int rank) const {
+    return (c * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
+  }
+  __device__ float4* Partial(int index) const {
+    return reinterpret_cast<float4*>(p.partials) + int64_t{index} * (kTokens / 8 * 128) + thread;
+  }
+  __device__ void HandOver(const float (&acc)[kTokens / 2], int index) const {
+    float4* to = Partial(index);
+#pragma unroll
+    for (int i = 0; i < kTokens / 8; ++i)
+      to[i * 128] = {acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]};
+    __threadfence();
+    NamedBarrierSync(1 + warpgroup, 128);
+    if (thread == 0) StoreRelease(p.flags + index, 1);
+  }
+  // The parts further along K, one after another: the same sum on every run. Their CTAs began with
+  // them, so they are there. This is the CTA's last tile, and its ring of tokens takes them once
+  // all warpgroups are through. Flags are left as they were found.
+  __device__ void AddParts(float (&acc)[kTokens / 2], int first, int last, int rank) const {
+    constexpr int kBytes = kTileRows * kTokens * 4;
+    uint8_t* buffer = shared.x(0) + warpgroup * kBytes;
+    NamedBarrierSync(Config::kWarpgroups + 1, Config::kConsumerThreads);
+    for (int c = first; c <= last; ++c) {
+      const int index = PartialIndex(c, rank);
+      if (thread == 0) {
+        while (LoadAcquire(p.flags + index) == 0) {
+        }
+        FenceProxyAsyncAll();
+        MbarrierArriveExpectTx(shared.part_full(warpgroup), kBytes);
+        BulkLoad(buffer, Partial(index), kBytes, shared.part_full(warpgroup), kEvictFirst);
+      }
+      MbarrierWaitAsleep(shared.part_full(warpgroup), (c - first) % 2);
+#pragma unroll
+      for (int i = 0; i < kTokens / 8; ++i) {
+        const float4 v = reinterpret_cast<const float4*>(buffer)[i * 128 + thread];
+        acc[4 * i] += v.x;
+        acc[4 * i + 1] += v.y;
+        acc[4 * i + 2] += v.z;
+        acc[4 * i + 3] += v.w;
+      }
+      NamedBarrierSync(1 + warpgroup, 128);
+      if (thread == 0) StoreRelease(p.flags + index, 0);
+    }
+  }
+
   __device__ void Run(int rank) {
     const WideWalk<Config> walk(p);
     uint32_t even[16], odd[16];
@@ -190,20 +262,36 @@ struct WideConsumer {
     if (thread % 32 == Config::kClusterCtas)
       MbarrierArriveCluster(empty_address + (Config::kStages - 1) * 8);
     for (int t = 0; t < walk.count; ++t) {
-      const WideTile tile = walk.At(t);
-      const int block =
-          (tile.row_pair * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
+      int begin = 0, end = walk.cut.units;
+      if (t >= walk.whole) {
+        const Segment part = walk.cut.At(walk.cluster, t - walk.whole);
+        begin = part.begin;
+        end = part.end;
+      }
       float acc[kTokens / 2];
 #pragma unroll 1
-      for (int g = 0; g < walk.steps; g += 2) {
-        Step(acc, even, odd, g == 0);
+      for (int g = begin; g < end; ++g) {
+        Step(acc, even, odd, g == begin);
         Step(acc, odd, even, false);
       }
+      // Under the last products: which tile this is, and what the epilogue needs of memory.
+      const WideWork<Config> work = walk.At(t);
+      const int block =
+          (work.tile.row_pair * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
       WideEpilogue<Config, Epilogue> epilogue(p, shared.of_warpgroup(warpgroup), warpgroup, thread,
-                                              block, tile.token_tile * kTokens);
+                                              block, work.tile.token_tile * kTokens);
       WgmmaWait<0>();
       PinRegisters(acc);
       Release(previous);
+      if (begin > 0) {
+        HandOver(acc, PartialIndex(walk.cluster, rank));
+        continue;
+      }
+      if (end < walk.cut.units) {
+        int last = walk.cluster;
+        while (walk.cut.RunBegin(last + 1) < (work.part.tile + 1) * walk.cut.units) ++last;
+        AddParts(acc, walk.cluster + 1, last, rank);
+      }
       epilogue.Store(acc);
     }
   }
@@ -224,6 +312,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       MbarrierInit(shared.w_full(s), 1);
       MbarrierInit(shared.w_empty(s), Config::kConsumerThreads / 32);
     }
+    for (int w = 0; w < Config::kWarpgroups; ++w) MbarrierInit(shared.part_full(w), 1);
     FenceMbarrierInit();
   }
   ClusterSync();  // barriers of both CTAs are there before either copies or arrives

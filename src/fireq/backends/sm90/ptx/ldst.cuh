@@ -51,6 +51,16 @@ __device__ __forceinline__ void StoreGlobal128(void* global, uint4 v) {
                : "memory");
 }
 
+// st.release.gpu and ld.acquire.gpu of a flag between CTAs.
+__device__ __forceinline__ void StoreRelease(uint32_t* flag, uint32_t value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+__device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* flag) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+
 // stmatrix.x4.trans: four 8x8 tiles of 16-bit elements, transposed; lane i gives the address of row
 // i % 8 of tile i / 8.
 __device__ __forceinline__ void StoreMatrix4Trans(void* shared, uint32_t r0, uint32_t r1,

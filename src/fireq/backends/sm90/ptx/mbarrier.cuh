@@ -69,6 +69,21 @@ __device__ __forceinline__ bool MbarrierTryWait(Mbarrier* barrier, uint32_t pari
       : "memory");
   return done != 0;
 }
+// The same, asleep for up to `nanoseconds`: for a warp that would take issue slots from others.
+__device__ __forceinline__ bool MbarrierTryWait(Mbarrier* barrier, uint32_t parity,
+                                                uint32_t nanoseconds) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, %3;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(SharedAddress(barrier)), "r"(parity), "r"(nanoseconds)
+      : "memory");
+  return done != 0;
+}
 
 // mbarrier.test_wait.parity: the same without sleeping.
 __device__ __forceinline__ bool MbarrierTestWait(Mbarrier* barrier, uint32_t parity) {
@@ -88,6 +103,10 @@ __device__ __forceinline__ bool MbarrierTestWait(Mbarrier* barrier, uint32_t par
 // Waits until the phase of this parity has completed (acquire at CTA scope).
 __device__ __forceinline__ void MbarrierWait(Mbarrier* barrier, uint32_t parity) {
   while (!MbarrierTryWait(barrier, parity)) {
+  }
+}
+__device__ __forceinline__ void MbarrierWaitAsleep(Mbarrier* barrier, uint32_t parity) {
+  while (!MbarrierTryWait(barrier, parity, 100000)) {
   }
 }
 
