@@ -63,38 +63,46 @@ def speed():
     return table(["", "tokens/s"], [[r["what"], f"{float(r['tokens_per_second']):.0f}"] for r in rows])
 
 
+def read_cards(name):
+    """Rows of name_CARD.csv of every card that there is, each with its card."""
+    return [dict(row, card=card.upper()) for card in ("h200", "h100")
+            for row in read(f"{name}_{card}.csv") or []]
+
+
 def gemm():
-    rows = read("gemm_h200.csv")
-    if rows is None:
-        return missing("gemm_h200.csv")
-    ours = [r for r in rows if r["kernel"] == "fireq"]
+    rows = [r for r in read_cards("gemm") if r["kernel"] == "fireq"]
+    if not rows:
+        return missing("gemm_CARD.csv")
     out = []
-    for m in sorted({int(r["M"]) for r in ours}):
-        at = [r for r in ours if int(r["M"]) == m]
+    for card, m in sorted({(r["card"], int(r["M"])) for r in rows}):
+        at = [r for r in rows if r["card"] == card and int(r["M"]) == m]
         fp8 = [float(r["ratio_fp8"]) for r in at]
         floor = [float(r["ratio_floor"]) for r in at if r["ratio_floor"]]
-        out.append([str(m), str(len(at)),
+        out.append([card, str(m), str(len(at)),
                     f"{statistics.geometric_mean(fp8):.2f} ({min(fp8):.2f} to {max(fp8):.2f})",
                     f"{statistics.geometric_mean(floor):.2f} ({min(floor):.2f} to {max(floor):.2f})"
                     if m <= 64 and floor else ""])
     return ("Time of the INT4 x FP8 GEMM over cuBLASLt FP8's in the same run, geometric mean over the "
             "shapes (best to worst); for memory-bound sizes also over a plain read of the weights.\n\n"
-            + table(["M", "shapes", "time / cuBLASLt FP8", "time / floor"], out))
+            + table(["card", "M", "shapes", "time / cuBLASLt FP8", "time / floor"], out))
 
 
 def ffn():
-    rows = read("ffn_h200.csv")
-    if rows is None:
-        return missing("ffn_h200.csv")
-    return table(["model", "M", "time us", "cuBLAS FP16 us", "speed-up"],
-                 [[r["model"], r["M"], f"{float(r['median_us']):.1f}",
+    rows = read_cards("ffn")
+    if not rows:
+        return missing("ffn_CARD.csv")
+    return table(["card", "model", "M", "time us", "cuBLAS FP16 us", "speed-up"],
+                 [[r["card"], r["model"], r["M"], f"{float(r['median_us']):.1f}",
                    f"{float(r['cublas_fp16_us']):.1f}", f"{float(r['ratio_fp16']):.2f}"] for r in rows])
 
 
-def read_cards(name):
-    """Rows of name_CARD.csv of every card that there is, each with its card."""
-    return [dict(row, card=card.upper()) for card in ("h200", "h100")
-            for row in read(f"{name}_{card}.csv") or []]
+def producers():
+    rows = read_cards("producers")
+    if not rows:
+        return missing("producers_CARD.csv")
+    return table(["card", "kernel", "M", "K", "time us", "rate / copy"],
+                 [[r["card"], r["kernel"], r["M"], r["K"], f"{float(r['median_us']):.1f}",
+                   f"{float(r['ratio_copy']):.2f}"] for r in rows])
 
 
 def attention_prefill():
@@ -126,36 +134,9 @@ def rope_kv_write():
                    f"{float(r['ratio_copy']):.2f}"] for r in rows])
 
 
-def engine(phase, extra):
-    """Rows of every card there is a CSV of."""
-    names = [f"engine_{phase}_{card}.csv" for card in ("h200", "h100")]
-    rows = [r for name in names for r in read(name) or []]
-    if not rows:
-        return missing(names[0])
-    out = []
-    for r in rows:
-        card = re.search(r"H[12]00", r["backend"])
-        out.append([r["model"].replace("synthetic ", ""), f"{r['batch']} x {r['input']}",
-                    *[r[column] for column in extra], f"{float(r['tokens_per_second']):,.0f}",
-                    card[0] if card else r["backend"]])
-    return table(["model (random weights)", "batch x input", *extra, "tokens/s", "card"], out)
-
-
-def engine_prefill():
-    return engine("prefill", [])
-
-
-def engine_decode():
-    return engine("decode", ["step_us"])
-
-
-def engine_serve():
-    return engine("serve", ["output", "requests"])
-
-
 TABLES = {f.__name__: f for f in
-          (accuracy, ablation, speed, gemm, ffn, attention_prefill, attention_decode,
-           rope_kv_write, engine_prefill, engine_decode, engine_serve)}
+          (accuracy, ablation, speed, gemm, ffn, producers, attention_prefill,
+           attention_decode, rope_kv_write)}
 
 
 def main():

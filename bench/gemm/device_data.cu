@@ -53,8 +53,30 @@ __device__ uint8_t Finite(uint32_t bits) {
   return (code & 0x7F) == 0x7F ? code ^ 1 : code;
 }
 
+// Eight outputs a thread.
+__global__ void SiluMul(const uint4* gate_up, int64_t count, int64_t pieces, uint4* h) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const int64_t row = i / pieces, at = row * 2 * pieces + i % pieces;
+  uint4 gate = gate_up[at], up = gate_up[at + pieces];
+  auto* g = reinterpret_cast<__half2*>(&gate);
+  const auto* u = reinterpret_cast<const __half2*>(&up);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const float2 a = __half22float2(g[j]), b = __half22float2(u[j]);
+    g[j] = __floats2half2_rn(a.x / (1.0f + __expf(-a.x)) * b.x, a.y / (1.0f + __expf(-a.y)) * b.y);
+  }
+  h[i] = gate;
+}
+
 }  // namespace
 
+void SiluMulF16(const uint16_t* gate_up, int64_t m, int64_t f, uint16_t* h, cudaStream_t stream) {
+  const int64_t count = m * f / 8;
+  SiluMul<<<static_cast<unsigned>((count + 255) / 256), 256, 0, stream>>>(
+      reinterpret_cast<const uint4*>(gate_up), count, f / 8, reinterpret_cast<uint4*>(h));
+  sm90::CheckLaunch("silu_mul");
+}
 void FillE4M3(uint8_t* data, int64_t count, uint32_t seed) {
   Launch(data, count, [=] __device__(int64_t i) { return Finite(Hash(i, seed)); });
 }

@@ -1,17 +1,24 @@
 // The INT4 x FP8 GEMM against cuBLASLt FP8 and FP16 and against the plain read of its weights, all
-// in one run on one GPU: bench_gemm [--tune] [--shapes all|NxK,...] [--tokens 1,2,...] > gemm.csv
+// in one run on one GPU:
+//   bench_gemm [--tune] [--shapes all|NxK,...] [--tokens 1,2,...] > gemm.csv
+//   bench_gemm --ffn [--tokens ..] > ffn.csv              (suites.h)
+//   bench_gemm --soak REPLAYS [--tokens ..]               (suites.h)
+//   bench_gemm --producers [--tokens ..] > producers.csv  (suites.h)
 //
 // Weights rotate past L2, data is random, figures are medians of CUDA-graph batches. With --tune
-// every sensible plan is timed (rows named by the plan, cN = clusters of N) and the best is printed
-// as a row of the tuned table to stderr.
+// every sensible plan of the policy that serves is timed (rows named by the plan, cN = clusters of
+// N) and the best is printed as a row of the tuned table to stderr.
 #include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <span>
 #include <sstream>
 #include <string>
 #include <vector>
 
-#include "bench/gemm/device_data.h"
+#include "bench/gemm/arena.h"
 #include "bench/gemm/peers.h"
+#include "bench/gemm/suites.h"
 #include "bench/gemm/timing.h"
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
 
@@ -34,61 +41,38 @@ constexpr Shape kShapes[] = {
     {"Llama-2-70B-TP4", "down", 8192, 7168},
 };
 constexpr int64_t kAllTokens[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 16384};
-constexpr int64_t kRotateBytes = int64_t{240} << 20;  // four times the L2
-
 struct Options {
   bool tune = false;
+  bool ffn = false;
+  bool producers = false;
+  std::string plans;  // a file of tuned rows
+  int soak = 0;       // replays
   std::string shapes = "all";
   std::vector<int64_t> tokens{std::begin(kAllTokens), std::end(kAllTokens)};
 };
 
-// Buffers shared by all measurements: the largest of anything.
-struct Arena {
-  sm90::DeviceBuffer<uint8_t> weights{int64_t{1} << 30};  // INT4 tiles
-  sm90::DeviceBuffer<uint8_t> fp8{int64_t{1} << 30};
-  sm90::DeviceBuffer<uint16_t> fp16{int64_t{1} << 29};
-  sm90::DeviceBuffer<uint8_t> x8{int64_t{16384} * 14336};
-  sm90::DeviceBuffer<uint16_t> x16{int64_t{16384} * 14336};
-  sm90::DeviceBuffer<float> x_scales{16384}, x_sums{int64_t{16384} * 112}, row_scales{28672};
-  sm90::DeviceBuffer<uint16_t> y{int64_t{16384} * 28672};
-  sm90::DeviceBuffer<uint32_t> sink{16};
-
-  Arena() {
-    FillTiles(weights.data(), weights.count() / kTileBytes, false, 1);
-    FillE4M3(fp8.data(), fp8.count(), 2);
-    FillF16(fp16.data(), fp16.count(), 3);
-    FillE4M3(x8.data(), x8.count(), 4);
-    FillF16(x16.data(), x16.count(), 5);
-    FillFloats(x_scales.data(), x_scales.count(), 1e-4f, 1e-3f, 6);
-    FillFloats(x_sums.data(), x_sums.count(), -2000.0f, 2000.0f, 7);
-    FillFloats(row_scales.data(), row_scales.count(), 0.25f, 0.25f, 8);
-    FIREQ_CUDA(cudaDeviceSynchronize());
-  }
-};
-
-int64_t Copies(int64_t bytes, int64_t room) {
-  return std::max<int64_t>(1, std::min(CeilDiv(kRotateBytes, bytes), room / bytes));
-}
-
 class GemmBench {
  public:
-  GemmBench(const Shape& shape, const Arena& arena, const sm90::GemmDevice& device)
-      : shape_(shape), arena_(arena), device_(device), layout_{shape.n, shape.k} {
+  GemmBench(const Shape& shape, const Arena& arena, const sm90::GemmDevice& device,
+            std::span<const sm90::TunedGemm> tuned)
+      : shape_(shape), arena_(arena), device_(device), tuned_(tuned), layout_{shape.n, shape.k} {
     floor_us_ = Floor();
   }
 
   void Run(int64_t m, bool tune) {
     m_ = m;
+    if (tune) {
+      Tune(ResolveProducts(Products::kServed, m));
+      return;
+    }
     fp8_us_ = Peer(true);
     fp16_us_ = Peer(false);
-    const sm90::GemmPlan served = sm90::MakeGemmPlan({m, shape_.n, shape_.k}, Products::kServed);
+    const sm90::GemmShape shape{m, shape_.n, shape_.k};
+    const sm90::GemmPlan served = sm90::MakeGemmPlan(shape, Products::kServed, device_, tuned_);
     Row("fireq", Time(served, repeats()));
     for (const Products products : {Products::kExact, Products::kTable}) {
-      const sm90::GemmPlan plan = sm90::MakeGemmPlan({m, shape_.n, shape_.k}, products);
-      if (tune)
-        Tune(products);
-      else if (plan.variant != served.variant)
-        Row(Name(plan), Time(plan, repeats()));
+      const sm90::GemmPlan plan = sm90::MakeGemmPlan(shape, products, device_, tuned_);
+      if (plan.variant != served.variant) Row(Name(plan), Time(plan, repeats()));
     }
     std::fflush(stdout);
   }
@@ -96,13 +80,14 @@ class GemmBench {
  private:
   int repeats() const { return m_ >= 4096 ? 5 : 15; }
   static std::string Name(const sm90::GemmPlan& plan) {
-    return StrCat(plan.kernel().name, "_c", plan.cluster);
+    return StrCat(plan.kernel().name, plan.cuts_tiles() ? "_cut" : "", "_c", plan.cluster);
   }
 
   void Row(const std::string& kernel, double us) const {
     std::printf("%s,%s,%ld,%ld,%ld,%s,%.3f,%.3f,%.3f,%.3f,%.3f,%.3f\n", shape_.model, shape_.layer,
                 static_cast<long>(m_), static_cast<long>(shape_.n), static_cast<long>(shape_.k),
-                kernel.c_str(), us, floor_us_, fp8_us_, fp16_us_, us / floor_us_, us / fp8_us_);
+                kernel.c_str(), us, floor_us_, fp8_us_, fp16_us_, us / floor_us_,
+                fp8_us_ > 0.0 ? us / fp8_us_ : 0.0);
   }
 
   double Floor() const {
@@ -136,7 +121,7 @@ class GemmBench {
         gemm.Launch(a, x, weights + i % copies * bytes, arena_.y.data(), stream);
       };
       const double guess = MedianUs(launch, 2, 3);
-      if (guess > 1.5 * best) continue;
+      if (guess > 1.2 * best) continue;
       best = std::min(best, MedianUs(launch, CallsFor(guess), repeats()));
     }
     return best;
@@ -152,6 +137,7 @@ class GemmBench {
     args.x_scales = arena_.x_scales.data();
     args.x_sums = arena_.x_sums.data();
     args.y = arena_.y.data();
+    args.workspace = arena_.workspace.data();
     const auto launch = [&](cudaStream_t stream, int i) {
       args.tiles = arena_.weights.data() + i % copies * layout_.size_bytes();
       sm90::LaunchGemmI4F8(plan, args, stream);
@@ -159,57 +145,98 @@ class GemmBench {
     return MedianUs(launch, CallsFor(MedianUs(launch, 2, 3)), repeats);
   }
 
-  // Every plan of a policy that may be best, as rows, and the best as a line of the tuned table.
-  void Tune(Products products) const {
+  // Every plan of a policy that may be best.
+  std::vector<sm90::TunedGemm> Candidates(Products products) const {
+    std::vector<sm90::TunedGemm> found;
     const sm90::GemmShape shape{m_, shape_.n, shape_.k};
-    double best = 1e30;
-    std::string line;
     int bucket = 0;
-    for (size_t i = 0; i < sm90::kGemmVariants.size(); ++i) {
-      const sm90::GemmVariant& v = sm90::kGemmVariants[i];
+    for (const sm90::GemmVariant& v : sm90::kGemmVariants) {
       const bool table = v.kernel == sm90::GemmKernel::kWide;
       if (table != (products == Products::kTable)) continue;
-      // Each policy where it may serve, and a little beyond.
-      if (table ? m_ < 128 : m_ > 256) continue;
-      if (!table && v.tokens < m_ && v.tokens != 128) continue;
-      if (bucket == 0) bucket = v.tokens;
-      if (!table && v.tokens > 2 * bucket) continue;
-      for (int cluster = table ? 2 : 1; cluster <= (table ? 2 : 8); ++cluster) {
-        if (!table && sm90::MakeForcedGemmPlan(shape, static_cast<int>(i), 1).units < cluster)
-          continue;
-        const sm90::GemmPlan plan =
-            sm90::MakeForcedGemmPlan(shape, static_cast<int>(i), cluster, device_);
-        if (cluster == 7) continue;  // never best: 15 clusters are all that fit
-        const double us = Time(plan, 7);
-        Row(Name(plan), us);
-        if (us >= best) continue;
-        best = us;
-        line = StrCat("    {", shape_.n, ", ", shape_.k, ", ", m_, ", \"", v.name, "\", ", cluster,
-                      "},");
+      if (table) {
+        for (const bool cut : {false, true})
+          found.push_back({shape.n, shape.k, m_, v.name, 2, cut});
+        continue;
       }
+      if (v.tokens < m_ && v.tokens != 128) continue;
+      if (bucket == 0) bucket = v.tokens;
+      if (v.tokens > 2 * bucket) continue;
+      for (const int cluster : {1, 2, 3, 4, 5, 6, 8})  // 7 is never best: 15 clusters at most
+        if (sm90::GemmUnits(v, shape.k) >= cluster)
+          found.push_back({shape.n, shape.k, m_, v.name, cluster});
     }
-    if (!line.empty()) std::fprintf(stderr, "%s  // %.2f us\n", line.c_str(), best);
+    return found;
+  }
+
+  // Times them, as rows; the best as a line of the tuned table on stderr.
+  void Tune(Products products) const {
+    double best_us = 1e30;
+    sm90::TunedGemm best{};
+    for (const sm90::TunedGemm& row : Candidates(products)) {
+      const sm90::GemmPlan plan = sm90::MakeForcedGemmPlan(
+          {m_, row.n, row.k}, sm90::FindGemmVariant(row.variant), row.cluster, device_, row.cut);
+      if (row.cut && !plan.cuts_tiles()) continue;
+      const double us = Time(plan, 7);
+      Row(Name(plan), us);
+      if (us >= best_us) continue;
+      best_us = us;
+      best = row;
+    }
+    std::fprintf(stderr, "    {%ld, %ld, %ld, \"%s\", %d, %s},  // %.2f us\n",
+                 static_cast<long>(best.n), static_cast<long>(best.k),
+                 static_cast<long>(best.max_m), best.variant, best.cluster,
+                 best.cut ? "true" : "false", best_us);
   }
 
   Shape shape_;
   const Arena& arena_;
   const sm90::GemmDevice& device_;
+  std::span<const sm90::TunedGemm> tuned_;
   WeightTileLayout layout_;
   int64_t m_ = 0;
   double floor_us_ = 0.0, fp8_us_ = 0.0, fp16_us_ = 0.0;
 };
 
+// Rows as Tune prints them, to try a table before it is committed; in front of the committed one.
+std::vector<sm90::TunedGemm> ReadPlans(const std::string& path) {
+  std::vector<sm90::TunedGemm> rows;
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    long n = 0, k = 0, m = 0;
+    int cluster = 0;
+    char name[32] = "", cut[16] = "";
+    if (std::sscanf(line.c_str(), " {%ld, %ld, %ld, \"%31[^\"]\", %d, %15[^}]", &n, &k, &m, name,
+                    &cluster, cut) != 6)
+      continue;
+    const int variant = sm90::FindGemmVariant(name);
+    FIREQ_CHECK(variant >= 0, kInvalidArgument, path, ": ", line);
+    rows.push_back({n, k, m, sm90::kGemmVariants[static_cast<size_t>(variant)].name, cluster,
+                    std::string_view(cut) == "true"});
+  }
+  rows.insert(rows.end(), sm90::TunedGemms().begin(), sm90::TunedGemms().end());
+  return rows;
+}
+
 Options Parse(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
-    if (name == "--tune") {
-      options.tune = true;
+    if (name == "--tune" || name == "--ffn" || name == "--producers") {
+      (name == "--tune" ? options.tune : name == "--ffn" ? options.ffn : options.producers) = true;
       continue;
     }
-    FIREQ_CHECK(i + 1 < argc && (name == "--shapes" || name == "--tokens"), kInvalidArgument,
-                "bench_gemm: ", name);
+    FIREQ_CHECK(i + 1 < argc && (name == "--shapes" || name == "--tokens" || name == "--plans" ||
+                                 name == "--soak"),
+                kInvalidArgument, "bench_gemm: ", name);
     const std::string value = argv[++i];
+    if (name == "--plans") {
+      options.plans = value;
+      continue;
+    }
+    if (name == "--soak") {
+      options.soak = std::stoi(value);
+      continue;
+    }
     if (name == "--shapes") {
       options.shapes = value;
       continue;
@@ -224,6 +251,10 @@ Options Parse(int argc, char** argv) {
 void RunAll(const Options& options) {
   const sm90::GemmDevice device = sm90::QueryGemmDevice();
   const Arena arena;
+  if (options.producers) return BenchProducers(arena, options.tokens);
+  const std::vector<sm90::TunedGemm> tuned = ReadPlans(options.plans);
+  if (options.soak > 0) return SoakFfn(arena, options.tokens, device, tuned, options.soak);
+  if (options.ffn) return BenchFfn(arena, options.tokens, device, tuned);
   std::printf(
       "model,layer,M,N,K,kernel,median_us,floor_us,cublaslt_fp8_us,cublaslt_fp16_us,ratio_floor,"
       "ratio_fp8\n");
@@ -232,7 +263,7 @@ void RunAll(const Options& options) {
         ("," + options.shapes + ",").find(StrCat(",", shape.n, "x", shape.k, ",")) ==
             std::string::npos)
       continue;
-    GemmBench bench(shape, arena, device);
+    GemmBench bench(shape, arena, device, tuned);
     for (const int64_t m : options.tokens) bench.Run(m, options.tune);
   }
 }
