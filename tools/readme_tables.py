@@ -134,9 +134,36 @@ def rope_kv_write():
                    f"{float(r['ratio_copy']):.2f}"] for r in rows])
 
 
+def engine(phase, extra):
+    """Rows of every card there is a CSV of."""
+    names = [f"engine_{phase}_{card}.csv" for card in ("h200", "h100")]
+    rows = [r for name in names for r in read(name) or []]
+    if not rows:
+        return missing(names[0])
+    out = []
+    for r in rows:
+        card = re.search(r"H[12]00", r["backend"])
+        out.append([r["model"].replace("synthetic ", ""), f"{r['batch']} x {r['input']}",
+                    *[r[column] for column in extra], f"{float(r['tokens_per_second']):,.0f}",
+                    card[0] if card else r["backend"]])
+    return table(["model (random weights)", "batch x input", *extra, "tokens/s", "card"], out)
+
+
+def engine_prefill():
+    return engine("prefill", [])
+
+
+def engine_decode():
+    return engine("decode", ["step_us"])
+
+
+def engine_serve():
+    return engine("serve", ["output", "requests"])
+
+
 TABLES = {f.__name__: f for f in
-          (accuracy, ablation, speed, gemm, ffn, producers, attention_prefill,
-           attention_decode, rope_kv_write)}
+          (accuracy, ablation, speed, gemm, ffn, producers, attention_prefill, attention_decode,
+           rope_kv_write, engine_prefill, engine_decode, engine_serve)}
 
 
 def main():

@@ -84,6 +84,27 @@ class MainJob(WithModel):
         self.assertNotEqual(ppl["table"], ppl["exact"])
         self.assertEqual(ppl["table"], ppl["served"])  # windows of 128 tokens are served by the table
 
+    def test_windows_in_chunks_and_an_int4_head(self):
+        out, _ = self.quantise("chunks", "--recipe", "rtn")
+        args = ("eval", "perplexity", out, "--text", self.text, "--context", 128, "--max-tokens", 256,
+                "--products", "exact", "--reference", out)
+        whole = run_json(*args)
+        for chunk in (1, 50):
+            self.assertAlmostEqual(run_json(*args, "--chunk", chunk)["perplexity"], whole["perplexity"],
+                                   delta=0.01 * whole["perplexity"])
+        self.assertEqual(whole["kl_mean"], 0)
+        self.assertGreater(run_json(*args, "--lm-head", "int4")["kl_mean"], 0)
+        run("eval", "perplexity", self.model, "--text", self.text, "--lm-head", "int4", code=2)
+
+    def test_trace_and_bench_of_a_synthetic_model(self):
+        trace = run_json("eval", "trace", "--synthetic", "tiny", "--tokens", 20, "--device", "cpu")
+        self.assertEqual(trace["first_beyond_tolerance"], "none")
+        row = run_json("bench", "serve", "--synthetic", "tiny", "--shape", "2x9x5", "--requests", 3,
+                       "--device", "cpu")
+        self.assertEqual((row["requests"], row["decode_tokens"]), ("3", "12"))
+        run("bench", "decode", "--synthetic", "huge", "--shape", "1x1x1", code=5)
+        run("bench", "decode", "--synthetic", "tiny", "--shape", "1x1", code=2)
+
     def test_quantising_twice_gives_the_same_bytes(self):
         first, _ = self.quantise("again1", "--threads", 1)
         second, _ = self.quantise("again2", "--threads", 2)

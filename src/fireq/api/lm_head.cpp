@@ -20,8 +20,10 @@ LinearPart ToInt4(LinearPart stored) {
   // Logits are mostly those of a few rows, so decoding's products.
   recipe.weights_products = quant::ErrorProducts::kExact;
   ThreadPool pool;
-  stored.i4 =
-      quant::QuantizeLinear(linear, quant::StudyInput(nullptr, recipe, stored.name), recipe, pool);
+  // Without calibration every column counts the same.
+  const quant::InputKnowledge input{
+      std::vector<float>(static_cast<size_t>(linear.weight.cols), 1.0f), {}};
+  stored.i4 = quant::QuantizeLinear(linear, input, recipe, pool);
   stored.weight = {};
   return stored;
 }

@@ -97,13 +97,25 @@ class RowSampler {
       for (int i = threadIdx.x; i < p_.vocab; i += kSampleThreads) visit(Logit<kPenalised>(i), i);
       return;
     }
-#pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < p_.vocab / 4; i += kSampleThreads) {
-      const float4 four = reinterpret_cast<const float4*>(logits_)[i];
-      visit(Adjust<kPenalised>(four.x, 4 * i), 4 * i);
-      visit(Adjust<kPenalised>(four.y, 4 * i + 1), 4 * i + 1);
-      visit(Adjust<kPenalised>(four.z, 4 * i + 2), 4 * i + 2);
-      visit(Adjust<kPenalised>(four.w, 4 * i + 3), 4 * i + 3);
+    // Loads first: what a multiprocessor has in flight decides how fast it reads.
+    constexpr int kLoads = 8;
+    const int fours = p_.vocab / 4;
+    for (int base = static_cast<int>(threadIdx.x); base < fours; base += kLoads * kSampleThreads) {
+      float4 four[kLoads];
+#pragma unroll
+      for (int l = 0; l < kLoads; ++l) {
+        const int at = base + l * kSampleThreads;
+        if (at < fours) four[l] = __ldg(reinterpret_cast<const float4*>(logits_) + at);
+      }
+#pragma unroll
+      for (int l = 0; l < kLoads; ++l) {
+        const int at = base + l * kSampleThreads;
+        if (at >= fours) break;
+        visit(Adjust<kPenalised>(four[l].x, 4 * at), 4 * at);
+        visit(Adjust<kPenalised>(four[l].y, 4 * at + 1), 4 * at + 1);
+        visit(Adjust<kPenalised>(four[l].z, 4 * at + 2), 4 * at + 2);
+        visit(Adjust<kPenalised>(four[l].w, 4 * at + 3), 4 * at + 3);
+      }
     }
   }
 
