@@ -1,16 +1,21 @@
 #!/bin/sh
-# All tests of FireQ: hygiene, the CPU product, the same under AddressSanitizer and UBSan, and, where
-# nvcc is found, every sm_90a kernel compiled (and run, where there is a Hopper GPU).
+# All tests of FireQ: hygiene; where nvcc is found, every sm_90a kernel compiled, with its host side
+# tested (and its device side, where there is a Hopper GPU); the suites under AddressSanitizer and
+# UBSan; those with threads under ThreadSanitizer; and the CPU product.
 #
 #   ./test.sh            everything
-#   ./test.sh cpu        one part: check, cpu, asan, tsan or hopper
+#   ./test.sh cpu        one part: check, hopper, asan, tsan or cpu
 #
 # Real data: tests that need it read the folder FIREQ_TEST_DATA names and say "skipped" without it.
 # The demo's model is fetched once for the tests of the CPU product (FIREQ_TEST_MODEL names another
 # copy); without a network they, too, say "skipped".
 set -eu
 cd "$(dirname "$0")"
-parts=${*:-"check cpu asan hopper"}
+# The part that runs every test comes last, so that a log ends with its summary.
+parts=${*:-"check hopper asan tsan cpu"}
+# The test programs whose code starts threads, and the GPU build's own: label regexes for ctest.
+threaded='^(base|backend_cpu|engine)_test$'
+hopper='_gpu_test$|_plan_test$|^product$'
 sh tools/install_packages.sh build run test
 
 if [ -z "${FIREQ_TEST_DATA:-}" ] && [ -d ../shared/data ]; then
@@ -40,15 +45,21 @@ for part in $parts; do
   echo "== test.sh: $part"
   case $part in
     check) sh tools/check.sh ;;
-    cpu | asan | tsan)
-      cmake --preset "$part"
-      cmake --build --preset "$part" -j "$jobs"
-      if [ "$part" = cpu ]; then
-        FIREQ_TEST_MODEL=${FIREQ_TEST_MODEL:-$(test_model)} \
-          FIREQ_TEST_PYTHON=${FIREQ_TEST_PYTHON:-$(test_python)} ctest --preset cpu -j "$jobs"
-      else
-        ctest --preset "$part" -j "$jobs"
-      fi
+    cpu)
+      cmake --preset cpu
+      cmake --build --preset cpu -j "$jobs"
+      FIREQ_TEST_MODEL=${FIREQ_TEST_MODEL:-$(test_model)} \
+        FIREQ_TEST_PYTHON=${FIREQ_TEST_PYTHON:-$(test_python)} ctest --preset cpu -j "$jobs"
+      ;;
+    asan)
+      cmake --preset asan
+      cmake --build --preset asan -j "$jobs"
+      ctest --preset asan -j "$jobs"
+      ;;
+    tsan)
+      cmake --preset tsan
+      cmake --build --preset tsan -j "$jobs" --target base_test backend_cpu_test engine_test
+      ctest --preset tsan -j "$jobs" -L "$threaded"
       ;;
     hopper)
       if ! command -v nvcc >/dev/null; then
@@ -57,9 +68,9 @@ for part in $parts; do
       fi
       cmake --preset hopper
       cmake --build --preset hopper -j "$jobs"
-      ctest --preset hopper -j "$jobs" -L gpu --no-tests=ignore
+      ctest --preset hopper -j "$jobs" -L "$hopper"
       ;;
-    *) echo "test.sh: no part '$part': check, cpu, asan, tsan, hopper" >&2; exit 2 ;;
+    *) echo "test.sh: no part '$part': check, hopper, asan, tsan, cpu" >&2; exit 2 ;;
   esac
 done
 echo "test.sh: all of '$parts' passed"

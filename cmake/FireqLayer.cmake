@@ -50,9 +50,6 @@ function(fireq_test name)
   target_link_libraries(${name} PRIVATE ${arg_LINK} fireq_test_support fireq_flags GTest::gtest
                                         GTest::gmock GTest::gtest_main)
   target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}")
-  set(labels)
-  if(name MATCHES "_gpu_test$")
-    set(labels LABELS gpu)  # test.sh runs these alone where there is a GPU
-  endif()
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600 ${labels})
+  # Labelled with the program's name: test.sh chooses by it.
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600 LABELS ${name})
 endfunction()
