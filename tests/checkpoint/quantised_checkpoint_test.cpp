@@ -40,9 +40,11 @@ QuantConfig SomeQuant() {
 }
 
 // Every code, scales of every kind that may be (either sign, subnormal, largest), all zero points.
-StoredLinear RandomLinear(int64_t n, int64_t k, std::mt19937& random) {
+WeightI4 RandomLinear(int64_t n, int64_t k, std::mt19937& random) {
   const WeightI4Layout layout = {n, k};
-  StoredLinear out;
+  WeightI4 out;
+  out.n = n;
+  out.k = k;
   out.codes = Tensor::Empty(DType::kU8, {n, layout.code_bytes_per_row()});
   out.scale = Tensor::Empty(DType::kE4M3, {n, layout.groups()});
   out.zero = Tensor::Empty(DType::kU8, {n, layout.groups()});
@@ -119,7 +121,7 @@ class Quantised : public ::testing::Test {
   const ModelConfig config_ = WideConfig();
   const QuantConfig quant_ = SomeQuant();
   int64_t max_shard_bytes_ = kDefaultShardBytes;
-  std::map<std::string, StoredLinear> linears_;
+  std::map<std::string, WeightI4> linears_;
   std::map<std::string, Tensor> tensors_;
   TemporaryDirectory dir_;
   const fs::path out_ = dir_ / "out";
@@ -139,7 +141,7 @@ TEST_F(Quantised, ReadsBackWhatWasWritten) {
     EXPECT_EQ(ToHuggingFaceJson(checkpoint.config()), ToHuggingFaceJson(config_));
     EXPECT_EQ(ToJson(checkpoint.quant()), ToJson(quant_));
     for (const auto& [name, expected] : linears_) {
-      const StoredLinear actual = checkpoint.LoadLinear(name);
+      const WeightI4 actual = checkpoint.LoadLinear(name);
       ExpectSameBytes(actual.codes, expected.codes, name);
       ExpectSameBytes(actual.scale, expected.scale, name);
       ExpectSameBytes(actual.zero, expected.zero, name);
@@ -238,13 +240,16 @@ TEST_F(Quantised, TheWriterRefusesWhatTheReaderWould) {
   QuantisedCheckpointWriter writer(out_, config_, quant_);
   std::mt19937 random(1);
   const std::string name = "model.layers.0.mlp.up_proj";
-  StoredLinear linear = RandomLinear(136, 200, random);
+  WeightI4 linear = RandomLinear(136, 200, random);
   linear.scale.as<uint8_t>()[3] = 0;
   EXPECT_THAT(ErrorOf([&] { writer.WriteLinear(name, linear); }, ErrorCode::kCorrupt),
               HasSubstr("at row 1, group 1"));
   linear = RandomLinear(136, 199, random);
-  EXPECT_NO_THROW(ValidateStoredLinear(linear, 136, 199, name));
+  EXPECT_NO_THROW(CheckWeightI4(linear, name));
+  EXPECT_THAT(ErrorOf([&] { writer.WriteLinear(name, linear); }, ErrorCode::kShapeMismatch),
+              HasSubstr("up_proj: expected [136, 200], got [136, 199]"));
   linear = RandomLinear(135, 200, random);
+  linear.n = 136;
   EXPECT_THAT(ErrorOf([&] { writer.WriteLinear(name, linear); }, ErrorCode::kShapeMismatch),
               HasSubstr("up_proj.weight_codes: expected U8 [136, 100], got U8 [135, 100]"));
   for (const char* file : {"config.json", "model.safetensors", "../x", "", ".hidden", "a/b"}) {

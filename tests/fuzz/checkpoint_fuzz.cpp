@@ -41,7 +41,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       for (const fireq::Linear linear : fireq::kLinears) {
         const std::string name = fireq::LinearName(layer, linear);
         if (checkpoint.IsExcluded(name)) continue;
-        const fireq::StoredLinear stored = checkpoint.LoadLinear(name);
+        const fireq::WeightI4 stored = checkpoint.LoadLinear(name);
         fireq::Touch(stored.codes.data(), stored.codes.size_bytes());
       }
     }

@@ -1,7 +1,6 @@
 #include "fireq/checkpoint/quantised_checkpoint.h"
 
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -9,7 +8,6 @@
 #include "fireq/checkpoint/model_config_json.h"
 #include "fireq/checkpoint/model_source.h"
 #include "fireq/checkpoint/schema.h"
-#include "fireq/formats/weight_i4.h"
 #include "fireq/io/json.h"
 
 namespace fireq {
@@ -18,25 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kConfigName = "config.json";
-
-// Bytes of a tensor that fail `valid`: throws at the first, naming its row and group.
-template <class Valid>
-void CheckEveryByte(const Tensor& tensor, const std::string& name, const char* what,
-                    const Valid& valid) {
-  const uint8_t* bytes = tensor.as<uint8_t>();
-  const int64_t columns = std::max<int64_t>(tensor.dim(1), 1);
-  for (int64_t i = 0; i < tensor.num_elements(); ++i) {
-    FIREQ_CHECK(valid(bytes[i]), kCorrupt, name, ": ", what, " of byte value ", bytes[i],
-                " at row ", i / columns, ", group ", i % columns);
-  }
-}
-
-void CheckStoredShape(const Tensor& tensor, DType dtype, const Shape& shape,
-                      const std::string& name) {
-  FIREQ_CHECK(tensor.defined() && tensor.dtype() == dtype && tensor.shape() == shape,
-              kShapeMismatch, name, ": expected ", Name(dtype), " ", ToString(shape), ", got ",
-              Name(tensor.dtype()), " ", ToString(tensor.shape()));
-}
 
 // {N, K} of every linear of the model, by name.
 std::map<std::string, Shape> LinearShapes(const ModelConfig& config) {
@@ -92,23 +71,6 @@ std::set<std::string> CheckedExcluded(const ModelConfig& config, const QuantConf
 
 }  // namespace
 
-void ValidateStoredLinear(const StoredLinear& stored, int64_t n, int64_t k,
-                          const std::string& name) {
-  const WeightI4Layout layout = {n, k};
-  CheckStoredShape(stored.codes, DType::kU8, {n, layout.code_bytes_per_row()}, name + kStoredCodes);
-  CheckStoredShape(stored.scale, DType::kE4M3, {n, layout.groups()}, name + kStoredScale);
-  CheckStoredShape(stored.zero, DType::kU8, {n, layout.groups()}, name + kStoredZero);
-  int exponent = 0;
-  FIREQ_CHECK(std::isnormal(stored.t) && std::frexp(stored.t, &exponent) == 0.5f, kCorrupt, name,
-              kStoredT, ": ", stored.t, " is not a power of two");
-  CheckEveryByte(stored.scale, name + kStoredScale, "a zero or NaN scale", [](uint8_t code) {
-    const int magnitude = code & 0x7F;
-    return magnitude != 0 && magnitude != 0x7F;
-  });
-  CheckEveryByte(stored.zero, name + kStoredZero, "a zero point above 15",
-                 [](uint8_t zero) { return zero <= kCodeMax; });
-}
-
 QuantisedCheckpoint::QuantisedCheckpoint(const fs::path& directory) : tensors_(directory) {
   const fs::path path = directory / kConfigName;
   const nlohmann::json json = ReadJsonFile(path);
@@ -137,16 +99,18 @@ void QuantisedCheckpoint::CheckTensors() const {
   }
 }
 
-StoredLinear QuantisedCheckpoint::LoadLinear(const std::string& linear) const {
+WeightI4 QuantisedCheckpoint::LoadLinear(const std::string& linear) const {
   const Shape shape = ShapeOf(linears_, linear);
   FIREQ_CHECK(!IsExcluded(linear), kInvalidArgument, directory().string(), ": ", linear,
               " is stored in BF16, not quantised");
-  StoredLinear out;
+  WeightI4 out;
   out.codes = tensors_.Get(linear + kStoredCodes);
   out.scale = tensors_.Get(linear + kStoredScale);
   out.zero = tensors_.Get(linear + kStoredZero);
   out.t = *tensors_.Get(linear + kStoredT).as<float>();
-  ValidateStoredLinear(out, shape[0], shape[1], linear);
+  out.n = shape[0];
+  out.k = shape[1];
+  CheckWeightI4(out, linear);
   return out;
 }
 
@@ -174,9 +138,11 @@ QuantisedCheckpointWriter::QuantisedCheckpointWriter(const fs::path& target, Mod
   CheckedExcluded(config_, quant_, linears_, target.string());
 }
 
-void QuantisedCheckpointWriter::WriteLinear(const std::string& linear, const StoredLinear& stored) {
+void QuantisedCheckpointWriter::WriteLinear(const std::string& linear, const WeightI4& stored) {
   const Shape shape = ShapeOf(linears_, linear);
-  ValidateStoredLinear(stored, shape[0], shape[1], linear);
+  FIREQ_CHECK(stored.n == shape[0] && stored.k == shape[1], kShapeMismatch, linear, ": expected ",
+              ToString(shape), ", got ", ToString({stored.n, stored.k}));
+  CheckWeightI4(stored, linear);
   tensors_.Write(linear + kStoredCodes, stored.codes);
   tensors_.Write(linear + kStoredScale, stored.scale);
   tensors_.Write(linear + kStoredZero, stored.zero);

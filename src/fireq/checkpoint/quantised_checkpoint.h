@@ -12,22 +12,9 @@
 #include "fireq/io/atomic_directory.h"
 #include "fireq/io/safetensors.h"
 #include "fireq/io/safetensors_writer.h"
-#include "fireq/tensor/tensor.h"
+#include "fireq/tensor/weight_i4.h"
 
 namespace fireq {
-
-// One quantised linear in logical order (formats/weight_i4.h).
-struct StoredLinear {
-  Tensor codes;    // U8 [N, ceil(K/2)], low nibble = even k
-  Tensor scale;    // E4M3 [N, ceil(K/128)], never zero or NaN
-  Tensor zero;     // U8 [N, ceil(K/128)], 0..15
-  float t = 1.0f;  // a power of two
-};
-
-// Throws kShapeMismatch or kCorrupt, naming the tensor, the index and the value, unless `stored` is
-// a valid [n, k] linear.
-void ValidateStoredLinear(const StoredLinear& stored, int64_t n, int64_t k,
-                          const std::string& name);
 
 // Immutable and thread-safe; tensors are read-only views of mapped files.
 class QuantisedCheckpoint {
@@ -44,7 +31,7 @@ class QuantisedCheckpoint {
   bool IsExcluded(const std::string& linear) const { return excluded_.contains(linear); }
   // Values are validated too. Errors: kInvalidArgument for an excluded linear or a name that
   // is none; kCorrupt.
-  StoredLinear LoadLinear(const std::string& linear) const;
+  WeightI4 LoadLinear(const std::string& linear) const;
   bool Has(const std::string& name) const { return tensors_.Has(name); }
   // Any other tensor of StoredTensors(), as stored; checked to be finite. Errors: kNotFound,
   // kCorrupt.
@@ -71,8 +58,9 @@ class QuantisedCheckpointWriter {
   QuantisedCheckpointWriter(const std::filesystem::path& target, ModelConfig config,
                             QuantConfig quant, int64_t max_shard_bytes = kDefaultShardBytes);
 
-  // Each linear that is not excluded, once, in any order. Errors: those of ValidateStoredLinear.
-  void WriteLinear(const std::string& linear, const StoredLinear& stored);
+  // Each linear that is not excluded, once, in any order. Errors: those of CheckWeightI4;
+  // kShapeMismatch if it is not the shape of the model's.
+  void WriteLinear(const std::string& linear, const WeightI4& stored);
   // Every other tensor of StoredTensors(), in the dtype listed there.
   void Write(const std::string& name, const Tensor& tensor);
   // A file beside the tensors, such as tokenizer.json. Errors: kInvalidArgument if `name` is not a

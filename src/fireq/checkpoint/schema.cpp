@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "fireq/base/error.h"
-#include "fireq/formats/weight_i4.h"
 
 namespace fireq {
 namespace {

@@ -15,6 +15,7 @@
 #include "fireq/checkpoint/quant_config.h"
 #include "fireq/io/safetensors_writer.h"
 #include "fireq/tensor/tensor.h"
+#include "fireq/tensor/weight_i4.h"
 
 namespace fireq {
 
@@ -25,11 +26,7 @@ inline constexpr const char* kEmbeddingName = "model.embed_tokens.weight";  // [
 inline constexpr const char* kFinalNormName = "model.norm.weight";          // [D]
 inline constexpr const char* kLmHeadName = "lm_head.weight";                // [V, D], if untied
 
-inline constexpr const char* kStoredCodes = ".weight_codes";  // U8 [N, ceil(K/2)]
-inline constexpr const char* kStoredScale = ".weight_scale";  // F8_E4M3 [N, ceil(K/128)]
-inline constexpr const char* kStoredZero = ".weight_zero";    // U8 [N, ceil(K/128)]
-inline constexpr const char* kStoredT = ".weight_t";          // F32 []
-
+// A quantised linear is four tensors: kStoredCodes and the others of tensor/weight_i4.h.
 enum class Linear : uint8_t { kQ, kK, kV, kO, kGate, kUp, kDown };
 inline constexpr std::array<Linear, 7> kLinears = {
     Linear::kQ, Linear::kK, Linear::kV, Linear::kO, Linear::kGate, Linear::kUp, Linear::kDown};

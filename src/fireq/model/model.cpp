@@ -11,7 +11,7 @@ namespace {
 class TensorStore {
  public:
   virtual ~TensorStore() = default;
-  virtual LinearPart LoadLinear(const std::string& linear, Shape shape) const = 0;
+  virtual LinearPart LoadLinear(const std::string& linear) const = 0;
   virtual Tensor Load(const std::string& name) const = 0;  // as stored
   virtual bool Has(const std::string& name) const = 0;
   Tensor LoadF32(const std::string& name) const { return ToF32(Load(name), name); }
@@ -20,7 +20,7 @@ class TensorStore {
 class FloatStore : public TensorStore {
  public:
   explicit FloatStore(const ModelSource& source) : source_(source) {}
-  LinearPart LoadLinear(const std::string& linear, Shape) const override {
+  LinearPart LoadLinear(const std::string& linear) const override {
     return {.name = linear, .weight = source_.Load(linear + ".weight")};
   }
   Tensor Load(const std::string& name) const override { return source_.Load(name); }
@@ -33,12 +33,10 @@ class FloatStore : public TensorStore {
 class QuantisedStore : public TensorStore {
  public:
   explicit QuantisedStore(const QuantisedCheckpoint& checkpoint) : checkpoint_(checkpoint) {}
-  LinearPart LoadLinear(const std::string& linear, Shape shape) const override {
+  LinearPart LoadLinear(const std::string& linear) const override {
     if (checkpoint_.IsExcluded(linear))
       return {.name = linear, .weight = checkpoint_.Load(linear + ".weight")};
-    const StoredLinear stored = checkpoint_.LoadLinear(linear);
-    return {.name = linear,
-            .i4 = {stored.codes, stored.scale, stored.zero, stored.t, shape[0], shape[1]}};
+    return {.name = linear, .i4 = checkpoint_.LoadLinear(linear)};
   }
   Tensor Load(const std::string& name) const override { return checkpoint_.Load(name); }
   bool Has(const std::string& name) const override { return checkpoint_.Has(name); }
@@ -93,7 +91,7 @@ class BlockLoader {
     LinearSpec spec;
     for (const Linear linear : linears) {
       const std::string name = LinearName(layer, linear);
-      LinearPart part = store_.LoadLinear(name, LinearShape(config_, linear));
+      LinearPart part = store_.LoadLinear(name);
       if (HasBias(config_, linear)) part.bias = store_.LoadF32(name + ".bias");
       spec.parts.push_back(std::move(part));
     }

@@ -1,10 +1,6 @@
 #include "fireq/ops/validate.h"
 
-#include <bit>
-#include <cmath>
-
 #include "fireq/base/math.h"
-#include "fireq/formats/e4m3.h"
 
 namespace fireq {
 namespace {
@@ -55,28 +51,6 @@ void CheckRange(const char* op, const char* what, const Tensor& tensor, int64_t 
     const int32_t value = tensor.as<int32_t>()[i];
     FIREQ_CHECK(value >= 0 && value < limit, kInvalidArgument, op, ": ", what, "[", i,
                 "] = ", value, " is not in [0, ", limit, ")");
-  }
-}
-
-void CheckI4(const LinearPart& part) {
-  const WeightI4& w = part.i4;
-  const char* name = part.name.c_str();
-  FIREQ_CHECK(w.n > 0 && w.k > 0, kShapeMismatch, name, ": [", w.n, ", ", w.k, "] is empty");
-  const WeightI4Layout layout{w.n, w.k};
-  CheckTensor(name, "weight_codes", w.codes, DType::kU8, {w.n, layout.code_bytes_per_row()});
-  CheckTensor(name, "weight_scale", w.scale, DType::kE4M3, {w.n, layout.groups()});
-  CheckTensor(name, "weight_zero", w.zero, DType::kU8, {w.n, layout.groups()});
-  FIREQ_CHECK(std::isfinite(w.t) && w.t > 0 && (std::bit_cast<uint32_t>(w.t) & 0x007FFFFFu) == 0,
-              kInvalidArgument, name, ": weight_t ", w.t, " is not a power of two");
-  if (!OnHost(w.scale) || !OnHost(w.zero)) return;
-  for (int64_t i = 0; i < layout.scale_bytes(); ++i) {
-    const e4m3_t s = w.scale.as<e4m3_t>()[i];
-    FIREQ_CHECK((s & 0x7F) != 0 && (s & 0x7F) != 0x7F, kInvalidArgument, name, ": weight_scale[",
-                i / layout.groups(), ", ", i % layout.groups(), "] is ",
-                (s & 0x7F) == 0 ? "zero" : "NaN");
-    const int zero = w.zero.as<uint8_t>()[i];
-    FIREQ_CHECK(zero <= kCodeMax, kInvalidArgument, name, ": weight_zero[", i / layout.groups(),
-                ", ", i % layout.groups(), "] = ", zero, " is not in 0..15");
   }
 }
 
@@ -146,7 +120,7 @@ void Validate(const LinearSpec& spec) {
     FIREQ_CHECK(i4 != part.weight.defined(), kInvalidArgument, part.name,
                 ": needs either float or INT4 weights");
     if (i4) {
-      CheckI4(part);
+      CheckWeightI4(part.i4, part.name);
     } else {
       const DType dtype = part.weight.dtype();
       FIREQ_CHECK(dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16,

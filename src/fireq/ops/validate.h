@@ -1,8 +1,9 @@
 // Every check on the args of ops, once for every backend; what passes needs no further check.
 //
 // Errors: kShapeMismatch for tensors that do not fit each other, kInvalidArgument for values,
-// kUnsupported for what no backend does; each names the op and the tensor and gives the values.
-// Contents of tensors are read only where they lie on the host (ids, page tables, scales).
+// kUnsupported for what no backend does, CheckWeightI4's; each names the op and the tensor and
+// gives the values. Contents of tensors are read only where they lie on the host (ids, page tables,
+// scales).
 #pragma once
 
 #include "fireq/ops/args.h"

@@ -120,7 +120,7 @@ class Pipeline {
         continue;
       }
       const WeightI4 stored = QuantizeLinear(*linear, input, recipe_, *job_.pool);
-      writer_.WriteLinear(linear->name, {stored.codes, stored.scale, stored.zero, stored.t});
+      writer_.WriteLinear(linear->name, stored);
       report_.linears.push_back({linear->name, stored.n, stored.k, stored.t,
                                  MeasureErrors(*linear, stored, input.importance, *job_.pool)});
     }

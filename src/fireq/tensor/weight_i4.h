@@ -1,6 +1,8 @@
 // A quantised linear weight as tensors, in the logical order of formats/weight_i4.h.
 #pragma once
 
+#include <string>
+
 #include "fireq/formats/weight_i4.h"
 #include "fireq/tensor/tensor.h"
 
@@ -14,5 +16,15 @@ struct WeightI4 {
   int64_t n = 0;
   int64_t k = 0;
 };
+
+// What a checkpoint calls them, after the name of the linear.
+inline constexpr const char* kStoredCodes = ".weight_codes";
+inline constexpr const char* kStoredScale = ".weight_scale";
+inline constexpr const char* kStoredZero = ".weight_zero";
+inline constexpr const char* kStoredT = ".weight_t";  // F32 []
+
+// Throws kShapeMismatch (tensors that are not those of n and k) or kCorrupt (values), naming the
+// tensor of `linear`, the index and the value. Values are read only where they lie on the host.
+void CheckWeightI4(const WeightI4& weight, const std::string& linear);
 
 }  // namespace fireq
