@@ -42,6 +42,7 @@ class Bencher {
     options_.max_tokens = request.max_tokens;
     options_.memory_bytes = static_cast<int64_t>(request.memory_gib * 0x1p30);
     options_.products = ToProducts(request.products);
+    if (request.eager) options_.record_decode = RecordDecode::kNever;
     if (request.batch_invariant) options_.reduction = Reduction::kBatchInvariant;
   }
 

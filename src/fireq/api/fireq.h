@@ -182,6 +182,7 @@ struct BenchRequest {
   double memory_gib = 0.0;                  // besides the weights; 0: nine tenths of what is free
   double baseline_tokens_per_second = 0.0;  // to compare with; 0: none
   bool batch_invariant = false;
+  bool eager = false;  // decode steps op by op, not recorded
   LmHead lm_head = LmHead::kAsStored;
   ProductsMode products = ProductsMode::kServed;
   RuntimeOptions runtime;
