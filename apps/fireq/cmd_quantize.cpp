@@ -13,6 +13,9 @@ constexpr const char* kFooter = R"(Recipes (docs/QUANTISATION.md):
 A recipe is also a JSON file. --set changes one part of it, e.g. --set kv=asymmetric
 --set weights.grid=signed --set exclude='layers\.0\..*'
 
+A run that is killed keeps its finished blocks in OUT.resume; the same command goes on from them and
+ends with the same bytes. --restart throws them away.
+
 Example:
   fireq quantize smollm2-135m -o out --calib text.txt --recipe fireq --set crs=false
 )";
@@ -61,6 +64,13 @@ void AddQuantize(CLI::App& app) {
   command->add_option("--calib-context", r.calibration_context, "Tokens a window")
       ->capture_default_str();
   command->add_option("--seed", r.seed, "Seed of whatever is random")->capture_default_str();
+  command
+      ->add_option("--save-every", r.save_every_seconds,
+                   "Least seconds between two saves of finished blocks")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  command->add_flag("--restart", r.restart, "Begin anew, whatever a killed run has left");
   options->common.AddTo(*command);
   command->footer(kFooter);
   command->callback([options] { Run(*options); });

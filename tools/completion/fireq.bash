@@ -5,7 +5,7 @@ _fireq_options() {
   local sampling="--max-new-tokens --temperature --top-k --top-p --min-p --seed --stop"
   local bench="--synthetic --layers --shape --max-tokens --memory-gib --eager --batch-invariant --lm-head --products"
   case $1 in
-    quantize) echo "--output --recipe --set --calib --calib-tokens --calib-context --seed $common" ;;
+    quantize) echo "--output --recipe --set --calib --calib-tokens --calib-context --seed --save-every --restart $common" ;;
     "eval perplexity") echo "--text --context --max-tokens --chunk --reference --lm-head --products $common" ;;
     "eval tasks") echo "--data --tasks --limit --products $common" ;;
     "eval trace") echo "--synthetic --text --tokens --tolerance --products $common" ;;
@@ -56,7 +56,7 @@ _fireq() {
       mapfile -t COMPREPLY < <(compgen -W "llama-3-8b llama-2-7b llama-2-13b llama-2-70b tiny" -- "$current")
       return ;;
     --reference) ;;
-    --set | --*-tokens | --*-context | --context | --seed | --limit | --threads | --prompt | \
+    --set | --*-tokens | --*-context | --context | --seed | --save-every | --limit | --threads | --prompt | \
       --prompt-ids | --system | --temperature | --top-k | --top-p | --min-p | --stop | -n | \
       --layers | --shape | --memory-gib | --repeats | --requests | --baseline | --tolerance | --tokens | --chunk)
       return ;;

@@ -203,6 +203,10 @@ struct QuantizeRequest {
   int64_t calibration_tokens = 32768;
   int64_t calibration_context = 2048;
   uint64_t seed = 0;
+  // Finished blocks are kept in OUTPUT_DIR.resume until the checkpoint is whole, and the same
+  // request goes on from them. At least so many seconds between two saves; 0: after every block.
+  double save_every_seconds = 30.0;
+  bool restart = false;  // throw away what an earlier run has saved
   RuntimeOptions runtime;
   // step is a short phrase; fraction in [0, 1] of the whole.
   std::function<void(std::string_view step, double fraction)> progress;

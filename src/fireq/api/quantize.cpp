@@ -50,6 +50,7 @@ std::string Quantize(const QuantizeRequest& request) {
   job.calibration_ids = CalibrationIds(model, request);
   job.calibration_context = request.calibration_context;
   job.extra_files = TokenizerFilesOf(*source);
+  job.save = {request.save_every_seconds, request.restart};
   job.progress = request.progress;
   return ToJson(quant::Quantize(job)).dump();
 }

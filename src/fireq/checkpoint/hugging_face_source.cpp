@@ -33,6 +33,11 @@ class HuggingFaceSource final : public ModelSource {
 
   bool Has(const std::string& name) const override { return tensors_.Has(name); }
   Tensor Load(const std::string& name) const override { return tensors_.Get(name); }
+  std::vector<fs::path> WeightFiles() const override {
+    std::set<fs::path> files;
+    for (const std::string& name : tensors_.Names()) files.insert(tensors_.PathOf(name));
+    return {files.begin(), files.end()};
+  }
   fs::path tokenizer_directory() const override { return path(); }
   std::vector<fs::path> AuxiliaryFiles() const override { return FindAuxiliaryFiles(path()); }
 

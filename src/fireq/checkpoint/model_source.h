@@ -48,6 +48,9 @@ class ModelSource {
   // LoadF32 followed by CheckFinite: for everything that quantises.
   Tensor LoadFiniteF32(const std::string& name) const;
 
+  // The files that hold the weights.
+  virtual std::vector<std::filesystem::path> WeightFiles() const { return {path_}; }
+
   // Where the tokenizer is: the directory with tokenizer.json, or the GGUF file's metadata.
   virtual std::filesystem::path tokenizer_directory() const { return {}; }  // empty: none
   virtual std::shared_ptr<const GgufFile> gguf() const { return nullptr; }

@@ -143,10 +143,7 @@ void QuantisedCheckpointWriter::WriteLinear(const std::string& linear, const Wei
   FIREQ_CHECK(stored.n == shape[0] && stored.k == shape[1], kShapeMismatch, linear, ": expected ",
               ToString(shape), ", got ", ToString({stored.n, stored.k}));
   CheckWeightI4(stored, linear);
-  tensors_.Write(linear + kStoredCodes, stored.codes);
-  tensors_.Write(linear + kStoredScale, stored.scale);
-  tensors_.Write(linear + kStoredZero, stored.zero);
-  tensors_.Write(linear + kStoredT, Tensor::FromVector<float>(DType::kF32, {}, {stored.t}));
+  for (const auto& [name, tensor] : PartsOf(stored, linear)) tensors_.Write(name, tensor);
 }
 
 void QuantisedCheckpointWriter::Write(const std::string& name, const Tensor& tensor) {

@@ -58,6 +58,8 @@ class QuantisedCheckpointWriter {
   QuantisedCheckpointWriter(const std::filesystem::path& target, ModelConfig config,
                             QuantConfig quant, int64_t max_shard_bytes = kDefaultShardBytes);
 
+  const std::filesystem::path& target() const { return directory_.target(); }
+
   // Each linear that is not excluded, once, in any order. Errors: those of CheckWeightI4;
   // kShapeMismatch if it is not the shape of the model's.
   void WriteLinear(const std::string& linear, const WeightI4& stored);

@@ -143,6 +143,24 @@ Calibration::Calibration(Backend& backend, const ModelConfig& config, std::span<
   }
 }
 
+std::vector<Tensor> Calibration::Streams() const {
+  std::vector<Tensor> out;
+  for (const Tensor& window : windows_) out.push_back(backend_.Download(window));
+  return out;
+}
+
+void Calibration::SetStreams(const std::vector<Tensor>& streams) {
+  FIREQ_CHECK(streams.size() == windows_.size(), kShapeMismatch, streams.size(),
+              " residual streams for ", windows_.size(), " windows");
+  for (size_t i = 0; i < streams.size(); ++i) {
+    FIREQ_CHECK(streams[i].dtype() == DType::kF32 && streams[i].shape() == windows_[i].shape(),
+                kShapeMismatch, "residual stream ", i, ": ", Name(streams[i].dtype()), " ",
+                ToString(streams[i].shape()), ", not F32 ", ToString(windows_[i].shape()));
+    // A copy: blocks write to the windows, and what comes in may be a view of a file.
+    backend_.Copy(backend_.Upload(streams[i]), windows_[i]);
+  }
+}
+
 BlockStats Calibration::RunBlock(Block<float>& block, int64_t layer, bool full_moments) {
   const BlockWeights prepared = PrepareBlock(backend_, block, config_.head_dim);
   StatsTracer tracer(backend_, config_, block, rope_, full_moments, pool_);

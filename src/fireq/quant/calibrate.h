@@ -36,6 +36,11 @@ class Calibration {
   Calibration(Backend& backend, const ModelConfig& config, std::span<const int32_t> ids,
               int64_t context, const Matrix<float>& embedding, ThreadPool& pool);
 
+  // The residual streams where the next block starts, F32 [context, D] on the host, and back: what
+  // a later process needs to go on from here. Errors: kShapeMismatch.
+  std::vector<Tensor> Streams() const;
+  void SetStreams(const std::vector<Tensor>& streams);
+
   int64_t num_tokens() const { return static_cast<int64_t>(windows_.size()) * context_; }
 
   // Sends every window through `block` and returns what was seen. Errors: kCorrupt naming the

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <optional>
+#include <utility>
 
 #include "fireq/checkpoint/quantised_checkpoint.h"
 #include "fireq/checkpoint/schema.h"
@@ -11,6 +13,7 @@
 #include "fireq/quant/calibrate.h"
 #include "fireq/quant/fold_cas.h"
 #include "fireq/quant/fold_rotation.h"
+#include "fireq/quant/job_identity.h"
 #include "fireq/quant/model_rotation.h"
 #include "fireq/quant/report_html.h"
 #include "fireq/quant/stored_config.h"
@@ -28,14 +31,18 @@ class Pipeline {
         config_(job.source->config()),
         quant_(MakeQuantConfig(config_, recipe_)),
         rotation_(config_, recipe_),
-        writer_(job.target, rotation_.StoredConfig(), quant_) {}
+        writer_(job.target, rotation_.StoredConfig(), quant_),
+        saved_(WorkDirectory(writer_.target()),
+               JobIdentity(*job.source, rotation_.StoredConfig(), quant_, job.calibration_ids,
+                           job.calibration_context),
+               job.save) {}
 
   Report Run() {
-    const auto start = std::chrono::steady_clock::now();
     report_.recipe = ToJson(recipe_);
     report_.excluded = quant_.excluded;
     WriteOuterTensors();
-    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    ResumeSavedBlocks();
+    for (int64_t layer = saved_.blocks(); layer < config_.num_layers; ++layer) {
       Progress(StrCat("block ", layer + 1, " of ", config_.num_layers), layer);
       Block<float> block = LoadBlock(*job_.source, layer);
       FoldCas(block, config_, recipe_);
@@ -49,18 +56,29 @@ class Pipeline {
       WriteLinears({&block.o}, stats ? &stats->attn_out : nullptr);
       WriteLinears({&block.gate, &block.up}, stats ? &stats->mlp_input : nullptr);
       WriteLinears({&block.down}, stats ? &stats->mlp_hidden : nullptr);
+      SaveBlock(layer);
     }
     Progress("writing", config_.num_layers);
-    report_.seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report_.seconds = Seconds();
     const nlohmann::json report = ToJson(report_);
     writer_.AddFile("quantisation_report.json", report.dump());
     writer_.AddFile("quantisation_report.html", ReportHtml(report));
     writer_.Finish();
+    saved_.Remove();
     return std::move(report_);
   }
 
  private:
+  static std::filesystem::path WorkDirectory(std::filesystem::path target) {
+    return target += ".resume";
+  }
+
+  // Of all runs that this checkpoint took.
+  double Seconds() const {
+    return earlier_seconds_ +
+           std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
   void Progress(std::string_view step, int64_t layers_done) const {
     if (job_.progress)
       job_.progress(step,
@@ -84,10 +102,48 @@ class Pipeline {
     report_.calibration_tokens = calibration_->num_tokens();
   }
 
+  // What a killed run had finished, if anything.
+  void ResumeSavedBlocks() {
+    const int64_t blocks = saved_.blocks();
+    if (blocks == 0) return;
+    Progress(StrCat("going on after block ", blocks, " of ", config_.num_layers), blocks);
+    for (int64_t layer = 0; layer < blocks; ++layer)
+      for (const auto& [name, tensor] : saved_.LoadBlock(layer)) writer_.Write(name, tensor);
+    if (calibration_) {
+      std::vector<Tensor> streams;
+      for (const auto& [name, tensor] : saved_.LoadStreams()) streams.push_back(tensor);
+      calibration_->SetStreams(streams);
+    }
+    Report report = ParseReport(saved_.report(), "saved work");
+    report_.linears = std::move(report.linears);
+    report_.keys = std::move(report.keys);
+    earlier_seconds_ = report.seconds;
+  }
+
+  void SaveBlock(int64_t layer) {
+    saved_.AddBlock(layer, std::exchange(block_tensors_, {}));
+    if (!saved_.IsTimeToSave() || layer + 1 == config_.num_layers) return;
+    NamedTensors streams;
+    if (calibration_) {
+      char name[32];
+      for (Tensor& window : calibration_->Streams()) {
+        std::snprintf(name, sizeof(name), "window-%06zu", streams.size());  // in order by name
+        streams.emplace_back(name, std::move(window));
+      }
+    }
+    report_.seconds = Seconds();
+    saved_.Save(layer + 1, ToJson(report_), streams);
+  }
+
+  // A tensor of the block in hand, into the checkpoint and the saved work.
+  void Write(const std::string& name, Tensor tensor) {
+    writer_.Write(name, tensor);
+    block_tensors_.emplace_back(name, std::move(tensor));
+  }
+
   void WriteSmallTensors(const Block<float>& block, int64_t layer) {
     const auto write = [&](std::string_view name, const std::vector<float>& values, Shape shape) {
-      if (!values.empty())
-        writer_.Write(LayerTensorName(layer, name), F32Tensor(values, std::move(shape)));
+      if (!values.empty()) Write(LayerTensorName(layer, name), F32Tensor(values, std::move(shape)));
     };
     write(kInputNorm, block.attn_norm, {config_.hidden});
     write(kPostNorm, block.mlp_norm, {config_.hidden});
@@ -114,13 +170,14 @@ class Pipeline {
     if (!excluded) input = StudyInput(moments, recipe_, first);
     for (FloatLinear<float>* linear : linears) {
       if (!linear->bias.empty())
-        writer_.Write(linear->name + ".bias", F32Tensor(linear->bias, {linear->weight.rows}));
+        Write(linear->name + ".bias", F32Tensor(linear->bias, {linear->weight.rows}));
       if (excluded) {
-        writer_.Write(linear->name + ".weight", Bf16Tensor(linear->weight));
+        Write(linear->name + ".weight", Bf16Tensor(linear->weight));
         continue;
       }
       const WeightI4 stored = QuantizeLinear(*linear, input, recipe_, *job_.pool);
       writer_.WriteLinear(linear->name, stored);
+      for (auto& part : PartsOf(stored, linear->name)) block_tensors_.push_back(std::move(part));
       report_.linears.push_back({linear->name, stored.n, stored.k, stored.t,
                                  MeasureErrors(*linear, stored, input.importance, *job_.pool)});
     }
@@ -132,6 +189,10 @@ class Pipeline {
   const QuantConfig quant_;
   const ModelRotation rotation_;
   QuantisedCheckpointWriter writer_;
+  SavedWork saved_;  // behind the writer, which holds the lock
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  double earlier_seconds_ = 0.0;
+  NamedTensors block_tensors_;
   std::optional<Calibration> calibration_;
   Report report_;
 };

@@ -2,7 +2,8 @@
 //
 //   load -> fold what needs no statistics -> calibrate -> fold RoPE -> quantise -> write
 // Memory: one block in F32, its moments, the residual stream of the calibration windows, and the
-// embedding. The checkpoint appears whole at the end or not at all.
+// embedding. The checkpoint appears whole at the end or not at all; a killed run goes on from the
+// blocks it had finished (saved_work.h).
 #pragma once
 
 #include <filesystem>
@@ -17,6 +18,7 @@
 #include "fireq/ops/backend.h"
 #include "fireq/quant/recipe.h"
 #include "fireq/quant/report.h"
+#include "fireq/quant/saved_work.h"
 
 namespace fireq::quant {
 
@@ -31,6 +33,7 @@ struct QuantizeJob {
   // Files beside the tensors (name, text), such as a tokenizer made from GGUF; the source's own
   // auxiliary files are copied as well.
   std::vector<std::pair<std::string, std::string>> extra_files;
+  SavePolicy save;
   // step is a short phrase; fraction of the whole in [0, 1].
   std::function<void(std::string_view step, double fraction)> progress;
 };

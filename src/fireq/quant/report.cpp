@@ -1,5 +1,7 @@
 #include "fireq/quant/report.h"
 
+#include "fireq/base/error.h"
+
 namespace fireq::quant {
 namespace {
 
@@ -10,7 +12,33 @@ void Put(nlohmann::json& out, const LinearErrors& errors) {
   out["output_error_exact"] = errors.output_exact;
 }
 
+LinearErrors ParseErrors(const nlohmann::json& json) {
+  return {.weight_table = json.at("weight_error_table"),
+          .weight_exact = json.at("weight_error_exact"),
+          .output_table = json.at("output_error_table"),
+          .output_exact = json.at("output_error_exact")};
+}
+
 }  // namespace
+
+Report ParseReport(const nlohmann::json& json, const std::string& place) {
+  try {
+    Report report;
+    report.recipe = json.at("recipe");
+    report.calibration_tokens = json.at("calibration_tokens");
+    report.seconds = json.at("seconds");
+    report.excluded = json.at("excluded");
+    for (const nlohmann::json& linear : json.at("linears"))
+      report.linears.push_back(
+          {linear.at("name"), linear.at("n"), linear.at("k"), linear.at("t"), ParseErrors(linear)});
+    for (const nlohmann::json& keys : json.at("keys"))
+      report.keys.push_back(
+          {keys.at("layer"), keys.at("channel_max_before"), keys.at("channel_max_after")});
+    return report;
+  } catch (const nlohmann::json::exception& e) {
+    Throw(ErrorCode::kCorrupt, StrCat(place, ": not a report: ", e.what()));
+  }
+}
 
 nlohmann::json ToJson(const Report& report) {
   nlohmann::json out;

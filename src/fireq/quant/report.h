@@ -38,4 +38,7 @@ struct Report {
 //  LinearErrors: relative, dimensionless.
 nlohmann::json ToJson(const Report& report);
 
+// Its inverse. Errors: kCorrupt naming `place` if it is not such JSON.
+Report ParseReport(const nlohmann::json& json, const std::string& place);
+
 }  // namespace fireq::quant

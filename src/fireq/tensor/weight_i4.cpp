@@ -27,6 +27,14 @@ void CheckShape(const Tensor& tensor, DType dtype, const Shape& shape, const std
 
 }  // namespace
 
+std::vector<std::pair<std::string, Tensor>> PartsOf(const WeightI4& weight,
+                                                    const std::string& linear) {
+  return {{linear + kStoredCodes, weight.codes},
+          {linear + kStoredScale, weight.scale},
+          {linear + kStoredZero, weight.zero},
+          {linear + kStoredT, Tensor::FromVector<float>(DType::kF32, {}, {weight.t})}};
+}
+
 void CheckWeightI4(const WeightI4& weight, const std::string& linear) {
   const WeightI4Layout layout = {weight.n, weight.k};
   FIREQ_CHECK(layout.n > 0 && layout.k > 0, kShapeMismatch, linear, ": [", layout.n, ", ", layout.k,

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "fireq/formats/weight_i4.h"
 #include "fireq/tensor/tensor.h"
@@ -22,6 +24,10 @@ inline constexpr const char* kStoredCodes = ".weight_codes";
 inline constexpr const char* kStoredScale = ".weight_scale";
 inline constexpr const char* kStoredZero = ".weight_zero";
 inline constexpr const char* kStoredT = ".weight_t";  // F32 []
+
+// The four tensors of `weight` under their names in a checkpoint.
+std::vector<std::pair<std::string, Tensor>> PartsOf(const WeightI4& weight,
+                                                    const std::string& linear);
 
 // Throws kShapeMismatch (tensors that are not those of n and k) or kCorrupt (values), naming the
 // tensor of `linear`, the index and the value. Values are read only where they lie on the host.
