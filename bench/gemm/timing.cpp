@@ -7,24 +7,53 @@
 
 namespace fireq::bench {
 
-double MedianUs(const std::function<void(cudaStream_t, int)>& launch, int calls, int repeats) {
-  const sm90::Graph graph([&](cudaStream_t stream) {
+namespace {
+
+sm90::Graph Batch(const Launcher& launch, int calls) {
+  return sm90::Graph([&](cudaStream_t stream) {
     for (int i = 0; i < calls; ++i) launch(stream, i);
   });
-  const sm90::Stream stream;
+}
+
+double ReplayUs(const sm90::Graph& graph, const sm90::Stream& stream) {
   const sm90::Event begin, end;
+  begin.Record(stream.get());
   graph.Launch(stream.get());
-  stream.Synchronize();
+  end.Record(stream.get());
+  end.Synchronize();
+  return end.MicrosecondsSince(begin);
+}
+
+double Median(std::vector<double> us) {
+  const auto middle = us.begin() + static_cast<std::ptrdiff_t>(us.size() / 2);
+  std::nth_element(us.begin(), middle, us.end());
+  return *middle;
+}
+
+}  // namespace
+
+double MedianUs(const Launcher& launch, int calls, int repeats) {
+  const sm90::Graph graph = Batch(launch, calls);
+  const sm90::Stream stream;
+  ReplayUs(graph, stream);
   std::vector<double> us;
-  for (int i = 0; i < repeats; ++i) {
-    begin.Record(stream.get());
-    graph.Launch(stream.get());
-    end.Record(stream.get());
-    end.Synchronize();
-    us.push_back(end.MicrosecondsSince(begin) / calls);
+  for (int i = 0; i < repeats; ++i) us.push_back(ReplayUs(graph, stream) / calls);
+  return Median(us);
+}
+
+std::array<double, 2> MediansInTurn(const std::array<Launcher, 2>& launches,
+                                    const std::array<int, 2>& calls, int repeats) {
+  const std::array<sm90::Graph, 2> graphs{Batch(launches[0], calls[0]),
+                                          Batch(launches[1], calls[1])};
+  const sm90::Stream stream;
+  std::array<std::vector<double>, 2> us;
+  for (int i = -1; i < repeats; ++i) {
+    for (size_t j = 0; j < 2; ++j) {
+      const double once = ReplayUs(graphs[j], stream) / calls[j];
+      if (i >= 0) us[j].push_back(once);
+    }
   }
-  std::nth_element(us.begin(), us.begin() + repeats / 2, us.end());
-  return us[static_cast<size_t>(repeats / 2)];
+  return {Median(us[0]), Median(us[1])};
 }
 
 int CallsFor(double us) { return static_cast<int>(std::clamp(600.0 / us, 1.0, 60.0)); }
