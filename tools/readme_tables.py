@@ -91,8 +91,8 @@ def ffn():
     rows = read_cards("ffn")
     if not rows:
         return missing("ffn_CARD.csv")
-    return table(["card", "model", "M", "time us", "cuBLAS FP16 us", "speed-up"],
-                 [[r["card"], r["model"], r["M"], f"{float(r['median_us']):.1f}",
+    return table(["card", "model", "M", "kernel", "time us", "cuBLAS FP16 us", "speed-up"],
+                 [[r["card"], r["model"], r["M"], r["kernel"], f"{float(r['median_us']):.1f}",
                    f"{float(r['cublas_fp16_us']):.1f}", f"{float(r['ratio_fp16']):.2f}"] for r in rows])
 
 

@@ -1,5 +1,6 @@
-// The tuned table: the best plan of `bench_gemm --tune` for each shape and policy on an H200, rows
-// with the same plan merged. Regenerate with that program after a kernel changes (NOTES.md).
+// The tuned table: the best plans of `bench_gemm --tune` for each shape, rows with the same plan
+// merged: of *exact* on an H200, of *table* on an H100. Regenerate with that program after a kernel
+// changes (NOTES.md).
 #include "fireq/backends/sm90/gemm_i4f8/plan.h"
 
 namespace fireq::sm90 {
@@ -52,6 +53,21 @@ constexpr TunedGemm kTuned[] = {
     {8192, 7168, 8, "exact_8x64_deep", 1},     {8192, 7168, 16, "exact_16x64_deep", 2},
     {8192, 7168, 32, "exact_32x192_deep", 2},  {8192, 7168, 64, "exact_64x192", 4},
     {8192, 7168, 128, "exact_128x128", 2},     {8192, 7168, 256, "exact_128x128", 1},
+    {12288, 4096, 128, "table_128x128", 2},    {12288, 4096, 16384, "table_256x128", 2},
+    {4096, 4096, 512, "table_128x128", 2},     {4096, 4096, 16384, "table_256x128", 2},
+    {22016, 4096, 128, "table_128x128", 2},    {22016, 4096, 16384, "table_256x128", 2},
+    {4096, 11008, 512, "table_128x128", 2},    {4096, 11008, 16384, "table_256x128", 2},
+    {6144, 4096, 256, "table_128x128", 2},     {6144, 4096, 16384, "table_256x128", 2},
+    {28672, 4096, 128, "table_128x128", 2},    {28672, 4096, 16384, "table_256x128", 2},
+    {4096, 14336, 512, "table_128x128", 2},    {4096, 14336, 16384, "table_256x128", 2},
+    {15360, 5120, 128, "table_128x128", 2},    {15360, 5120, 16384, "table_256x128", 2},
+    {5120, 5120, 256, "table_128x128", 2},     {5120, 5120, 16384, "table_256x128", 2},
+    {27648, 5120, 128, "table_128x128", 2},    {27648, 5120, 16384, "table_256x128", 2},
+    {5120, 13824, 256, "table_128x128", 2},    {5120, 13824, 16384, "table_256x128", 2},
+    {2560, 8192, 512, "table_128x128", 2},     {2560, 8192, 16384, "table_256x128", 2},
+    {8192, 2048, 256, "table_128x128", 2},     {8192, 2048, 16384, "table_256x128", 2},
+    {14336, 8192, 128, "table_128x128", 2},    {14336, 8192, 16384, "table_256x128", 2},
+    {8192, 7168, 256, "table_128x128", 2},     {8192, 7168, 16384, "table_256x128", 2},
 };
 
 }  // namespace
