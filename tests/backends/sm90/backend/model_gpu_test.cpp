@@ -79,11 +79,13 @@ class DeviceModel : public testing::Test {
 };
 
 // Equal inputs of every block: what differs is the order of FP32 sums and the codes that they tip
-// over the edge of a rounding, a sixteenth of a value each. Up to qkv no code can tip.
+// over the edge of a rounding, a sixteenth of a value each: behind two roundings up to 8 % of the
+// tiny model's tensors by norm. Up to qkv, and behind the last block, hardly a code can tip.
 void CheckTraces(const std::vector<TensorDifference>& differences) {
   for (const TensorDifference& d : differences) {
     const bool first = d.name == "attn_input" || d.name == "qkv";
-    const double bound = d.name == "embed" ? 1e-30 : first ? 6e-3 : 0.08;
+    const bool last = d.name == "final_norm" || d.name == "logits";
+    const double bound = d.name == "embed" ? 1e-30 : first ? 6e-3 : last ? 1e-2 : 0.12;
     EXPECT_LT(d.relative_error, bound) << "layer " << d.layer << " " << d.name;
   }
 }
