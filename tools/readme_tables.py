@@ -63,6 +63,16 @@ def speed():
     return table(["", "tokens/s"], [[r["what"], f"{float(r['tokens_per_second']):.0f}"] for r in rows])
 
 
+def llamacpp():
+    rows = read("llamacpp_speed.csv")
+    if rows is None:
+        return missing("llamacpp_speed.csv")
+    return table(["tokens/s", "FireQ", "llama.cpp", "ratio (lowest to highest)", "contract"],
+                 [[r["what"], r["fireq"], r["llamacpp"],
+                   f"{float(r['ratio']):.2f} ({float(r['lowest_ratio']):.2f} to {float(r['highest_ratio']):.2f})",
+                   r["contract"]] for r in rows])
+
+
 def read_cards(name):
     """Rows of name_CARD.csv of every card that there is, each with its card."""
     return [dict(row, card=card.upper()) for card in ("h200", "h100")
@@ -162,7 +172,7 @@ def engine_serve():
 
 
 TABLES = {f.__name__: f for f in
-          (accuracy, ablation, speed, gemm, ffn, producers, attention_prefill, attention_decode,
+          (accuracy, ablation, speed, llamacpp, gemm, ffn, producers, attention_prefill, attention_decode,
            rope_kv_write, engine_prefill, engine_decode, engine_serve)}
 
 
