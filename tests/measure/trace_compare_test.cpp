@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/model/synthetic.h"
 
@@ -26,6 +28,30 @@ TEST(CompareTraces, EqualBackendsAreEqualAndAChangedTensorIsFoundInItsPlace) {
     const bool behind = d.layer == 1 && (d.name.starts_with("mlp") || d.name == "block_out");
     // E4M3 scales take a factor exactly; what lies behind the SiLU differs.
     EXPECT_EQ(d.relative_error > 1e-3, behind) << "layer " << d.layer << " " << d.name;
+  }
+}
+
+// What the tolerance of a comparison between devices rests on: weights of a norm off by 1e-5, on
+// one backend, tip codes over edges, and a few roundings on that is percents of a tensor.
+TEST(CompareTraces, ADifferenceOfAHundredThousandthIsPercentsBehindSomeRoundings) {
+  const auto backend = MakeCpuBackend({.num_threads = 2});
+  const Model model = MakeSyntheticModel(*backend, SyntheticConfig("tiny"));
+  Model off = MakeSyntheticModel(*backend, SyntheticConfig("tiny"));
+  std::mt19937 rng(3);
+  std::uniform_real_distribution<float> near_one(1 - 1e-5f, 1 + 1e-5f);
+  for (BlockWeights& block : off.weights.blocks) {
+    std::vector<float> weights(256);
+    for (float& w : weights) w = near_one(rng);
+    block.attn_norm = Tensor::FromVector(DType::kF32, {256}, weights);
+  }
+  std::vector<int32_t> ids(200);
+  for (int32_t& id : ids) id = static_cast<int32_t>(rng() % 512);
+  for (const TensorDifference& d :
+       CompareTraces({backend.get(), &model}, {backend.get(), &off}, ids, Products::kTable)) {
+    EXPECT_LT(d.relative_error, 0.12) << "layer " << d.layer << " " << d.name;
+    if (d.name == "mlp_hidden") {
+      EXPECT_GT(d.relative_error, 0.02) << "layer " << d.layer;
+    }
   }
 }
 
