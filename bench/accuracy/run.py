@@ -3,6 +3,8 @@
 
     bench/accuracy/run.py --set main     --data DATA   # the rows of the README, 65,536 tokens
     bench/accuracy/run.py --set ablation --data DATA   # each ingredient, 16,384 tokens
+    bench/accuracy/run.py --set full     --data DATA   # the rows of main over all 303,104 tokens
+    bench/accuracy/run.py --set sensitivity --data DATA  # one kind of tensor or one layer alone
     bench/accuracy/run.py --set choose   --data DATA   # how `default` was chosen: calibration text
 
 DATA holds wikitext-2-raw/wiki.test.raw and calibration/{c4,wiki}.utf8. A row that the CSV already has
@@ -63,6 +65,19 @@ ABLATION = [
     ("K and V only, default", "default", KV_ONLY + " weights.solver=nearest weights.sweeps=0"),
 ]
 
+# Everything but what the name says stays as the float model has it. Fused linears go together.
+ALONE = "kv=float activations=float query=float probs=float borders=f32"
+SENSITIVITY = [
+    (f"{kind} alone", "default", f"{ALONE} exclude=^(?!.*({kind.replace(',', '|')})_proj)")
+    for kind in ("q,k,v", "o", "gate,up", "down")
+] + [
+    ("K and V alone", "default", KV_ONLY + " weights.solver=nearest weights.sweeps=0"),
+    ("weights alone", "default", ALONE),
+] + [
+    (f"layer {layer} alone", "default", f"{ALONE} exclude=^(?!model\\.layers\\.{layer}\\.)")
+    for layer in range(30)
+]
+
 CHOOSE = [
     ("default", "default", ""),
     ("RPN and CRS for Hadamard", "default", "rpn=true crs=true hadamard.qk=false"),
@@ -74,7 +89,9 @@ CHOOSE = [
 
 SETS = {
     "main": (MAIN, "wikitext-2-raw/wiki.test.raw", 65536, 131072),
+    "full": (MAIN, "wikitext-2-raw/wiki.test.raw", 303104, 131072),
     "ablation": (ABLATION, "wikitext-2-raw/wiki.test.raw", 16384, 32768),
+    "sensitivity": (SENSITIVITY, "calibration/wiki.utf8", 8192, 16384),
     "choose": (CHOOSE, "calibration/wiki.utf8", 16384, 32768),
 }
 
