@@ -10,7 +10,8 @@
 // is too high is positive, and positive floats compare as integers, three at a time.
 //
 // The tensor cores add FP8 products with 13 bits below the largest, so the sums of P V are added in
-// FP32 every kPrefillPromote tiles.
+// FP32 every kPrefillPromote tiles; those sums lie in shared memory, for registers are what limits
+// the number of warpgroups, and their number is what hides latencies.
 //
 // Lane l of warp w holds rows 16 w + l / 4 and + 8 (index h below), c = l % 4. P stays in
 // registers as the A operand. With RowOfKey's order of K's rows, register 4 j + 2 h + i of S is,
@@ -22,6 +23,7 @@
 #include "fireq/backends/sm90/attn_prefill/shared.cuh"
 #include "fireq/backends/sm90/ptx/cvt.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/ptx/wgmma.cuh"
 
 namespace fireq::sm90 {
@@ -38,19 +40,21 @@ class PrefillConsumer {
       : p_(p), shared_(shared), group_(group), c_(static_cast<int>(threadIdx.x) % 4) {}
 
   __device__ __forceinline__ void Run() {
-    for (uint32_t turn = 0;; ++turn) {
-      query_ = static_cast<int>(turn & 1);
-      MbarrierWait(&shared_.q_full[query_], turn >> 1 & 1);
-      const PrefillPiece& piece = shared_.piece[query_];
-      const int32_t all = Uniform(piece.tiles);
-      if (all < 0) break;
-      const int32_t tiles = Uniform(piece.group_tiles[group_]);
+    bool more = WaitPiece(0);
+    if (more) LoadQueries(0);
+    for (uint32_t turn = 0; more; ++turn) {
+      buffer_ = static_cast<int>(turn & 1);
       Start();
-      if (tiles > 0) Attend(tiles, Uniform(piece.whole_tiles[group_]));
-      for (int32_t i = tiles; i < all; ++i) Skip();
+      QueriesAreThere();
+      const int32_t tiles = Uniform(Piece().group_tiles[group_]);
+      if (tiles > 0) Attend(tiles);
+      for (int32_t i = tiles; i < Piece().tiles; ++i) Skip();
+      more = WaitPiece(turn + 1);
+      GroupBarrier();  // no warp multiplies with this piece's Q any more
+      if (more) LoadQueries(turn + 1);
       Store();
       __syncwarp();
-      if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.q_empty[query_]);
+      if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.piece_empty[turn & 1]);
     }
   }
 
@@ -61,20 +65,53 @@ class PrefillConsumer {
   static constexpr float kMargin = 2.0f;
 
   using Probs = uint32_t[kTerms][8];
-  using Queries = uint32_t[kQuerySteps][4];
 
   static __device__ __forceinline__ int32_t Uniform(int32_t x) {
     return __shfl_sync(0xFFFFFFFFu, x, 0);
   }
-  // This lane's row of the CTA's, for h = 0: read anew each time, so that nothing made of it is
-  // kept in registers across the loop.
-  static __device__ __forceinline__ int LaneRow() {
+  __device__ __forceinline__ void GroupBarrier() const {
+    NamedBarrierSync(1 + static_cast<uint32_t>(group_), 128);
+  }
+  // Read anew each time, so that nothing made of it is kept in registers across the loop.
+  static __device__ __forceinline__ int Thread() {
     uint32_t thread;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return static_cast<int>(thread / 32 * 16 + thread % 32 / 4);
+    return static_cast<int>(thread);
   }
-  __device__ __forceinline__ const PrefillRow& Row(int h) const {
-    return shared_.rows[query_][LaneRow() + 8 * h];
+  // This lane's row of the CTA's, for h = 0.
+  static __device__ __forceinline__ int LaneRow() {
+    const int thread = Thread();
+    return thread / 32 * 16 + thread % 32 / 4;
+  }
+  __device__ __forceinline__ PrefillRow& Row(int h) const {
+    return shared_.rows[buffer_][LaneRow() + 8 * h];
+  }
+
+  __device__ __forceinline__ const PrefillPiece& Piece() const { return shared_.piece[buffer_]; }
+
+  // Until a turn's piece is known; false when there is none.
+  __device__ __forceinline__ bool WaitPiece(uint32_t turn) {
+    MbarrierWait(&shared_.piece_full[turn & 1], turn >> 1 & 1);
+    return Uniform(shared_.piece[turn & 1].tiles) >= 0;
+  }
+  // Begins to copy the warpgroup's 64 rows of Q, zeros for rows that are not there.
+  __device__ __forceinline__ void LoadQueries(uint32_t turn) {
+    constexpr int kChunks = kDim / 16;  // of a row
+    const int thread = Thread();
+#pragma unroll
+    for (int i = 0; i < 64 * kChunks / 128; ++i) {
+      const int row = thread % 128 / kChunks + 128 / kChunks * i;
+      const int chunk = thread % kChunks;
+      const int swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
+      const int64_t index = shared_.rows[turn & 1][64 * group_ + row].index;
+      CopyAsync16(shared_.q[group_] + row * kDim + 16 * (chunk ^ swizzle),
+                  p_.q + (index < 0 ? 0 : index) * kDim + 16 * chunk, index < 0 ? 0 : 16);
+    }
+  }
+  __device__ __forceinline__ void QueriesAreThere() {
+    CopyAsyncWaitAll();
+    FenceProxyAsync();
+    GroupBarrier();
   }
 
   __device__ __forceinline__ void Start() {
@@ -82,100 +119,100 @@ class PrefillConsumer {
     for (int h = 0; h < 2; ++h) {
       scale_[h] = Row(h).scale;
       unit_[h] = 0.0f;
-      out_unit_[h] = 0.0f;
       sum_[h] = 0.0f;
     }
     pending_ = 0;
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) part_[i] = 0.0f;
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) out_[i] = 0.0f;
+    promoted_ = 0;
+    Clear(part_);
   }
 
-  // The first `whole` tiles lie below every row's limit: they need no mask.
-  __device__ __forceinline__ void Attend(int32_t tiles, int32_t whole) {
-    Queries q;
-    float low[16];   // scores, then exponents of the tile's first 32 keys
-    float high[16];  // and of its last
+  __device__ __forceinline__ void Attend(int32_t tiles) {
+    float s[32];
     int32_t top[2];
-    LoadQueries(q);
     MbarrierWait(&shared_.full[place_.stage], place_.phase);
     WgmmaFence();
-    MultiplyKeys<0>(place_.stage, q, low);
-    MultiplyKeys<1>(place_.stage, q, high);
+    MultiplyKeys(place_.stage, s);
     WgmmaCommit();
     WgmmaWait<0>();
-    PinRegisters(low);
-    PinRegisters(high);
-    Exponents<0>(0, whole, low, top);
-    Exponents<1>(0, whole, high, top);
-    FirstUnits(low, high);
-    for (int32_t tile = 0; tile + 1 < tiles; ++tile) Step<true>(tile, whole, q, low, high);
-    Step<false>(tiles - 1, whole, q, low, high);
+    PinRegisters(s);
+    Exponents(tiles, s, top);
+    FirstUnits(s);
+    for (int32_t left = tiles - 1; left > 0; --left) Step<true>(left, s);
+    Step<false>(0, s);
   }
 
-  // Tile `tile`, whose exponents are `low` and `high`; leaves the next one's there. Each half's
-  // next product starts when its registers are free and has the other half's work to hide it; P V
-  // has the next exponents. Nothing is in flight outside: accumulators in flight across a loop's
-  // back edge would serialise wgmma (C7514).
+  // The tile whose exponents are `s`, `left` behind it; leaves the next one's there. Nothing is in
+  // flight outside: accumulators in flight across a loop's back edge would serialise wgmma (C7514).
   template <bool kNext>
-  __device__ __forceinline__ void Step(int32_t tile, int32_t whole, const Queries& q,
-                                       float (&low)[16], float (&high)[16]) {
+  __device__ __forceinline__ void Step(int32_t left, float (&s)[32]) {
     const int stage = place_.stage;
-    const PrefillScales& scales = shared_.scales[stage];
     place_.Next();
     Probs p;
-    float sum[2] = {0.0f, 0.0f};
     int32_t top[2];
-    Probabilities<0>(scales, low, p, sum);
-    if constexpr (kNext) {
-      MbarrierWait(&shared_.full[place_.stage], place_.phase);
-      WgmmaFence();
-      MultiplyKeys<0>(place_.stage, q, low);
-      WgmmaCommit();
-    }
-    Probabilities<1>(scales, high, p, sum);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) sum_[h] += sum[h] * scales.inverse_r;
+    Probabilities<0>(shared_.scales[stage], s, p);
     Pin(p);
     WgmmaFence();
+    MultiplyValues<0>(stage, p);
+    WgmmaCommit();
+    Probabilities<1>(shared_.scales[stage], s, p);
+    Pin(p);
     if constexpr (kNext) {
-      MultiplyKeys<1>(place_.stage, q, high);
+      // No sum is negative. That the wait hangs on them makes ptxas add up the probabilities before
+      // it, and not keep them all in registers that it does not have.
+      const uint32_t never = fminf(sum_[0], sum_[1]) < 0.0f ? 1 : 0;
+      MbarrierWait(&shared_.full[place_.stage], place_.phase ^ never);
+      WgmmaFence();
+      MultiplyKeys(place_.stage, s);
       WgmmaCommit();
+    } else {
+      WgmmaFence();
     }
-    MultiplyValues(stage, p);
+    MultiplyValues<1>(stage, p);
     WgmmaCommit();
     if constexpr (kNext) {
-      WgmmaWait<2>();
-      PinRegisters(low);
-      Exponents<0>(tile + 1, whole, low, top);
       WgmmaWait<1>();
-      PinRegisters(high);
-      Exponents<1>(tile + 1, whole, high, top);
+      PinRegisters(s);
+      Exponents(left, s, top);
     }
     WgmmaWait<0>();
     PinRegisters(part_);
     Pin(p);
     Release(stage);
-    if (++pending_ == kPrefillPromote) Promote();
     if constexpr (kNext) {
       const int32_t highest = max(top[0], top[1]);
-      if (__any_sync(0xFFFFFFFFu, highest > __float_as_int(kHighest))) Raise(top, low, high);
+      if (__any_sync(0xFFFFFFFFu, highest > __float_as_int(kHighest))) Raise(top, s);
+    }
+    if (++pending_ == kPrefillPromote) Promote();
+  }
+
+  // What the tensor cores have summed, added to this thread's FP32 sums of the piece.
+  __device__ __forceinline__ void Promote() {
+    float4* sums = &shared_.sums[group_][0][threadIdx.x % 128];
+    if (promoted_ > 0) AddSums(sums);
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      sums[128 * j] =
+          make_float4(part_[4 * j], part_[4 * j + 1], part_[4 * j + 2], part_[4 * j + 3]);
+    }
+    Row(0).unit = unit_[0];  // the row's four lanes write the same
+    Row(1).unit = unit_[1];
+    pending_ = 0;
+    promoted_ = 1;
+  }
+  __device__ __forceinline__ void AddSums(const float4* sums) {
+    const float factor[2] = {Exp2Approx(Row(0).unit - unit_[0]),
+                             Exp2Approx(Row(1).unit - unit_[1])};
+#pragma unroll
+    for (int j = 0; j < kDim / 8; ++j) {
+      const float4 x = sums[128 * j];
+      part_[4 * j] += x.x * factor[0];
+      part_[4 * j + 1] += x.y * factor[0];
+      part_[4 * j + 2] += x.z * factor[1];
+      part_[4 * j + 3] += x.w * factor[1];
     }
   }
 
-  // What the tensor cores have summed, into the FP32 sums.
-  __device__ __forceinline__ void Promote() {
-    pending_ = 0;
-    const float factor[2] = {Exp2Approx(out_unit_[0] - unit_[0]),
-                             Exp2Approx(out_unit_[1] - unit_[1])};
-#pragma unroll
-    for (int h = 0; h < 2; ++h) out_unit_[h] = unit_[h];
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) out_[i] = out_[i] * factor[i >> 1 & 1] + part_[i];
-  }
-
-  // A tile that only the other warpgroup needs. It must have been filled before it is given back:
+  // A tile that only other warpgroups need. It must have been filled before it is given back:
   // else this arrival would count for the phase before.
   __device__ __forceinline__ void Skip() {
     MbarrierWait(&shared_.full[place_.stage], place_.phase);
@@ -193,60 +230,47 @@ class PrefillConsumer {
     for (int t = 0; t < kTerms; ++t) PinRegisters(p[t]);
   }
 
-  // The warpgroup's rows of Q as A operands: from shared memory they would be read with every tile.
-  __device__ __forceinline__ void LoadQueries(Queries& q) const {
-    const int row = LaneRow() % 64;
-    const int swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
-    const uint8_t* from = shared_.q[query_][group_] + row * kDim + 4 * c_;
+  __device__ __forceinline__ void MultiplyKeys(int stage, float (&s)[32]) {
+    const uint64_t k = kDim == 128 ? DescriptorSwizzle128(shared_.k[stage])
+                                   : DescriptorSwizzle64(shared_.k[stage]);
+    const uint64_t q = kDim == 128 ? DescriptorSwizzle128(shared_.q[group_])
+                                   : DescriptorSwizzle64(shared_.q[group_]);
 #pragma unroll
     for (int i = 0; i < kQuerySteps; ++i) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const int chunk = 2 * i + r / 2;
-        q[i][r] =
-            *reinterpret_cast<const uint32_t*>(from + 8 * (r % 2) * kDim + 16 * (chunk ^ swizzle));
-      }
+      WgmmaE4M3<kPrefillKeys>::Ss(s, q + 2 * i, k + 2 * i, i > 0);
     }
   }
 
-  // Scores of half a tile's keys.
+  // part_ (+)= P V of half a tile's keys.
   template <int kHalf>
-  __device__ __forceinline__ void MultiplyKeys(int stage, const Queries& q, float (&s)[16]) {
-    const uint8_t* keys = shared_.k[stage] + kHalf * 32 * kDim;
-    const uint64_t k = kDim == 128 ? DescriptorSwizzle128(keys) : DescriptorSwizzle64(keys);
-#pragma unroll
-    for (int i = 0; i < kQuerySteps; ++i) WgmmaE4M3<32>::Rs(s, q[i], k + 2 * i, i > 0);
-  }
-
-  // part_ (+)= P V.
   __device__ __forceinline__ void MultiplyValues(int stage, const Probs& p) {
     const uint64_t v = DescriptorSwizzle64(shared_.v[stage]);
 #pragma unroll
     for (int t = 0; t < kTerms; ++t) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t a[4] = {p[t][4 * i], p[t][4 * i + 1], p[t][4 * i + 2], p[t][4 * i + 3]};
-        WgmmaE4M3<kDim>::Rs(part_, a, v + 2 * i, t + i > 0 ? 1 : pending_);
-      }
+      const uint32_t(&half)[8] = p[t];
+      const uint32_t a[4] = {half[4 * kHalf], half[4 * kHalf + 1], half[4 * kHalf + 2],
+                             half[4 * kHalf + 3]};
+      WgmmaE4M3<kDim>::Rs(part_, a, v + 2 * kHalf, t + kHalf > 0 ? 1 : pending_);
     }
   }
 
-  // Products of half a tile to exponents; -infinity for the keys that the row does not see. `top`
-  // becomes the largest of a row's in this lane if any is positive, and else no positive number (of
-  // floats, as integers).
-  template <int kHalf, bool kMasked>
-  __device__ __forceinline__ void Exponents(int32_t tile, float (&s)[16], int32_t (&top)[2]) {
+  // Products to exponents, with `left` tiles from this one on; -infinity for the keys that the row
+  // does not see. `top` is the largest of a row's in this lane if any is positive, and else no
+  // positive number (of floats, as integers).
+  template <bool kMasked>
+  __device__ __forceinline__ void Exponents(int32_t left, float (&s)[32], int32_t (&top)[2]) {
     const PrefillScales& scales = shared_.scales[place_.stage];
     const float bias[2] = {scales.log_r - unit_[0], scales.log_r - unit_[1]};
     int32_t limit[2] = {};
     if constexpr (kMasked) {
+      const int32_t tile = Piece().group_tiles[group_] - left;
       for (int h = 0; h < 2; ++h) limit[h] = Row(h).limit - tile * kPrefillKeys - 4 * c_;
     }
-    if constexpr (kHalf == 0) top[0] = top[1] = INT32_MIN;
 #pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      const int first = 32 * kHalf + 16 * b;
-      const float4 score = *reinterpret_cast<const float4*>(scales.score + first + 4 * c_);
+    for (int h = 0; h < 2; ++h) top[h] = INT32_MIN;
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      const float4 score = *reinterpret_cast<const float4*>(scales.score + 16 * b + 4 * c_);
       const float score_of[4] = {score.x, score.y, score.z, score.w};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -254,7 +278,7 @@ class PrefillConsumer {
         for (int e = 0; e < 4; ++e) {
           float& x = s[Register(b, e, h)];
           x = __fmaf_rn(scale_[h], x * score_of[e], bias[h]);
-          if (kMasked && first + e >= limit[h]) x = -INFINITY;
+          if (kMasked && 16 * b + e >= limit[h]) x = -INFINITY;
         }
 #pragma unroll
         for (int e = 0; e < 4; e += 2) {
@@ -264,35 +288,32 @@ class PrefillConsumer {
       }
     }
   }
-  template <int kHalf>
-  __device__ __forceinline__ void Exponents(int32_t tile, int32_t whole, float (&s)[16],
-                                            int32_t (&top)[2]) {
-    if (tile >= whole) {
-      Exponents<kHalf, true>(tile, s, top);
+  __device__ __forceinline__ void Exponents(int32_t left, float (&s)[32], int32_t (&top)[2]) {
+    if (left <= Uniform(Piece().masked_tiles[group_])) {
+      Exponents<true>(left, s, top);
     } else {
-      Exponents<kHalf, false>(tile, s, top);
+      Exponents<false>(left, s, top);
     }
   }
 
   // u of rows whose exponents, so far with u = 0, are those of the first tile.
-  __device__ __forceinline__ void FirstUnits(float (&low)[16], float (&high)[16]) {
+  __device__ __forceinline__ void FirstUnits(float (&s)[32]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float top = -INFINITY;
 #pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        if ((i >> 1 & 1) == h) top = fmaxf(top, fmaxf(low[i], high[i]));
+      for (int i = 0; i < 32; ++i) {
+        if ((i >> 1 & 1) == h) top = fmaxf(top, s[i]);
       }
       top = QuadMax(top);
       if (top > -INFINITY) unit_[h] = ceilf(top) + kMargin;
     }
-    Lower(low, unit_);
-    Lower(high, unit_);
+#pragma unroll
+    for (int i = 0; i < 32; ++i) s[i] -= unit_[i >> 1 & 1];
   }
 
   // Larger u for the rows that have a `top` too high.
-  __device__ __forceinline__ void Raise(const int32_t (&top)[2], float (&low)[16],
-                                        float (&high)[16]) {
+  __device__ __forceinline__ void Raise(const int32_t (&top)[2], float (&s)[32]) {
     float by[2];
     float factor[2];
 #pragma unroll
@@ -303,36 +324,31 @@ class PrefillConsumer {
       unit_[h] += by[h];
       sum_[h] *= factor[h];
     }
-    Lower(low, by);
-    Lower(high, by);
+#pragma unroll
+    for (int i = 0; i < 32; ++i) s[i] -= by[i >> 1 & 1];
 #pragma unroll
     for (int i = 0; i < kValues; ++i) part_[i] *= factor[i >> 1 & 1];
   }
 
-  static __device__ __forceinline__ void Lower(float (&exponents)[16], const float (&by)[2]) {
-#pragma unroll
-    for (int i = 0; i < 16; ++i) exponents[i] -= by[i >> 1 & 1];
-  }
-
-  // Exponents of half a tile to P'; adds to the lane's sums of probabilities.
+  // Exponents of one tile to P', and the lane's sums of probabilities.
   template <int kHalf>
-  __device__ __forceinline__ void Probabilities(const PrefillScales& scales, const float (&s)[16],
-                                                Probs& p, float (&sum)[2]) {
+  __device__ __forceinline__ void Probabilities(const PrefillScales& scales, const float (&s)[32],
+                                                Probs& p) {
+    const float inverse_r = scales.inverse_r;
 #pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      const int block = 2 * kHalf + b;
-      const float4 value = *reinterpret_cast<const float4*>(scales.value + 16 * block + 4 * c_);
+    for (int b = 2 * kHalf; b < 2 * kHalf + 2; ++b) {
+      const float4 value = *reinterpret_cast<const float4*>(scales.value + 16 * b + 4 * c_);
       const float value_of[4] = {value.x, value.y, value.z, value.w};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float x[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) x[e] = Exp2Approx(s[Register(b, e, h)]);
-        sum[h] += (x[0] + x[1]) + (x[2] + x[3]);
+        sum_[h] = __fmaf_rn((x[0] + x[1]) + (x[2] + x[3]), inverse_r, sum_[h]);
 #pragma unroll
         for (int e = 0; e < 4; ++e) x[e] *= value_of[e];
-        p[0][2 * block + h] = FloatsToE4M3x4(x[0], x[1], x[2], x[3]);
-        if constexpr (kTerms == 2) p[1][2 * block + h] = Remainder(p[0][2 * block + h], x);
+        p[0][2 * b + h] = FloatsToE4M3x4(x[0], x[1], x[2], x[3]);
+        if constexpr (kTerms == 2) p[1][2 * b + h] = Remainder(p[0][2 * b + h], x);
       }
     }
   }
@@ -340,6 +356,11 @@ class PrefillConsumer {
   static __device__ __forceinline__ float QuadMax(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 1));
     return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
+  }
+
+  static __device__ __forceinline__ void Clear(float (&values)[kValues]) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) values[i] = 0.0f;
   }
 
   static constexpr __device__ int Register(int b, int e, int h) {
@@ -356,19 +377,23 @@ class PrefillConsumer {
   }
 
   __device__ __forceinline__ void Store() {
-    if (pending_ > 0) Promote();
+    if (promoted_ > 0) {
+      // With nothing pending, part_ is what went to the sums last.
+      if (pending_ == 0) Clear(part_);
+      AddSums(&shared_.sums[group_][0][threadIdx.x % 128]);
+    }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       sum_[h] += __shfl_xor_sync(0xFFFFFFFFu, sum_[h], 1);
       sum_[h] += __shfl_xor_sync(0xFFFFFFFFu, sum_[h], 2);
       const float factor = sum_[h] == 0.0f ? 0.0f : __fdividef(512.0f / 256.0f, sum_[h]);
-      const int64_t row = Row(h).index;
+      const int64_t row = Row(h).index;  // of 64 bits from here on
       if (row < 0) continue;
-      bf16_t* to = p_.out + row * kDim + 2 * c_;
+      bf16_t* to = p_.out + row * kDim + 2 * (Thread() % 4);
 #pragma unroll
       for (int j = 0; j < kDim / 8; ++j) {
         *reinterpret_cast<uint32_t*>(to + 8 * j) =
-            FloatsToBf16x2(out_[4 * j + 2 * h] * factor, out_[4 * j + 2 * h + 1] * factor);
+            FloatsToBf16x2(part_[4 * j + 2 * h] * factor, part_[4 * j + 2 * h + 1] * factor);
       }
     }
   }
@@ -377,15 +402,14 @@ class PrefillConsumer {
   Shared& shared_;
   const int group_;
   const int c_;
-  int query_ = 0;  // buffer of Q
+  int buffer_ = 0;  // of the piece and its rows
   RingPlace<kPrefillStages> place_;
   float part_[kValues];  // of the last pending_ tiles, in units of unit_
-  float out_[kValues];   // of the tiles before, in units of out_unit_
   int pending_;
-  float scale_[2];     // scale_q log2(e) / sqrt(Dh)
-  float unit_[2];      // u
-  float out_unit_[2];  // u when out_ was last added to
-  float sum_[2];       // this lane's part of sum 2^(x - u)
+  int promoted_;    // whether there are sums in shared memory
+  float scale_[2];  // scale_q log2(e) / sqrt(Dh)
+  float unit_[2];   // u
+  float sum_[2];    // this lane's part of sum 2^(x - u)
 };
 
 }  // namespace fireq::sm90

@@ -11,9 +11,9 @@
 
 namespace fireq::sm90 {
 
-inline constexpr int kPrefillKeys = kTokensPerPage;  // of a tile
-inline constexpr int kPrefillConsumers = 2;          // warpgroups
-inline constexpr int kPrefillPromote = 4;            // tiles between additions of P V in FP32
+inline constexpr int kPrefillKeys = kTokensPerPage;          // of a tile
+inline constexpr int kPrefillConsumers = kPrefillRows / 64;  // warpgroups
+inline constexpr int kPrefillPromote = 6;  // tiles between additions of P V in FP32
 inline constexpr int kPrefillThreads = 128 * (kPrefillConsumers + 1);
 
 // What a key's score and probability are multiplied by, in the order of its page.
@@ -29,13 +29,14 @@ struct PrefillScales {
 struct PrefillRow {
   float scale;    // scale_q log2(e) / sqrt(Dh)
   int32_t limit;  // keys that the row sees
-  int64_t index;  // row of [T, H]; -1: none
+  int32_t index;  // row of [T, H]; -1: none
+  float unit;     // u of the row's sums in shared memory, which its consumer writes
 };
 // And about the piece.
 struct PrefillPiece {
-  int32_t tiles;  // of keys; -1: no more work
-  int32_t group_tiles[kPrefillConsumers];
-  int32_t whole_tiles[kPrefillConsumers];  // seen whole by every row of the warpgroup
+  int32_t tiles;                            // of keys; -1: no more work
+  int32_t group_tiles[kPrefillConsumers];   // of each warpgroup
+  int32_t masked_tiles[kPrefillConsumers];  // the last, seen in part by some row
 };
 
 template <int kDim>
@@ -44,19 +45,25 @@ struct PrefillShared {
   // E4M3 [64 tokens][Dh], K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token
   // KeyOfRow(n), so that a thread's columns of S are the k of its A fragment of P.
   alignas(1024) uint8_t k[kPrefillStages][kPrefillKeys * kDim];
-  // E4M3 [64 rows][Dh] a consumer, swizzled as K, for this piece of work and the next.
-  alignas(1024) uint8_t q[2][kPrefillConsumers][64 * kDim];
+  // E4M3 [64 rows][Dh] a consumer, swizzled as K; each copies its own.
+  alignas(1024) uint8_t q[kPrefillConsumers][64 * kDim];
   // E4M3 [Dh][64 tokens] in the 64-byte swizzle: V^T.
   alignas(512) uint8_t v[kPrefillStages][kDim * kPrefillKeys];
+  // Sums of P V of every consumer thread, in groups of four.
+  alignas(128) float4 sums[kPrefillConsumers][kDim / 8][128];
   alignas(16) PrefillRow rows[2][kPrefillRows];
   PrefillPiece piece[2];
   alignas(128) PrefillScales scales[kPrefillStages];
-  alignas(128) uint8_t raw[4][kPrefillRawPages][kLayout.head_bytes()];
+  // Packed codes of K or of V, then 64 scales, then 64 zero points.
+  static constexpr int kRawScales = kPrefillKeys * kDim / 2;
+  static constexpr int kRawZeros = kRawScales + 2 * kPrefillKeys;
+  static constexpr int kRawBytes = kRawZeros + kPrefillKeys;
+  alignas(128) uint8_t raw[4][kPrefillRawPages][kRawBytes];
   Mbarrier full[kPrefillStages];
   Mbarrier empty[kPrefillStages];
   Mbarrier raw_full[4][kPrefillRawPages];
-  Mbarrier q_full[2];
-  Mbarrier q_empty[2];
+  Mbarrier piece_full[2];
+  Mbarrier piece_empty[2];
 };
 
 // Row of the K tile for token 16 b + 4 c + e: S's columns 8 j + 2 c + i then hold, for lane c, the

@@ -61,6 +61,17 @@ __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* flag) {
   return value;
 }
 
+// cp.async.cg: 16 bytes from device to shared memory, of which `bytes` (0 or 16) are read and the
+// rest is zero. Complete after CopyAsyncWaitAll, for the thread that copied.
+__device__ __forceinline__ void CopyAsync16(void* shared, const void* global, uint32_t bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
+               "l"(global), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void CopyAsyncWaitAll() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 // stmatrix.x4.trans: four 8x8 tiles of 16-bit elements, transposed; lane i gives the address of row
 // i % 8 of tile i / 8.
 __device__ __forceinline__ void StoreMatrix4Trans(void* shared, uint32_t r0, uint32_t r1,
