@@ -129,8 +129,14 @@ TEST(GemmI4F8Plan, TunedRowsNameRealPlans) {
   for (const TunedGemm& row : TunedGemms()) {
     const int variant = FindGemmVariant(row.variant);
     ASSERT_GE(variant, 0) << row.variant;
-    EXPECT_NO_THROW(
-        MakeForcedGemmPlan({row.max_m, row.n, row.k}, variant, row.cluster, {}, row.cut));
+    const GemmPlan forced =
+        MakeForcedGemmPlan({row.max_m, row.n, row.k}, variant, row.cluster, {}, row.cut);
+    EXPECT_EQ(forced.cuts_tiles(), row.cut) << forced.why;
+    const Products products =
+        forced.kernel().kernel == GemmKernel::kWide ? Products::kTable : Products::kExact;
+    const GemmPlan planned = MakeGemmPlan({row.max_m, row.n, row.k}, products);
+    EXPECT_EQ(planned.variant, variant) << planned.why;
+    EXPECT_EQ(planned.whole_tiles, forced.whole_tiles) << planned.why;
   }
 }
 
