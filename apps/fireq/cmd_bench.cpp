@@ -75,9 +75,10 @@ void AddBench(CLI::App& app) {
   AddPhase(*bench, "decode", "New tokens alone, from a context of INPUT on");
   AddPhase(*bench, "serve", "Requests through the engine, BATCH at a time");
   AddPhase(*bench, "profile", "Times of the ops of a prefill and of a decode step");
+  AddKernelBenches(*bench);
   bench->footer(
-      "Example:\n  fireq bench decode --synthetic llama-3-8b --shape 1x1024x128 --shape "
-      "256x1280x64\n");
+      "Examples:\n  fireq bench decode --synthetic llama-3-8b --shape 1x1024x128 --shape "
+      "256x1280x64\n  fireq bench gemm --tokens 16,4096 > gemm.csv\n");
 }
 
 }  // namespace fireq::app

@@ -33,6 +33,7 @@ void AddInspect(CLI::App& app);
 void AddTokenize(CLI::App& app);
 void AddRender(CLI::App& app);
 void AddBench(CLI::App& app);
+void AddKernelBenches(CLI::App& bench);  // called by AddBench
 
 // --products: which of the two products of INT4 weights is computed.
 void AddProducts(CLI::App& command, ProductsMode& products);

@@ -26,7 +26,7 @@ WRITE = [(16, 1024, 1024), (4, 8192, 2048), (1, 8192, 8192), (16, 4096, 1), (256
 def ours(program, kind, batch, context, heads, kv_heads, dim, queries=1):
     shape = f"{batch}x{context}x{heads}x{kv_heads}x{dim}x{queries}"
     done = subprocess.run([program, kind, shape], check=True, capture_output=True, text=True, timeout=60)
-    return [float(field) for field in done.stdout.strip().split(",")]
+    return [float(field) for field in done.stdout.splitlines()[-1].split(",")]
 
 
 def cudnn_us(batch, context, heads, kv_heads, dim):

@@ -1,17 +1,12 @@
-// Times the attention kernels on shapes given as arguments; one CSV row a shape on stdout.
+// Times the attention kernels; one CSV row a shape on stdout.
 //
-//   bench_attention decode|decode-pdl|prefill|rope  BATCHxCONTEXTxHEADSxKVHEADSxDIM[xQUERIES] ...
-//
-// prefill: batch,context,heads,kv_heads,head_dim,median_us,tflops,low_us,high_us (causal: half of
-//          4 context^2 Dh operations a head)
-// decode:  batch,context,heads,kv_heads,head_dim,median_us,floor_us,ratio_floor,low_us,high_us
-// rope:    batch,queries,context,heads,kv_heads,head_dim,median_us,mbytes,gbytes_per_s,
-//          copy_gbytes_per_s,ratio_copy (rope_kv_write of the last `queries` tokens)
 // The floor is the cache's INT4 bytes at 1.028 times the rate of a copy (bytes read and written),
 // measured by this program: 4.4 TB/s on an H200. Caches rotate past the L2.
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -168,33 +163,62 @@ void BenchRope(const Shape& s) {
   std::fflush(stdout);
 }
 
-int Main(int argc, char** argv) {
-  FIREQ_CHECK(argc >= 3, kInvalidArgument,
-              "bench attention: decode|decode-pdl|prefill|rope SHAPE ...");
-  const std::string what = argv[1];
-  for (int i = 2; i < argc; ++i) {
-    const Shape shape = ParseShape(argv[i]);
-    if (what == "decode" || what == "decode-pdl") {
-      BenchDecode(shape, what == "decode-pdl");
-    } else if (what == "prefill") {
-      BenchPrefill(shape);
-    } else if (what == "rope") {
-      BenchRope(shape);
-    } else {
-      Throw(ErrorCode::kInvalidArgument, StrCat("bench attention: ", what));
-    }
-  }
-  return 0;
+// A sub-command: measures shapes, prints a CSV row each.
+void AddMeasure(CLI::App& app, const std::string& name, const std::string& help,
+                const std::string& columns, const std::vector<std::string>& usual,
+                const std::function<void(const Shape&)>& measure) {
+  CLI::App* command = app.add_subcommand(name, help);
+  auto shapes = std::make_shared<std::vector<std::string>>(usual);
+  command->add_option("SHAPE", *shapes, "BATCHxCONTEXTxHEADSxKVHEADSxDIM[xQUERIES] ...")
+      ->capture_default_str();
+  command->footer("Columns: " + columns);
+  command->callback([=] {
+    std::printf("%s\n", columns.c_str());
+    for (const std::string& shape : *shapes) measure(ParseShape(shape.c_str()));
+  });
+}
+
+std::vector<std::string> DecodeShapes() {
+  std::vector<std::string> shapes;
+  for (const int batch : {1, 16, 64, 256})
+    for (const int context : {1024, 4096, 16384})
+      shapes.push_back(StrCat(batch, "x", context, "x32x8x128"));
+  return shapes;
+}
+
+void AddMeasures(CLI::App& app) {
+  app.require_subcommand(1);
+  AddMeasure(app, "prefill", "Causal prompts; half of 4 context^2 Dh operations a head",
+             "batch,context,heads,kv_heads,head_dim,median_us,tflops,low_us,high_us",
+             {"16x1024x32x8x128", "16x2048x32x8x128", "16x4096x32x8x128", "4x8192x32x8x128",
+              "1x32768x32x8x128"},
+             BenchPrefill);
+  const std::string decode =
+      "batch,context,heads,kv_heads,head_dim,median_us,floor_us,ratio_floor,low_us,high_us";
+  AddMeasure(app, "decode", "The last QUERIES tokens of each sequence", decode, DecodeShapes(),
+             [](const Shape& shape) { BenchDecode(shape, false); });
+  AddMeasure(app, "decode-pdl", "The same as dependent launches that overlap", decode,
+             DecodeShapes(), [](const Shape& shape) { BenchDecode(shape, true); });
+  AddMeasure(app, "rope", "rope_kv_write of the last QUERIES tokens",
+             "batch,queries,context,heads,kv_heads,head_dim,median_us,mbytes,gbytes_per_s,"
+             "copy_gbytes_per_s,ratio_copy",
+             {"16x1024x32x8x128x1024", "16x4096x32x8x128"}, BenchRope);
 }
 
 }  // namespace
 }  // namespace fireq::bench
 
 int main(int argc, char** argv) {
+  CLI::App app{"Attention over the INT4 KV cache, medians of CUDA-graph batches",
+               "fireq bench attention"};
+  fireq::bench::AddMeasures(app);
   try {
-    return fireq::bench::Main(argc, argv);
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : fireq::ExitCode(fireq::ErrorCode::kInvalidArgument);
   } catch (const fireq::Error& error) {
-    std::fprintf(stderr, "%s\n", error.what());
+    std::fprintf(stderr, "fireq bench attention: %s\n", error.what());
     return fireq::ExitCode(error.code());
   }
 }

@@ -1,19 +1,14 @@
 // The INT4 x FP8 GEMM against cuBLASLt FP8 and FP16 and against the plain read of its weights, all
-// in one run on one GPU:
-//   bench_gemm [--tune] [--shapes all|NxK,...] [--tokens 1,2,...] > gemm.csv
-//   bench_gemm --ffn [--tokens ..] > ffn.csv              (suites.h)
-//   bench_gemm --soak REPLAYS [--tokens ..]               (suites.h)
-//   bench_gemm --producers [--tokens ..] > producers.csv  (suites.h)
+// in one run on one GPU (--help says the ways to run it).
 //
 // Weights rotate past L2, data is random, figures are medians of CUDA-graph batches. With --tune
 // every sensible plan of the policy that serves is timed (rows named by the plan, cN = clusters of
 // N) and the best is printed as a row of the tuned table to stderr.
+#include <CLI/CLI.hpp>
 #include <array>
 #include <cstdio>
-#include <cstring>
 #include <fstream>
 #include <span>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -241,35 +236,16 @@ std::vector<sm90::TunedGemm> ReadPlans(const std::string& path) {
   return rows;
 }
 
-Options Parse(int argc, char** argv) {
-  Options options;
-  for (int i = 1; i < argc; ++i) {
-    const std::string name = argv[i];
-    if (name == "--tune" || name == "--ffn" || name == "--producers") {
-      (name == "--tune" ? options.tune : name == "--ffn" ? options.ffn : options.producers) = true;
-      continue;
-    }
-    FIREQ_CHECK(i + 1 < argc && (name == "--shapes" || name == "--tokens" || name == "--plans" ||
-                                 name == "--soak"),
-                kInvalidArgument, "bench_gemm: ", name);
-    const std::string value = argv[++i];
-    if (name == "--plans") {
-      options.plans = value;
-      continue;
-    }
-    if (name == "--soak") {
-      options.soak = std::stoi(value);
-      continue;
-    }
-    if (name == "--shapes") {
-      options.shapes = value;
-      continue;
-    }
-    options.tokens.clear();
-    std::stringstream list(value);
-    for (std::string m; std::getline(list, m, ',');) options.tokens.push_back(std::stoll(m));
-  }
-  return options;
+void AddOptions(CLI::App& app, Options& options) {
+  app.add_option("--shapes", options.shapes, "all, or NxK,... of the table of shapes")
+      ->capture_default_str();
+  app.add_option("--tokens", options.tokens, "The values of M, as 1,16,4096")->delimiter(',');
+  app.add_flag("--ffn", options.ffn, "gate|up, SiLU-mul, quantise, down beside cuBLASLt FP16");
+  app.add_flag("--producers", options.producers, "What makes E4M3 rows, beside a copy");
+  app.add_flag("--tune", options.tune, "Time every sensible plan; the best as rows on stderr");
+  app.add_option("--plans", options.plans, "File of tuned rows, used before the built-in ones");
+  app.add_option("--soak", options.soak, "Replay a graph of FFNs so often, compare the bits");
+  app.footer("One CSV on stdout. bench/gemm/report.py draws its roofline and sums it up.");
 }
 
 void RunAll(const Options& options) {
@@ -296,11 +272,18 @@ void RunAll(const Options& options) {
 }  // namespace fireq::bench
 
 int main(int argc, char** argv) {
+  CLI::App app{"The INT4 x FP8 GEMM beside cuBLASLt FP8 and FP16 and a plain read of its weights",
+               "fireq bench gemm"};
+  fireq::bench::Options options;
+  fireq::bench::AddOptions(app, options);
   try {
-    fireq::bench::RunAll(fireq::bench::Parse(argc, argv));
+    app.parse(argc, argv);
+    fireq::bench::RunAll(options);
     return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : fireq::ExitCode(fireq::ErrorCode::kInvalidArgument);
   } catch (const fireq::Error& error) {
-    std::fprintf(stderr, "bench_gemm: %s\n", error.what());
+    std::fprintf(stderr, "fireq bench gemm: %s\n", error.what());
     return fireq::ExitCode(error.code());
   }
 }

@@ -13,6 +13,7 @@ _fireq_options() {
     "bench decode") echo "--baseline $bench $common" ;;
     "bench serve") echo "--requests --baseline $bench $common" ;;
     "bench profile") echo "$bench $common" ;;
+    "bench gemm" | "bench ffn" | "bench attention") echo "--help" ;;
     generate) echo "--prompt --prompt-ids --ignore-eos $sampling $common" ;;
     chat) echo "--system $sampling --help --threads --device" ;;
     inspect) echo "$common" ;;
@@ -68,7 +69,7 @@ _fireq() {
   elif [[ $command == eval ]]; then
     mapfile -t COMPREPLY < <(compgen -W "perplexity tasks trace" -- "$current")
   elif [[ $command == bench ]]; then
-    mapfile -t COMPREPLY < <(compgen -W "prefill decode serve profile" -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W "prefill decode serve profile gemm ffn attention" -- "$current")
   else
     mapfile -t COMPREPLY < <(compgen -W "smollm2-135m" -- "$current")
     mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -- "$current")
