@@ -7,8 +7,10 @@ namespace {
 
 constexpr const char* kFooter = R"(Recipes (docs/QUANTISATION.md):
   default         the best fixed recipe, chosen by measurement on calibration text
+  auto            the best of a few for this model, by trial on held-out calibration text
   fireq           the paper's: CAS by mean, per-tensor t, RPN, CRS, symmetric INT4
   fireq-absmax    the same with CAS by absolute maximum
+  qoq             a rival's (QServe), stored as BF16 values: to be measured, not served
   rtn             plain round to nearest
 A recipe is also a JSON file. --set changes one part of it, e.g. --set kv=asymmetric
 --set weights.grid=signed --set exclude='layers\.0\..*'

@@ -18,7 +18,6 @@ import csv
 import json
 import pathlib
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -27,14 +26,39 @@ FIELDS = ["row", "recipe", "settings", "products", "text", "tokens", "calibratio
           "perplexity", "perplexity_stderr", "kl", "kl_stderr", "top1", "quantize_seconds", "when"]
 
 FLOAT_REST = "activations=float query=float probs=float borders=f32"
-FLOAT_LINEARS = "weights.grid=none rotate.residual=false"
+NO_COMPENSATION = "weights.solver=nearest weights.sweeps=0 follow=false"
+FLOAT_LINEARS = "weights.grid=none rotate.residual=false " + NO_COMPENSATION
 KV_ONLY = FLOAT_LINEARS + " query=float probs=float borders=f32"
 WEIGHTS_ONLY = "kv=float rpn=false crs=false hadamard.qk=false " + FLOAT_REST
 
 MAIN = [
-    ("rtn", "rtn", ""),
-    ("fireq", "fireq", ""),
     ("default", "default", ""),
+    ("fireq", "fireq", ""),
+    ("qoq", "qoq", ""),
+    ("rtn", "rtn", ""),
+    ("float", "", ""),
+]
+
+RIVALS = [
+    ("qoq", "qoq", ""),
+    ("qoq without clipping", "qoq", "weights.search=false"),
+    ("qoq without SmoothAttention", "qoq", "smooth.qk=false"),
+    ("qoq, outputs smoothed", "qoq", "cas=mean cas.lambdas=1,3"),
+    ("qoq, residual rotated", "qoq", "rotate.residual=true"),
+    ("fireq", "fireq", ""),
+]
+
+# Rows with a fourth entry are calibrated on that text instead, with a fifth scored on it.
+SEEDS = [
+    (f"{recipe}, rotation seed {seed}", recipe, f"seed={seed}")
+    for recipe in ("default",) for seed in (1, 2, 3)
+] + [
+    (f"{recipe}, calibrated on {text}", recipe, "", f"calibration/{text}.utf8")
+    for text in ("c4", "wiki", "technical") for recipe in ("default", "fireq", "qoq", "rtn")
+] + [
+    (f"{recipe}, scored on technical prose", recipe, "", "calibration/c4.utf8",
+     "calibration/technical.utf8")
+    for recipe in ("default", "fireq", "qoq", "rtn")
 ]
 
 ABLATION = [
@@ -50,7 +74,8 @@ ABLATION = [
     ("fireq with searched scales", "fireq", "weights.grid=signed weights.search=true"),
     ("default", "default", ""),
     ("default without error compensation", "default",
-     "weights.solver=nearest weights.sweeps=0"),
+     NO_COMPENSATION),
+    ("default without following", "default", "follow=false"),
     ("default without coordinate descent", "default", "weights.sweeps=0"),
     ("default without search", "default", "weights.search=false"),
     ("default without rotation of the residual", "default", "rotate.residual=false"),
@@ -62,16 +87,16 @@ ABLATION = [
     ("weights only, default", "default", WEIGHTS_ONLY),
     ("K and V only, rtn", "rtn", KV_ONLY),
     ("K and V only, fireq", "fireq", KV_ONLY + " cas=none"),
-    ("K and V only, default", "default", KV_ONLY + " weights.solver=nearest weights.sweeps=0"),
+    ("K and V only, default", "default", KV_ONLY),
 ]
 
 # Everything but what the name says stays as the float model has it. Fused linears go together.
-ALONE = "kv=float activations=float query=float probs=float borders=f32"
+ALONE = "kv=float activations=float query=float probs=float borders=f32 follow=false"
 SENSITIVITY = [
     (f"{kind} alone", "default", f"{ALONE} exclude=^(?!.*({kind.replace(',', '|')})_proj)")
     for kind in ("q,k,v", "o", "gate,up", "down")
 ] + [
-    ("K and V alone", "default", KV_ONLY + " weights.solver=nearest weights.sweeps=0"),
+    ("K and V alone", "default", KV_ONLY),
     ("weights alone", "default", ALONE),
 ] + [
     (f"layer {layer} alone", "default", f"{ALONE} exclude=^(?!model\\.layers\\.{layer}\\.)")
@@ -87,10 +112,13 @@ CHOOSE = [
     ("no sweeps", "default", "weights.sweeps=0"),
 ]
 
+WIKI_TEST = "wikitext-2-raw/wiki.test.raw"
 SETS = {
-    "main": (MAIN, "wikitext-2-raw/wiki.test.raw", 65536, 131072),
-    "full": (MAIN, "wikitext-2-raw/wiki.test.raw", 303104, 131072),
-    "ablation": (ABLATION, "wikitext-2-raw/wiki.test.raw", 16384, 32768),
+    "main": (MAIN, WIKI_TEST, 65536, 131072),
+    "full": (MAIN, WIKI_TEST, 303104, 131072),
+    "rivals": (RIVALS, WIKI_TEST, 16384, 32768),
+    "ablation": (ABLATION, WIKI_TEST, 16384, 32768),
+    "seeds": (SEEDS, WIKI_TEST, 16384, 32768),
     "sensitivity": (SENSITIVITY, "calibration/wiki.utf8", 8192, 16384),
     "choose": (CHOOSE, "calibration/wiki.utf8", 16384, 32768),
 }
@@ -106,7 +134,7 @@ def parse_arguments():
     parser.add_argument("--tokens", type=int, help="of the text that is scored")
     parser.add_argument("--calib-tokens", type=int)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="rows at a time")
     parser.add_argument("--only", help="rows whose name contains this")
     parser.add_argument("--out", type=pathlib.Path,
                         default=pathlib.Path(__file__).parent.parent / "results")
@@ -116,7 +144,7 @@ def parse_arguments():
 def run(command):
     result = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if result.returncode != 0:
-        sys.exit(f"run.py: {' '.join(command)}: exit code {result.returncode}")
+        raise RuntimeError(f"{' '.join(command)}: exit code {result.returncode}")
     return json.loads(result.stdout)
 
 
@@ -125,35 +153,47 @@ def key_of(row):
                                        "calibration", "calib_tokens"))
 
 
-def measure(arguments, name, recipe, settings, text, tokens, calib_tokens, done, save):
-    calibration = "calibration/c4.utf8"
+def evaluate(arguments, target, row, reference):
+    command = [arguments.fireq, "eval", "perplexity", target, "--text",
+               str(arguments.data / row["text"]), "--max-tokens", str(row["tokens"]), "--products",
+               row["products"], "--json", *arguments.thread_options]
+    result = run(command + (["--reference", arguments.model] if reference else []))
+    row.update(perplexity=round(result["perplexity"], 4),
+               perplexity_stderr=round(result["perplexity_stderr"], 4),
+               kl=round(result.get("kl_mean", 0.0), 5),
+               kl_stderr=round(result.get("kl_stderr", 0.0), 5),
+               top1=round(result.get("top1_agreement", 1.0), 4),
+               when=time.strftime("%Y-%m-%d"))
+
+
+def measure(arguments, spec, text, tokens, calib_tokens, done, save):
+    defaults = ("", "", "", "calibration/c4.utf8", text)
+    name, recipe, settings, calibration, text = (*spec, *defaults[len(spec):])
     wanted = []
-    for products in arguments.products.split(","):
-        row = dict(row=name, recipe=recipe, settings=settings, products=products, text=text,
-                   tokens=tokens, calibration=calibration, calib_tokens=calib_tokens)
+    for products in arguments.products.split(",") if recipe else ["float"]:
+        row = dict(row=name, recipe=recipe or "float", settings=settings, products=products,
+                   text=text, tokens=tokens, calibration=calibration if recipe else "",
+                   calib_tokens=calib_tokens if recipe else 0, quantize_seconds="")
         if key_of(row) not in done:
             wanted.append(row)
     if not wanted:
         return
-    threads = ["--threads", str(arguments.threads)] if arguments.threads > 0 else []
+    if not recipe:
+        row = {**wanted[0], "products": "exact"}  # no products in a float model: either does
+        evaluate(arguments, arguments.model, row, False)
+        save({**row, "products": "float"})
+        return
     with tempfile.TemporaryDirectory() as folder:
         target = f"{folder}/model"
         command = [arguments.fireq, "quantize", arguments.model, "-o", target, "--recipe", recipe,
                    "--calib", str(arguments.data / calibration), "--calib-tokens",
-                   str(calib_tokens), "--json", *threads]
+                   str(calib_tokens), "--json", *arguments.thread_options]
         for setting in settings.split():
             command += ["--set", setting]
         report = run(command)
         for row in wanted:
-            result = run([arguments.fireq, "eval", "perplexity", target, "--text",
-                          str(arguments.data / text), "--max-tokens", str(tokens), "--products",
-                          row["products"], "--reference", arguments.model, "--json", *threads])
-            row.update(perplexity=round(result["perplexity"], 4),
-                       perplexity_stderr=round(result["perplexity_stderr"], 4),
-                       kl=round(result["kl_mean"], 5), kl_stderr=round(result["kl_stderr"], 5),
-                       top1=round(result["top1_agreement"], 4),
-                       quantize_seconds=round(report["seconds"], 1),
-                       when=time.strftime("%Y-%m-%d"))
+            row["quantize_seconds"] = round(report["seconds"], 1)
+            evaluate(arguments, target, row, True)
             save(row)
 
 

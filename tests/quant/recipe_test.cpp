@@ -87,6 +87,14 @@ TEST(Recipe, ImpossibleCombinationsAreRefused) {
   ApplySetting(recipe, "weights.solver=gptq");
   ApplySetting(recipe, "weights.grid=none");
   EXPECT_THAT(MessageOf([&] { CheckRecipe(recipe); }), HasSubstr("weights.solver"));
+  ApplySetting(recipe, "weights.grid=progressive");
+  EXPECT_THAT(MessageOf([&] { CheckRecipe(recipe); }), HasSubstr("weights.solver"));
+  Recipe following;
+  ApplySetting(following, "follow=true");
+  EXPECT_THAT(MessageOf([&] { CheckRecipe(following); }), HasSubstr("follow"));
+  Recipe pairs = BuiltinRecipe("qoq");
+  ApplySetting(pairs, "rpn=true");
+  EXPECT_THAT(MessageOf([&] { CheckRecipe(pairs); }), HasSubstr("smooth.qk"));
 }
 
 }  // namespace

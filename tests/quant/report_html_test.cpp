@@ -56,6 +56,17 @@ TEST(ReportHtml, ShowsWhatTheReportSays) {
   EXPECT_THAT(page, HasSubstr("<td>calibration tokens</td><td>4096</td>"));
 }
 
+TEST(ReportHtml, SaysWhyAutoChose) {
+  Report report = SmallReport();
+  EXPECT_THAT(ReportHtml(ToJson(report)), Not(HasSubstr("Choice of the recipe")));
+  report.choice = {{"held_out_tokens", 64}, {"calibration_tokens", 128}, {"chosen", "A<B"}};
+  report.choice["candidates"] = {{{"name", "A<B"}, {"kl_table", 0.25}, {"kl_exact", 0.1251}},
+                                 {{"name", "C"}, {"refused", "no"}}};
+  const std::string page = ReportHtml(ToJson(report));
+  for (const char* part : {"A&lt;B", "0.2500", "0.1251", "refused", "64 tokens"})
+    EXPECT_THAT(page, HasSubstr(part));
+}
+
 TEST(ReportHtml, EscapesWhatARecipeHolds) {
   const std::string page = ReportHtml(ToJson(SmallReport()));
   EXPECT_THAT(page, Not(HasSubstr("<b>")));

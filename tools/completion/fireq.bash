@@ -40,7 +40,7 @@ _fireq() {
 
   case $previous in
     --recipe)
-      mapfile -t COMPREPLY < <(compgen -W "default fireq fireq-absmax rtn" -- "$current")
+      mapfile -t COMPREPLY < <(compgen -W "default auto fireq fireq-absmax qoq rtn" -- "$current")
       mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -f -X '!*.json' -- "$current")
       return ;;
     --products) mapfile -t COMPREPLY < <(compgen -W "served table exact" -- "$current"); return ;;

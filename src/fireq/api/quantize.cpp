@@ -1,5 +1,6 @@
 #include <filesystem>
 
+#include "fireq/api/choose_recipe.h"
 #include "fireq/api/fireq.h"
 #include "fireq/api/text_tools.h"
 #include "fireq/api/wiring.h"
@@ -20,16 +21,13 @@ std::vector<std::pair<std::string, std::string>> TokenizerFilesOf(const ModelSou
           {"tokenizer_config.json", files.config.dump(2)}};
 }
 
-std::vector<int32_t> CalibrationIds(const std::filesystem::path& model,
-                                    const QuantizeRequest& request) {
+// All of the text: auto judges on what is behind the calibration tokens.
+std::vector<int32_t> TextIds(const std::filesystem::path& model, const QuantizeRequest& request) {
   if (request.calibration_text.empty()) return {};
   const TextTools tools = LoadTextTools(model);
-  std::vector<int32_t> ids = tools.tokenizer.Encode(request.calibration_text);
   FIREQ_CHECK(request.calibration_tokens > 0, kInvalidArgument,
               "calibration tokens must be > 0, got ", request.calibration_tokens);
-  if (static_cast<int64_t>(ids.size()) > request.calibration_tokens)
-    ids.resize(static_cast<size_t>(request.calibration_tokens));
-  return ids;
+  return tools.tokenizer.Encode(request.calibration_text);
 }
 
 }  // namespace
@@ -37,9 +35,11 @@ std::vector<int32_t> CalibrationIds(const std::filesystem::path& model,
 std::string Quantize(const QuantizeRequest& request) {
   const std::filesystem::path model = ResolveModel(request.model, request.runtime);
   quant::QuantizeJob job;
-  job.recipe = quant::LoadRecipe(request.recipe);
-  if (request.seed != 0) job.recipe.seed = static_cast<int64_t>(request.seed);
-  for (const std::string& setting : request.settings) quant::ApplySetting(job.recipe, setting);
+  const bool choose = request.recipe == "auto";
+  std::vector<std::string> settings = request.settings;
+  if (request.seed != 0) settings.insert(settings.begin(), StrCat("seed=", request.seed));
+  if (!choose) job.recipe = quant::LoadRecipe(request.recipe);
+  for (const std::string& setting : settings) quant::ApplySetting(job.recipe, setting);
   const auto source = ModelSource::Open(model);
   ThreadPool pool(request.runtime.num_threads);
   const auto backend = MakeFloatBackend(request.runtime);
@@ -47,11 +47,18 @@ std::string Quantize(const QuantizeRequest& request) {
   job.backend = backend.get();
   job.pool = &pool;
   job.target = request.output_dir;
-  job.calibration_ids = CalibrationIds(model, request);
+  std::vector<int32_t> ids = TextIds(model, request);
   job.calibration_context = request.calibration_context;
   job.extra_files = TokenizerFilesOf(*source);
   job.save = {request.save_every_seconds, request.restart};
   job.progress = request.progress;
+  if (choose) {
+    RecipeChoice choice = ChooseRecipe(job, ids, request.calibration_tokens, settings);
+    job.recipe = choice.recipe;
+    job.choice = std::move(choice.reasons);
+  }
+  ids.resize(std::min(ids.size(), static_cast<size_t>(request.calibration_tokens)));
+  job.calibration_ids = std::move(ids);
   return ToJson(quant::Quantize(job)).dump();
 }
 

@@ -55,117 +55,111 @@ ActTensor FirstRows(const ActTensor& tensor, int64_t count) {
 
 }  // namespace
 
-// One block over one batch: the steps of ForwardBlock with what they share.
-class BlockForward {
- public:
-  BlockForward(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
-               const BatchView& batch)
-      : context_(context),
-        backend_(*context.backend),
-        buffers_(buffers),
-        layer_(layer),
-        batch_(batch) {}
+ActTensor BlockForward::AttentionInput(const Tensor& x, const Tensor& norm, DType type) {
+  const ActTensor input = Normed(x, norm, type);
+  Trace("attn_input", input);
+  return input;
+}
 
-  void Attention(const BlockWeights& block, const KvLayer& kv, const Tensor& x) {
-    const ActTensor input = Normed(x, block.attn_norm, *block.qkv);
-    Trace("attn_input", input);
-    const Tensor qkv = buffers_.qkv_.Rows(0, batch_.num_tokens);
-    Linear(input, *block.qkv, Epilogue::kNone, {}, qkv);
-    Trace("qkv", {qkv, {}, {}});
+ActTensor BlockForward::AttentionOut(const ActTensor& input, const BlockWeights& block,
+                                     const KvLayer& kv, DType type) {
+  const Tensor qkv = buffers_.qkv_.Rows(0, batch_.num_tokens);
+  Linear(input, *block.qkv, Epilogue::kNone, {}, qkv);
+  Trace("qkv", {qkv, {}, {}});
 
-    const ActTensor query = FirstRows(buffers_.query_, batch_.num_tokens);
-    RopeKvWriteArgs rope{.qkv = qkv, .batch = &batch_};
-    rope.rope_cos = context_.rope_cos;
-    rope.rope_sin = context_.rope_sin;
-    rope.q_norm = block.q_norm;
-    rope.k_norm = block.k_norm;
-    rope.norm_eps = context_.config->rms_eps;
-    rope.crs_q = block.crs_q;
-    rope.crs_k = block.crs_k;
-    rope.qk_hadamard = context_.qk_hadamard;
-    rope.num_heads = context_.config->num_heads;
-    rope.q = query;
-    rope.kv = kv;
-    backend_.RopeKvWrite(rope);
-    Trace("query", query);
+  const ActTensor query = FirstRows(buffers_.query_, batch_.num_tokens);
+  RopeKvWriteArgs rope{.qkv = qkv, .batch = &batch_};
+  rope.rope_cos = context_.rope_cos;
+  rope.rope_sin = context_.rope_sin;
+  rope.q_norm = block.q_norm;
+  rope.k_norm = block.k_norm;
+  rope.norm_eps = context_.config->rms_eps;
+  rope.crs_q = block.crs_q;
+  rope.crs_k = block.crs_k;
+  rope.qk_hadamard = context_.qk_hadamard;
+  rope.num_heads = context_.config->num_heads;
+  rope.q = query;
+  rope.kv = kv;
+  backend_.RopeKvWrite(rope);
+  Trace("query", query);
 
-    const Tensor out = buffers_.context_.border.Rows(0, batch_.num_tokens);
-    backend_.Attention({.q = query,
-                        .kv = kv,
-                        .batch = &batch_,
-                        .num_heads = context_.config->num_heads,
-                        .e4m3_probs = context_.arithmetic.e4m3_probs,
-                        .reduction = context_.reduction,
-                        .out = out});
-    const ActTensor o_input = Quantized(buffers_.context_, *block.o);
-    Trace("attn_out", o_input);
-    Linear(o_input, *block.o, Epilogue::kResidual, x, x);
-    Trace("attn_residual", {x, {}, {}});
-  }
+  backend_.Attention({.q = query,
+                      .kv = kv,
+                      .batch = &batch_,
+                      .num_heads = context_.config->num_heads,
+                      .e4m3_probs = context_.arithmetic.e4m3_probs,
+                      .reduction = context_.reduction,
+                      .out = buffers_.context_.border.Rows(0, batch_.num_tokens)});
+  const ActTensor out = Quantized(buffers_.context_, type);
+  Trace("attn_out", out);
+  return out;
+}
 
-  void Mlp(const BlockWeights& block, const Tensor& x) {
-    const ActTensor input = Normed(x, block.mlp_norm, *block.gate_up);
-    Trace("mlp_input", input);
-    Linear(input, *block.gate_up, Epilogue::kSiluMul, {},
-           buffers_.hidden_.border.Rows(0, batch_.num_tokens));
-    const ActTensor down_input = Quantized(buffers_.hidden_, *block.down);
-    Trace("mlp_hidden", down_input);
-    Linear(down_input, *block.down, Epilogue::kResidual, x, x);
-    Trace("block_out", {x, {}, {}});
-  }
+void BlockForward::AddAttention(const ActTensor& out, const BlockWeights& block, const Tensor& x) {
+  Linear(out, *block.o, Epilogue::kResidual, x, x);
+  Trace("attn_residual", {x, {}, {}});
+}
 
- private:
-  // Quantised linears take E4M3 codes where the model has quantised activations; everything else
-  // takes what crossed the border.
-  bool TakesCodes(const PreparedLinear& consumer) const {
-    return context_.arithmetic.e4m3_activations && consumer.quantized();
-  }
+ActTensor BlockForward::MlpInput(const Tensor& x, const Tensor& norm, DType type) {
+  const ActTensor input = Normed(x, norm, type);
+  Trace("mlp_input", input);
+  return input;
+}
 
-  ActTensor Normed(const Tensor& x, const Tensor& weight, const PreparedLinear& consumer) {
-    const ForwardBuffers::Activation& to = buffers_.normed_;
-    const ActTensor out = TakesCodes(consumer)
-                              ? FirstRows(to.codes, batch_.num_tokens)
-                              : ActTensor{to.border.Rows(0, batch_.num_tokens), {}, {}};
-    backend_.RmsNorm({.x = x, .weight = weight, .eps = context_.config->rms_eps, .out = out});
-    return out;
-  }
+ActTensor BlockForward::MlpHidden(const ActTensor& input, const BlockWeights& block, DType type) {
+  Linear(input, *block.gate_up, Epilogue::kSiluMul, {},
+         buffers_.hidden_.border.Rows(0, batch_.num_tokens));
+  const ActTensor hidden = Quantized(buffers_.hidden_, type);
+  Trace("mlp_hidden", hidden);
+  return hidden;
+}
 
-  ActTensor Quantized(const ForwardBuffers::Activation& from, const PreparedLinear& consumer) {
-    const Tensor border = from.border.Rows(0, batch_.num_tokens);
-    if (!TakesCodes(consumer)) return {border, {}, {}};
-    const ActTensor out = FirstRows(from.codes, batch_.num_tokens);
-    backend_.Quantize({.x = border, .out = out});
-    return out;
-  }
+void BlockForward::AddMlp(const ActTensor& hidden, const BlockWeights& block, const Tensor& x) {
+  Linear(hidden, *block.down, Epilogue::kResidual, x, x);
+  Trace("block_out", {x, {}, {}});
+}
 
-  void Linear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
-              const Tensor& residual, const Tensor& y) {
-    backend_.Linear({.x = x,
-                     .w = &w,
-                     .epilogue = epilogue,
-                     .products = context_.products,
-                     .reduction = context_.reduction,
-                     .residual = residual,
-                     .y = y});
-  }
+ActTensor BlockForward::Normed(const Tensor& x, const Tensor& norm, DType type) {
+  const ForwardBuffers::Activation& to = buffers_.normed_;
+  const ActTensor out = type == DType::kE4M3
+                            ? FirstRows(to.codes, batch_.num_tokens)
+                            : ActTensor{to.border.Rows(0, batch_.num_tokens), {}, {}};
+  backend_.RmsNorm({.x = x, .weight = norm, .eps = context_.config->rms_eps, .out = out});
+  return out;
+}
 
-  void Trace(std::string_view name, const ActTensor& tensor) {
-    if (context_.tracer != nullptr) context_.tracer->OnTensor(layer_, name, tensor);
-  }
+ActTensor BlockForward::Quantized(const ForwardBuffers::Activation& from, DType type) {
+  const Tensor border = from.border.Rows(0, batch_.num_tokens);
+  if (type != DType::kE4M3) return {border, {}, {}};
+  const ActTensor out = FirstRows(from.codes, batch_.num_tokens);
+  backend_.Quantize({.x = border, .out = out});
+  return out;
+}
 
-  const ForwardContext& context_;
-  Backend& backend_;
-  ForwardBuffers& buffers_;
-  int64_t layer_;
-  const BatchView& batch_;
-};
+void BlockForward::Linear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
+                          const Tensor& residual, const Tensor& y) {
+  backend_.Linear({.x = x,
+                   .w = &w,
+                   .epilogue = epilogue,
+                   .products = context_.products,
+                   .reduction = context_.reduction,
+                   .residual = residual,
+                   .y = y});
+}
+
+void BlockForward::Trace(std::string_view name, const ActTensor& tensor) const {
+  if (context_.tracer != nullptr) context_.tracer->OnTensor(layer_, name, tensor);
+}
 
 void ForwardBlock(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
                   const BlockWeights& block, const BatchView& batch, const KvLayer& kv,
                   const Tensor& x) {
   BlockForward forward(context, buffers, layer, batch);
-  forward.Attention(block, kv, x);
-  forward.Mlp(block, x);
+  const auto type = [&](const PreparedLinear& w) { return forward.InputType(w.quantized()); };
+  const ActTensor input = forward.AttentionInput(x, block.attn_norm, type(*block.qkv));
+  forward.AddAttention(forward.AttentionOut(input, block, kv, type(*block.o)), block, x);
+  const ActTensor mlp_input = forward.MlpInput(x, block.mlp_norm, type(*block.gate_up));
+  forward.AddMlp(forward.MlpHidden(mlp_input, block, type(*block.down)), block, x);
 }
 
 Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,

@@ -55,6 +55,50 @@ class ForwardBuffers {
   Activation hidden_;   // [T, F]: silu(gate) * up
 };
 
+// The steps of ForwardBlock one by one, for who wants to look or to quantise in between. Results
+// live in `buffers` until the next step that makes the same.
+class BlockForward {
+ public:
+  // References are kept.
+  BlockForward(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
+               const BatchView& batch)
+      : context_(context),
+        backend_(*context.backend),
+        buffers_(buffers),
+        layer_(layer),
+        batch_(batch) {}
+
+  // Inputs of linears are E4M3 codes where the model has them and the consumer is quantised.
+  DType InputType(bool consumer_quantised) const {
+    return context_.arithmetic.e4m3_activations && consumer_quantised ? DType::kE4M3
+                                                                      : context_.border();
+  }
+
+  // Norm of the residual stream x: the input of q, k, v, or of gate, up.
+  ActTensor AttentionInput(const Tensor& x, const Tensor& norm, DType type);
+  ActTensor MlpInput(const Tensor& x, const Tensor& norm, DType type);
+  // From there to the input of o, or of down. K and V are written to `kv`.
+  ActTensor AttentionOut(const ActTensor& input, const BlockWeights& block, const KvLayer& kv,
+                         DType type);
+  ActTensor MlpHidden(const ActTensor& input, const BlockWeights& block, DType type);
+  // o and down, added to x.
+  void AddAttention(const ActTensor& out, const BlockWeights& block, const Tensor& x);
+  void AddMlp(const ActTensor& hidden, const BlockWeights& block, const Tensor& x);
+
+ private:
+  ActTensor Normed(const Tensor& x, const Tensor& norm, DType type);
+  ActTensor Quantized(const ForwardBuffers::Activation& from, DType type);
+  void Linear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
+              const Tensor& residual, const Tensor& y);
+  void Trace(std::string_view name, const ActTensor& tensor) const;
+
+  const ForwardContext& context_;
+  Backend& backend_;
+  ForwardBuffers& buffers_;
+  int64_t layer_;
+  const BatchView& batch_;
+};
+
 // x [T, D] (border, updated in place) through block `layer`; its K and V are written to `kv`.
 void ForwardBlock(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
                   const BlockWeights& block, const BatchView& batch, const KvLayer& kv,

@@ -76,7 +76,7 @@ Block<float> LoadBlock(const ModelSource& source, int64_t layer) {
   return block;
 }
 
-BlockWeights PrepareBlock(Backend& backend, Block<float>& block, int64_t head_dim) {
+BlockWeights PrepareSmallTensors(Backend& backend, const Block<float>& block, int64_t head_dim) {
   const auto length = [](const std::vector<float>& values) {
     return static_cast<int64_t>(values.size());
   };
@@ -87,6 +87,11 @@ BlockWeights PrepareBlock(Backend& backend, Block<float>& block, int64_t head_di
   out.k_norm = Upload(backend, block.k_norm, {length(block.k_norm)});
   out.crs_q = Upload(backend, block.crs_q, {length(block.crs_q) / head_dim, head_dim});
   out.crs_k = Upload(backend, block.crs_k, {length(block.crs_k) / head_dim, head_dim});
+  return out;
+}
+
+BlockWeights PrepareBlock(Backend& backend, Block<float>& block, int64_t head_dim) {
+  BlockWeights out = PrepareSmallTensors(backend, block, head_dim);
   out.qkv = Prepare(backend, {&block.q, &block.k, &block.v});
   out.o = Prepare(backend, {&block.o});
   out.gate_up = Prepare(backend, {&block.gate, &block.up});

@@ -17,6 +17,9 @@ Block<float> LoadBlock(const ModelSource& source, int64_t layer);
 // The float block ready to run. Its weights may alias `block`, which must outlive the result.
 BlockWeights PrepareBlock(Backend& backend, Block<float>& block, int64_t head_dim);
 
+// The same without its linears.
+BlockWeights PrepareSmallTensors(Backend& backend, const Block<float>& block, int64_t head_dim);
+
 // A host matrix [N, K] in F32 of the tensor (F32, F16 or BF16).
 Matrix<float> ToMatrix(const Tensor& tensor);
 

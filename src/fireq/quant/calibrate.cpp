@@ -2,47 +2,30 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <numeric>
+#include <functional>
 
-#include "fireq/model/batch.h"
 #include "fireq/quant/block_io.h"
 
 namespace fireq::quant {
 namespace {
 
-// Collects BlockStats from the intermediates of one block's forward passes.
-class StatsTracer : public Tracer {
+// Collects KeyRanges from the attention of one block.
+class KeyTracer : public Tracer {
  public:
-  StatsTracer(Backend& backend, const ModelConfig& config, const Block<float>& block,
-              const RopeTable& rope, bool full, ThreadPool& pool)
+  KeyTracer(Backend& backend, const ModelConfig& config, const Block<float>& block,
+            const RopeTable& rope, ThreadPool& pool)
       : backend_(backend), config_(config), block_(block), rope_(rope), pool_(pool) {
-    stats_.attn_input = InputMoments(config.hidden, full);
-    stats_.attn_out = InputMoments(config.q_rows(), full);
-    stats_.mlp_input = InputMoments(config.hidden, full);
-    stats_.mlp_hidden = InputMoments(config.ffn, full);
-    stats_.keys.pair_norm.assign(static_cast<size_t>(config.kv_rows() / 2), 0.0f);
-    stats_.keys.key_energy.assign(stats_.keys.pair_norm.size(), 0.0);
-    stats_.keys.query_energy = stats_.keys.key_energy;
-    stats_.keys.channel_max.assign(static_cast<size_t>(config.kv_rows()), 0.0f);
+    keys_.pair_norm.assign(static_cast<size_t>(config.kv_rows() / 2), 0.0f);
+    keys_.key_energy.assign(keys_.pair_norm.size(), 0.0);
+    keys_.query_energy = keys_.key_energy;
+    keys_.channel_max.assign(static_cast<size_t>(config.kv_rows()), 0.0f);
   }
 
-  void OnTensor(int64_t layer, std::string_view name, const ActTensor& tensor) override {
-    InputMoments* moments = nullptr;
-    if (name == "attn_input") moments = &stats_.attn_input;
-    if (name == "attn_out") moments = &stats_.attn_out;
-    if (name == "mlp_input") moments = &stats_.mlp_input;
-    if (name == "mlp_hidden") moments = &stats_.mlp_hidden;
-    if (!moments && name != "qkv") return;
-    const Tensor host = backend_.Download(tensor.values);
-    if (moments) {
-      moments->Add(host.as<float>(), host.dim(0), StrCat("layer ", layer, " ", name), pool_);
-    } else {
-      AddKeys(host);
-    }
+  void OnTensor(int64_t, std::string_view name, const ActTensor& tensor) override {
+    if (name == "qkv") AddKeys(backend_.Download(tensor.values));
   }
 
-  BlockStats Take() { return std::move(stats_); }
+  KeyRanges Take() { return std::move(keys_); }
 
  private:
   // qkv [T, (H + 2 Hk) Dh] of one window: row t is position t.
@@ -58,11 +41,11 @@ class StatsTracer : public Tracer {
           std::copy(key, key + head_dim, head.begin());
           if (!block_.k_norm.empty()) Normalise(head, block_.k_norm);
           AddKey(head, kv_head, t);
-          AddEnergy(head, stats_.keys.key_energy, kv_head);
+          AddEnergy(head, keys_.key_energy, kv_head);
           for (int64_t q_head = kv_head * group; q_head < (kv_head + 1) * group; ++q_head) {
             std::copy_n(row + q_head * head_dim, head_dim, head.begin());
             if (!block_.q_norm.empty()) Normalise(head, block_.q_norm);
-            AddEnergy(head, stats_.keys.query_energy, kv_head);
+            AddEnergy(head, keys_.query_energy, kv_head);
           }
         }
       }
@@ -71,8 +54,8 @@ class StatsTracer : public Tracer {
 
   void AddKey(const std::vector<float>& key, int64_t kv_head, int64_t position) {
     const size_t half = key.size() / 2;
-    float* pair_norm = stats_.keys.pair_norm.data() + kv_head * config_.head_dim / 2;
-    float* channel_max = stats_.keys.channel_max.data() + kv_head * config_.head_dim;
+    float* pair_norm = keys_.pair_norm.data() + kv_head * config_.head_dim / 2;
+    float* channel_max = keys_.channel_max.data() + kv_head * config_.head_dim;
     const float* cos = rope_.cos.as<float>() + position * config_.head_dim / 2;
     const float* sin = rope_.sin.as<float>() + position * config_.head_dim / 2;
     for (size_t f = 0; f < half; ++f) {
@@ -103,73 +86,140 @@ class StatsTracer : public Tracer {
   const Block<float>& block_;
   const RopeTable& rope_;
   ThreadPool& pool_;
-  BlockStats stats_;
+  KeyRanges keys_;
 };
+
+// out += x^T (ahead - behind), all [T, ...].
+void AddGap(const Tensor& x, const Tensor& ahead, const Tensor& behind, ThreadPool& pool,
+            Matrix<float>& out) {
+  Tensor gap = Tensor::Empty(DType::kF32, ahead.shape());
+  const float* a = ahead.as<float>();
+  std::transform(a, a + ahead.num_elements(), behind.as<float>(), gap.as<float>(),
+                 std::minus<float>());
+  AddProduct(x.as<float>(), gap.as<float>(), x.dim(0), pool, out);
+}
 
 }  // namespace
 
 Calibration::Calibration(Backend& backend, const ModelConfig& config, std::span<const int32_t> ids,
-                         int64_t context, const Matrix<float>& embedding, ThreadPool& pool)
+                         const CalibrationSpec& spec, const Matrix<float>& embedding,
+                         ThreadPool& pool)
     : backend_(backend),
       config_(config),
+      spec_(spec),
       pool_(pool),
-      context_(context),
-      cache_(backend, config, KvGrid::kFloat, 1, CeilDiv<int64_t>(context, kTokensPerPage)),
-      rope_(MakeRopeTable(config.rope, config.head_dim, context)) {
-  const int64_t count = std::ssize(ids) / context;
-  FIREQ_CHECK(count > 0, kInvalidArgument, "calibration text has ", ids.size(),
-              " tokens, fewer than one window of ", context);
-  forward_.backend = &backend;
-  forward_.config = &config;
-  forward_.rope_cos = backend.Upload(rope_.cos);
-  forward_.rope_sin = backend.Upload(rope_.sin);
-  buffers_ = std::make_unique<ForwardBuffers>(forward_, context);
-
-  std::vector<int32_t> pages(static_cast<size_t>(cache_.num_pages()));
-  std::iota(pages.begin(), pages.end(), 0);
-  const SequenceStep step{ids.first(static_cast<size_t>(context)), 0, pages};
-  batch_ = MakeBatch(backend, std::span(&step, 1));
-
-  for (int64_t window = 0; window < count; ++window) {
-    Tensor x = Tensor::Empty(DType::kF32, {context, config.hidden});
-    for (int64_t t = 0; t < context; ++t) {
-      const int32_t id = ids[static_cast<size_t>(window * context + t)];
-      FIREQ_CHECK(id >= 0 && id < embedding.rows, kInvalidArgument, "calibration token ",
-                  window * context + t, ": id ", id, " is outside the vocabulary of ",
-                  embedding.rows);
-      std::copy_n(embedding.row(id), config.hidden, x.as<float>() + t * config.hidden);
-    }
-    windows_.push_back(backend.Upload(x));
-  }
+      rope_(MakeRopeTable(config.rope, config.head_dim, spec.context)),
+      float_(backend, config, {}, ids, spec.context, embedding) {
+  if (spec.follow) quantised_.emplace(backend, config, *spec.follow, ids, spec.context, embedding);
 }
 
 std::vector<Tensor> Calibration::Streams() const {
-  std::vector<Tensor> out;
-  for (const Tensor& window : windows_) out.push_back(backend_.Download(window));
+  std::vector<Tensor> out = float_.Windows();
+  if (quantised_)
+    for (Tensor& window : quantised_->Windows()) out.push_back(std::move(window));
   return out;
 }
 
 void Calibration::SetStreams(const std::vector<Tensor>& streams) {
-  FIREQ_CHECK(streams.size() == windows_.size(), kShapeMismatch, streams.size(),
-              " residual streams for ", windows_.size(), " windows");
-  for (size_t i = 0; i < streams.size(); ++i) {
-    FIREQ_CHECK(streams[i].dtype() == DType::kF32 && streams[i].shape() == windows_[i].shape(),
-                kShapeMismatch, "residual stream ", i, ": ", Name(streams[i].dtype()), " ",
-                ToString(streams[i].shape()), ", not F32 ", ToString(windows_[i].shape()));
-    // A copy: blocks write to the windows, and what comes in may be a view of a file.
-    backend_.Copy(backend_.Upload(streams[i]), windows_[i]);
+  const size_t count = static_cast<size_t>(float_.num_windows());
+  FIREQ_CHECK(streams.size() == (quantised_ ? 2 : 1) * count, kShapeMismatch, streams.size(),
+              " residual streams for ", count, " windows", quantised_ ? " of two models" : "");
+  float_.SetWindows(std::span(streams).first(count));
+  if (quantised_) quantised_->SetWindows(std::span(streams).subspan(count));
+}
+
+KeyRanges Calibration::StartBlock(Block<float>& block, int64_t layer) {
+  layer_ = layer;
+  float_.StartBlock(layer, PrepareBlock(backend_, block, config_.head_dim));
+  KeyTracer tracer(backend_, config_, block, rope_, pool_);
+  for (int64_t window = 0; window < float_.num_windows(); ++window) float_.Attend(window, &tracer);
+  backend_.Synchronize();
+  return tracer.Take();
+}
+
+void Calibration::StartFollowing(const Block<float>& block, int64_t layer,
+                                 const QuantisedInputs& quantised) {
+  if (quantised_)
+    quantised_->StartBlock(layer, PrepareSmallTensors(backend_, block, config_.head_dim),
+                           quantised);
+}
+
+// To where the input exists; the float stream has been through attention already.
+void Calibration::Advance(Stream& stream, BlockInput which, int64_t window) {
+  switch (which) {
+    case BlockInput::kAttention:
+      break;
+    case BlockInput::kAttentionOut:
+      if (&stream != &float_) stream.Attend(window, nullptr);
+      break;
+    case BlockInput::kMlp:
+      stream.AddAttention(window);
+      break;
+    case BlockInput::kMlpHidden:
+      stream.Feed(window);
+      break;
   }
 }
 
-BlockStats Calibration::RunBlock(Block<float>& block, int64_t layer, bool full_moments) {
-  const BlockWeights prepared = PrepareBlock(backend_, block, config_.head_dim);
-  StatsTracer tracer(backend_, config_, block, rope_, full_moments, pool_);
-  ForwardContext forward = forward_;
-  forward.tracer = &tracer;
-  for (const Tensor& x : windows_)
-    ForwardBlock(forward, *buffers_, layer, prepared, batch_, cache_.layers()[0], x);
-  backend_.Synchronize();
-  return tracer.Take();
+InputStats Calibration::Study(BlockInput which) {
+  static constexpr const char* kNames[] = {"attn_input", "attn_out", "mlp_input", "mlp_hidden"};
+  const std::string name = StrCat("layer ", layer_, " ", kNames[static_cast<size_t>(which)]);
+  const bool adds = which == BlockInput::kAttentionOut || which == BlockInput::kMlpHidden;
+  const int64_t width = which == BlockInput::kAttentionOut ? config_.q_rows()
+                        : which == BlockInput::kMlpHidden  ? config_.ffn
+                                                           : config_.hidden;
+  InputStats out;
+  out.moments = InputMoments(width, spec_.full_moments);
+  if (quantised_) {
+    out.input_gap = Matrix<float>(width, width);
+    if (adds) out.residual_gap = Matrix<float>(width, config_.hidden);
+  }
+  for (int64_t window = 0; window < float_.num_windows(); ++window) {
+    Advance(float_, which, window);
+    Tensor input = float_.Input(which, window);
+    if (!quantised_) {
+      out.moments.Add(input.as<float>(), input.dim(0), name, pool_);
+      continue;
+    }
+    if (spec_.both_products)
+      quantised_->products() = window % 2 == 0 ? Products::kTable : Products::kExact;
+    else
+      quantised_->products() = spec_.products;
+    Advance(*quantised_, which, window);
+    const Tensor seen = quantised_->Input(which, window);
+    out.moments.Add(seen.as<float>(), seen.dim(0), name, pool_);
+    AddGap(seen, input, seen, pool_, out.input_gap);
+    if (adds)
+      AddGap(seen, float_.Residual(window), quantised_->Residual(window), pool_, out.residual_gap);
+  }
+  return out;
+}
+
+void Calibration::Follow(BlockInput which, LinearSpec linears) {
+  if (!quantised_) return;
+  BlockWeights& weights = quantised_->weights();
+  const std::shared_ptr<const PreparedLinear> prepared = backend_.Prepare(std::move(linears));
+  switch (which) {
+    case BlockInput::kAttention:
+      weights.qkv = prepared;
+      break;
+    case BlockInput::kAttentionOut:
+      weights.o = prepared;
+      break;
+    case BlockInput::kMlp:
+      weights.gate_up = prepared;
+      break;
+    case BlockInput::kMlpHidden:
+      weights.down = prepared;
+      break;
+  }
+}
+
+void Calibration::FinishBlock() {
+  for (int64_t window = 0; window < float_.num_windows(); ++window) {
+    float_.AddMlp(window);
+    if (quantised_) quantised_->AddMlp(window);
+  }
 }
 
 }  // namespace fireq::quant

@@ -1,63 +1,80 @@
-// Runs the float model over calibration text, block by block, and keeps what recipes ask about.
+// Runs calibration text through the float model, block by block, and keeps what recipes ask about;
+// beside it, if the recipe follows, through the model as it has been quantised so far.
 //
-// Between blocks only the residual stream of every window is kept, F32 [T, D] each (131,072 tokens
-// of a 70B model: 4.3 GB), so memory is one block plus that.
+// Between blocks only the residual streams of every window are kept, [T, D] each (131,072 tokens of
+// a 70B model: 4.3 GB in F32), within a block also the input of o or of down.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "fireq/base/thread_pool.h"
 #include "fireq/checkpoint/model_config.h"
-#include "fireq/model/kv_cache.h"
-#include "fireq/model/llama.h"
-#include "fireq/model/rope.h"
 #include "fireq/ops/backend.h"
 #include "fireq/quant/block.h"
 #include "fireq/quant/fold_rope.h"
 #include "fireq/quant/moments.h"
+#include "fireq/quant/stream.h"
 
 namespace fireq::quant {
 
-// What one block's inputs looked like over all calibration tokens.
-struct BlockStats {
-  InputMoments attn_input;  // of q, k, v
-  InputMoments attn_out;    // of o
-  InputMoments mlp_input;   // of gate, up
-  InputMoments mlp_hidden;  // of down
-  KeyRanges keys;
+// What the linears that share an input read, over all calibration tokens.
+struct InputStats {
+  InputMoments moments;  // of the quantised model's input if it is followed, else of the float one
+  // Where the float model is from there; empty unless followed. Of X (what the linear reads) in the
+  // quantised model:
+  Matrix<float> input_gap;     // [K, K] X^T (X_float - X)
+  Matrix<float> residual_gap;  // [K, D] X^T (R_float - R) of the stream that o and down add to
+};
+
+struct CalibrationSpec {
+  int64_t context = 2048;
+  bool full_moments = false;
+  std::optional<StreamSpec> follow;  // how the quantised model computes
+  bool both_products = false;        // windows take turns: table, exact; else `products`
+  Products products = Products::kTable;
 };
 
 class Calibration {
  public:
-  // `ids` is cut into windows of `context`, the short last one dropped; at least one window.
+  // `ids` is cut into windows of spec.context, the short last one dropped; at least one window.
   // Token i of the stream starts as row ids[i] of `embedding` [V, D] (rotated already if the model
   // is). Errors: kInvalidArgument for too few ids or an id outside the table.
   Calibration(Backend& backend, const ModelConfig& config, std::span<const int32_t> ids,
-              int64_t context, const Matrix<float>& embedding, ThreadPool& pool);
+              const CalibrationSpec& spec, const Matrix<float>& embedding, ThreadPool& pool);
 
-  // The residual streams where the next block starts, F32 [context, D] on the host, and back: what
-  // a later process needs to go on from here. Errors: kShapeMismatch.
+  // The residual streams where the next block starts, on the host, and back: what a later process
+  // needs to go on from here. Errors: kShapeMismatch.
   std::vector<Tensor> Streams() const;
   void SetStreams(const std::vector<Tensor>& streams);
 
-  int64_t num_tokens() const { return static_cast<int64_t>(windows_.size()) * context_; }
+  int64_t num_tokens() const { return float_.num_windows() * float_.context(); }
 
-  // Sends every window through `block` and returns what was seen. Errors: kCorrupt naming the
-  // layer and the input if an activation is not finite.
-  BlockStats RunBlock(Block<float>& block, int64_t layer, bool full_moments);
+  // The float stream through the attention of `block`, which must outlive the block's steps except
+  // that q and k may change from here on.
+  KeyRanges StartBlock(Block<float>& block, int64_t layer);
+  // The same block as it is stored, linears still to come: its norms and CRS factors.
+  void StartFollowing(const Block<float>& block, int64_t layer, const QuantisedInputs& quantised);
+
+  // What goes into the linears behind `which`; in the order of BlockInput. Errors: kCorrupt naming
+  // the layer and the input if an activation is not finite.
+  InputStats Study(BlockInput which);
+  // The linears behind `which`, as they are stored. Nothing if the quantised model is not followed.
+  void Follow(BlockInput which, LinearSpec linears);
+  void FinishBlock();
 
  private:
+  void Advance(Stream& stream, BlockInput which, int64_t window);
+
   Backend& backend_;
   const ModelConfig& config_;
+  CalibrationSpec spec_;
   ThreadPool& pool_;
-  int64_t context_;
-  KvCache cache_;
   RopeTable rope_;  // on the host, for post-RoPE statistics
-  ForwardContext forward_;
-  std::unique_ptr<ForwardBuffers> buffers_;
-  BatchView batch_;
-  std::vector<Tensor> windows_;  // residual streams, F32 [context, D], in the backend's memory
+  Stream float_;
+  std::optional<Stream> quantised_;
+  int64_t layer_ = 0;
 };
 
 }  // namespace fireq::quant

@@ -31,6 +31,7 @@ struct PairSeen {
 
   double Factor(const Recipe& recipe) const {
     if (recipe.rpn) return norm > 0.0 ? recipe.rpn_alpha / norm : 1.0;
+    if (recipe.smooth_qk) return norm > 0.0 ? 1.0 / std::sqrt(norm) : 1.0;
     if (!(key_energy > 0.0 && query_energy > 0.0)) return 1.0;
     return std::sqrt(std::sqrt(query_energy / key_energy));
   }
@@ -113,7 +114,7 @@ std::vector<float> FoldRope(Block<T>& block, const ModelConfig& config, const Re
       }
     }
   }
-  if (recipe.rpn || recipe.balance_qk) {
+  if (recipe.rpn || recipe.balance_qk || recipe.smooth_qk) {
     const std::vector<double> factors = PairFactors(config, recipe, ranges, crs_pairs);
     ScalePairs(block, config, factors);
     for (int64_t i = 0; i < heads * head_dim; ++i)

@@ -94,7 +94,8 @@ float RoundToE4M3Branchless(float x) {
 }
 
 std::vector<GroupGrid> GroupCandidates(std::span<const float> w, const GridSpec& spec) {
-  FIREQ_CHECK(spec.grid != WeightGrid::kNone, kInternal, "no grid to search");
+  FIREQ_CHECK(spec.grid != WeightGrid::kNone && spec.grid != WeightGrid::kProgressive, kInternal,
+              "no grid to search");
   const Range range = RangeOf(w);
   const float absmax = std::fabs(range.extreme);
   std::vector<GroupGrid> out;
@@ -116,6 +117,7 @@ std::vector<GroupGrid> GroupCandidates(std::span<const float> w, const GridSpec&
         break;
       }
       case WeightGrid::kNone:
+      case WeightGrid::kProgressive:
         break;
     }
   }

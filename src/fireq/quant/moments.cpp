@@ -9,6 +9,8 @@
 #include "fireq/quant/blas.h"
 
 // LAPACK's Cholesky factorisation, part of OpenBLAS. Column-major; `uplo` 'U' or 'L'.
+extern "C" void spotrs_(const char* uplo, const int* n, const int* columns, const float* a,
+                        const int* lda, float* b, const int* ldb, int* info);
 extern "C" void spotrf_(const char* uplo, const int* n, float* a, const int* lda, int* info);
 
 namespace fireq::quant {
@@ -63,11 +65,17 @@ double InputMoments::DampingTerm(double damping) const {
   return std::max(damping, 1e-6) * mean;
 }
 
+double InputMoments::Unit(double damping) const {
+  const double term = DampingTerm(damping);
+  double mean = 0.0;
+  for (const double d : diagonal_) mean += (d + term) / static_cast<double>(k_);
+  return mean;
+}
+
 std::vector<float> InputMoments::Importance(double damping) const {
   const double term = DampingTerm(damping);
   // Scaled by the mean so that FP32 sums of errors stay in range for any activations.
-  double mean = 0.0;
-  for (const double d : diagonal_) mean += (d + term) / static_cast<double>(k_);
+  const double mean = Unit(damping);
   std::vector<float> out(diagonal_.size());
   for (size_t j = 0; j < out.size(); ++j) out[j] = static_cast<float>((diagonal_[j] + term) / mean);
   return out;
@@ -76,8 +84,7 @@ std::vector<float> InputMoments::Importance(double damping) const {
 Matrix<float> InputMoments::Damped(double damping) const {
   FIREQ_CHECK(full_, kInternal, "only the diagonal of X^T X was kept");
   const double term = DampingTerm(damping);
-  double mean = 0.0;
-  for (const double d : diagonal_) mean += (d + term) / static_cast<double>(k_);
+  const double mean = Unit(damping);
   Matrix<float> out(k_, k_);
   const float scale = static_cast<float>(1.0 / mean);
   for (int64_t i = 0; i < k_; ++i) {
@@ -85,6 +92,38 @@ Matrix<float> InputMoments::Damped(double damping) const {
     out.at(i, i) = static_cast<float>((diagonal_[static_cast<size_t>(i)] + term) / mean);
   }
   return out;
+}
+
+void AddProduct(const float* x, const float* y, int64_t rows, ThreadPool& pool,
+                Matrix<float>& out) {
+  const SingleThreadBlas blas;
+  const int64_t down = CeilDiv(out.rows, kTile), across = CeilDiv(out.cols, kTile);
+  pool.ParallelFor(down * across, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t i = tile / across * kTile, j = tile % across * kTile;
+      cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans,
+                  static_cast<int>(std::min(kTile, out.rows - i)),
+                  static_cast<int>(std::min(kTile, out.cols - j)), static_cast<int>(rows), 1.0f,
+                  x + i, static_cast<int>(out.rows), y + j, static_cast<int>(out.cols), 1.0f,
+                  out.row(i) + j, static_cast<int>(out.cols));
+    }
+  });
+}
+
+void SolvePositive(Matrix<float> h, Matrix<float>& b, const std::string& name) {
+  const int size = static_cast<int>(h.rows), columns = static_cast<int>(b.cols);
+  // LAPACK's matrices lie by columns: b goes there and back transposed.
+  Matrix<float> turned(b.cols, b.rows);
+  for (int64_t i = 0; i < b.rows; ++i)
+    for (int64_t j = 0; j < b.cols; ++j) turned.at(j, i) = b.at(i, j);
+  int info = 0;
+  const SingleThreadBlas blas;
+  spotrf_("U", &size, h.data.data(), &size, &info);
+  FIREQ_CHECK(info == 0, kInternal, name, ": X^T X with damping is not positive definite at ", info,
+              " of ", h.rows);
+  spotrs_("U", &size, &columns, h.data.data(), &size, turned.data.data(), &size, &info);
+  for (int64_t i = 0; i < b.rows; ++i)
+    for (int64_t j = 0; j < b.cols; ++j) b.at(i, j) = turned.at(j, i);
 }
 
 Matrix<float> FeedbackWeights(const Matrix<float>& h, const std::string& name) {

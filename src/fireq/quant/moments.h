@@ -26,8 +26,10 @@ class InputMoments {
   // diag(X^T X) + damping x its mean: positive everywhere (1 everywhere if X was all zero).
   std::vector<float> Importance(double damping) const;
 
-  // X^T X with the same on its diagonal; needs full().
+  // X^T X with the same on its diagonal; needs full(). All of it in units of Unit().
   Matrix<float> Damped(double damping) const;
+  // Mean of diag(X^T X) with its damping.
+  double Unit(double damping) const;
 
  private:
   void AddFull(const float* x, int64_t rows, ThreadPool& pool);
@@ -39,6 +41,12 @@ class InputMoments {
   std::vector<double> diagonal_;  // [K]
   Matrix<float> products_;        // [K, K], lower triangle of tiles, if full
 };
+
+// out [K, M] += x^T y for x [rows, K], y [rows, M].
+void AddProduct(const float* x, const float* y, int64_t rows, ThreadPool& pool, Matrix<float>& out);
+
+// h^-1 b, in b's place [K, M]; h [K, K] positive definite, else kInternal naming `name`.
+void SolvePositive(Matrix<float> h, Matrix<float>& b, const std::string& name);
 
 // Feedback weights of error-compensated rounding for the column order of `h` (positive definite,
 // [K, K]): h = (A + I) D (A + I)^T with A strictly upper triangular. Column k is rounded at

@@ -15,13 +15,19 @@
 #include "fireq/quant/fold_rotation.h"
 #include "fireq/quant/job_identity.h"
 #include "fireq/quant/model_rotation.h"
+#include "fireq/quant/progressive.h"
 #include "fireq/quant/report_html.h"
 #include "fireq/quant/stored_config.h"
 
 namespace fireq::quant {
 namespace {
 
-bool NeedsKeyRanges(const Recipe& recipe) { return recipe.rpn || recipe.crs || recipe.balance_qk; }
+// Of the clip search of WeightGrid::kProgressive: a trace, for dead channels.
+constexpr double kRivalDamping = 1e-3;
+
+bool NeedsKeyRanges(const Recipe& recipe) {
+  return recipe.rpn || recipe.crs || recipe.balance_qk || recipe.smooth_qk;
+}
 
 class Pipeline {
  public:
@@ -39,6 +45,7 @@ class Pipeline {
 
   Report Run() {
     report_.recipe = ToJson(recipe_);
+    report_.choice = job_.choice;
     report_.excluded = quant_.excluded;
     WriteOuterTensors();
     ResumeSavedBlocks();
@@ -47,15 +54,13 @@ class Pipeline {
       Block<float> block = LoadBlock(*job_.source, layer);
       FoldCas(block, config_, recipe_);
       rotation_.Fold(block, *job_.pool);
-      std::optional<BlockStats> stats;
-      if (calibration_)
-        stats = calibration_->RunBlock(block, layer, recipe_.weights_solver == WeightSolver::kGptq);
-      if (NeedsKeyRanges(recipe_)) FoldKeys(block, layer, stats->keys);
+      if (calibration_) StartCalibration(block, layer);
       WriteSmallTensors(block, layer);
-      WriteLinears({&block.q, &block.k, &block.v}, stats ? &stats->attn_input : nullptr);
-      WriteLinears({&block.o}, stats ? &stats->attn_out : nullptr);
-      WriteLinears({&block.gate, &block.up}, stats ? &stats->mlp_input : nullptr);
-      WriteLinears({&block.down}, stats ? &stats->mlp_hidden : nullptr);
+      QuantizeBehind(BlockInput::kAttention, {&block.q, &block.k, &block.v});
+      QuantizeBehind(BlockInput::kAttentionOut, {&block.o});
+      QuantizeBehind(BlockInput::kMlp, {&block.gate, &block.up});
+      QuantizeBehind(BlockInput::kMlpHidden, {&block.down});
+      if (calibration_) calibration_->FinishBlock();
       SaveBlock(layer);
     }
     Progress("writing", config_.num_layers);
@@ -97,7 +102,7 @@ class Pipeline {
     if (outer.lm_head.rows > 0) writer_.Write(kLmHeadName, Bf16Tensor(outer.lm_head));
     outer.lm_head = {};
     if (!NeedsCalibration(recipe_)) return;
-    calibration_.emplace(*job_.backend, config_, job_.calibration_ids, job_.calibration_context,
+    calibration_.emplace(*job_.backend, config_, job_.calibration_ids, MakeCalibrationSpec(),
                          outer.embedding, *job_.pool);
     report_.calibration_tokens = calibration_->num_tokens();
   }
@@ -141,6 +146,29 @@ class Pipeline {
     block_tensors_.emplace_back(name, std::move(tensor));
   }
 
+  CalibrationSpec MakeCalibrationSpec() const {
+    CalibrationSpec spec;
+    spec.context = job_.calibration_context;
+    spec.full_moments = recipe_.weights_solver == WeightSolver::kGptq;
+    if (recipe_.follow) spec.follow = {ArithmeticOf(recipe_), recipe_.hadamard_qk};
+    spec.both_products = recipe_.weights_products == ErrorProducts::kMean;
+    if (recipe_.weights_products == ErrorProducts::kExact) spec.products = Products::kExact;
+    return spec;
+  }
+
+  bool IsExcluded(const FloatLinear<float>& linear) const {
+    return std::find(quant_.excluded.begin(), quant_.excluded.end(), linear.name) !=
+           quant_.excluded.end();
+  }
+
+  void StartCalibration(Block<float>& block, int64_t layer) {
+    const KeyRanges keys = calibration_->StartBlock(block, layer);
+    if (NeedsKeyRanges(recipe_)) FoldKeys(block, layer, keys);
+    calibration_->StartFollowing(block, layer,
+                                 {!IsExcluded(block.q), !IsExcluded(block.o),
+                                  !IsExcluded(block.gate), !IsExcluded(block.down)});
+  }
+
   void WriteSmallTensors(const Block<float>& block, int64_t layer) {
     const auto write = [&](std::string_view name, const std::vector<float>& values, Shape shape) {
       if (!values.empty()) Write(LayerTensorName(layer, name), F32Tensor(values, std::move(shape)));
@@ -161,26 +189,43 @@ class Pipeline {
   }
 
   // Linears that share one input.
-  void WriteLinears(std::initializer_list<FloatLinear<float>*> linears,
-                    const InputMoments* moments) {
-    const std::string& first = (*linears.begin())->name;
-    const bool excluded =
-        std::find(quant_.excluded.begin(), quant_.excluded.end(), first) != quant_.excluded.end();
+  void QuantizeBehind(BlockInput which, std::initializer_list<FloatLinear<float>*> linears) {
+    const FloatLinear<float>& first = **linears.begin();
+    const bool excluded = IsExcluded(first);
+    std::optional<InputStats> stats;
+    if (calibration_) stats = calibration_->Study(which);
     InputKnowledge input;
-    if (!excluded) input = StudyInput(moments, recipe_, first);
+    if (!excluded) input = StudyInput(stats ? &*stats : nullptr, recipe_, first.name);
+    LinearSpec spec;
+    spec.gate_up = which == BlockInput::kMlp;
     for (FloatLinear<float>* linear : linears) {
-      if (!linear->bias.empty())
-        Write(linear->name + ".bias", F32Tensor(linear->bias, {linear->weight.rows}));
-      if (excluded) {
-        Write(linear->name + ".weight", Bf16Tensor(linear->weight));
-        continue;
+      LinearPart part{.name = linear->name};
+      if (!linear->bias.empty()) {
+        part.bias = F32Tensor(linear->bias, {linear->weight.rows});
+        Write(linear->name + ".bias", part.bias);
       }
-      const WeightI4 stored = QuantizeLinear(*linear, input, recipe_, *job_.pool);
-      writer_.WriteLinear(linear->name, stored);
-      for (auto& part : PartsOf(stored, linear->name)) block_tensors_.push_back(std::move(part));
-      report_.linears.push_back({linear->name, stored.n, stored.k, stored.t,
-                                 MeasureErrors(*linear, stored, input.importance, *job_.pool)});
+      if (excluded) {
+        part.weight = Bf16Tensor(recipe_.weights_grid == WeightGrid::kProgressive
+                                     ? RoundProgressively(linear->weight,
+                                                          stats->moments.Importance(kRivalDamping),
+                                                          recipe_.weights_search, *job_.pool)
+                                     : linear->weight);
+        Write(linear->name + ".weight", part.weight);
+      } else {
+        part.i4 = WriteQuantized(*linear, input);
+      }
+      spec.parts.push_back(std::move(part));
     }
+    if (calibration_) calibration_->Follow(which, std::move(spec));
+  }
+
+  WeightI4 WriteQuantized(const FloatLinear<float>& linear, const InputKnowledge& input) {
+    const WeightI4 stored = QuantizeLinear(linear, input, recipe_, *job_.pool);
+    writer_.WriteLinear(linear.name, stored);
+    for (auto& part : PartsOf(stored, linear.name)) block_tensors_.push_back(std::move(part));
+    report_.linears.push_back({linear.name, stored.n, stored.k, stored.t,
+                               MeasureErrors(linear, stored, input.importance, *job_.pool)});
+    return stored;
   }
 
   const QuantizeJob& job_;

@@ -28,6 +28,7 @@ struct QuantizeJob {
   ThreadPool* pool = nullptr;
   std::filesystem::path target;  // the checkpoint directory
   Recipe recipe;
+  nlohmann::json choice;  // why this recipe, for the report; null if it was asked for
   std::vector<int32_t> calibration_ids;  // empty: only for recipes that NeedsCalibration refuses
   int64_t calibration_context = 2048;    // tokens a window
   // Files beside the tensors (name, text), such as a tokenizer made from GGUF; the source's own

@@ -9,24 +9,25 @@ namespace fireq::quant {
 bool NeedsInputMoments(const Recipe& recipe) {
   return recipe.weights_grid != WeightGrid::kNone &&
          (recipe.weights_search || recipe.weights_grid == WeightGrid::kSigned ||
+          recipe.weights_grid == WeightGrid::kProgressive ||
           recipe.weights_solver == WeightSolver::kGptq);
 }
 
-InputKnowledge StudyInput(const InputMoments* moments, const Recipe& recipe,
-                          const std::string& name) {
+InputKnowledge StudyInput(const InputStats* stats, const Recipe& recipe, const std::string& name) {
   InputKnowledge out;
-  FIREQ_CHECK(moments != nullptr || !NeedsInputMoments(recipe), kInternal, name,
+  FIREQ_CHECK(stats != nullptr || !NeedsInputMoments(recipe), kInternal, name,
               ": the recipe needs calibration");
-  if (!moments) return out;
-  out.importance = moments->Importance(recipe.weights_damping);
+  if (!stats) return out;
+  out.importance = stats->moments.Importance(recipe.weights_damping);
   if (recipe.weights_solver == WeightSolver::kGptq)
-    out.plan = MakeSolverPlan(moments->Damped(recipe.weights_damping), name);
+    out.plan = MakeSolverPlan(stats->moments.Damped(recipe.weights_damping), name);
+  out.correction = StudyCorrection(*stats, recipe.follow_damping, name);
   return out;
 }
 
 WeightI4 QuantizeLinear(const FloatLinear<float>& linear, const InputKnowledge& input,
                         const Recipe& recipe, ThreadPool& pool) {
-  const Matrix<float>& w = linear.weight;
+  const Matrix<float> w = Corrected(linear.weight, input.correction, pool);
   const float t = recipe.weights_t ? ChooseTensorScale(w) : 1.0f;
   WeightI4 out = MakeWeightI4(w.rows, w.cols, t);
   const std::vector<float> ones(input.importance.empty() ? static_cast<size_t>(w.cols) : size_t{0},

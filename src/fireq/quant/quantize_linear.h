@@ -6,7 +6,7 @@
 
 #include "fireq/base/thread_pool.h"
 #include "fireq/quant/block.h"
-#include "fireq/quant/moments.h"
+#include "fireq/quant/correction.h"
 #include "fireq/quant/recipe.h"
 #include "fireq/quant/solver.h"
 #include "fireq/tensor/weight_i4.h"
@@ -17,11 +17,11 @@ namespace fireq::quant {
 struct InputKnowledge {
   std::vector<float> importance;   // [K] diag(X^T X) + damping, or ones without calibration
   std::optional<SolverPlan> plan;  // for WeightSolver::kGptq
+  Correction correction;           // nothing unless the quantised model is followed
 };
 
-// `moments` may be null for recipes that need no calibration (NeedsInputMoments).
-InputKnowledge StudyInput(const InputMoments* moments, const Recipe& recipe,
-                          const std::string& name);
+// `stats` may be null for recipes that need no calibration (NeedsInputMoments).
+InputKnowledge StudyInput(const InputStats* stats, const Recipe& recipe, const std::string& name);
 
 bool NeedsInputMoments(const Recipe& recipe);
 
@@ -32,6 +32,7 @@ struct LinearErrors {
   double output_exact = 0.0;
 };
 
+// The stored form of the corrected weights.
 WeightI4 QuantizeLinear(const FloatLinear<float>& linear, const InputKnowledge& input,
                         const Recipe& recipe, ThreadPool& pool);
 

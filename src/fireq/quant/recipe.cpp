@@ -138,7 +138,8 @@ void AddWeightKeys(Keyring& keys) {
                                      {{WeightGrid::kNone, "none"},
                                       {WeightGrid::kRtn, "rtn"},
                                       {WeightGrid::kSigned, "signed"},
-                                      {WeightGrid::kAsymmetric, "asym"}},
+                                      {WeightGrid::kAsymmetric, "asym"},
+                                      {WeightGrid::kProgressive, "progressive"}},
                                      "the 16 values of a group of weights"));
   keys.push_back(FlagKey("weights.search", &R::weights_search, "true", "false",
                          "search clipping (and the sign) of each group's scale"));
@@ -157,6 +158,10 @@ void AddWeightKeys(Keyring& keys) {
                            "times the mean of diag(X^T X), added to the diagonal"));
   keys.push_back(IntKey("weights.sweeps", &R::weights_sweeps, 0, 100,
                         "rounds of coordinate descent on scales and codes after gptq"));
+  keys.push_back(FlagKey("follow", &R::follow, "true", "false",
+                         "calibrate on the model as quantised so far and correct its errors"));
+  keys.push_back(NumberKey("follow.damping", &R::follow_damping, 0.0, 100.0,
+                           "as weights.damping, of the correction"));
 }
 
 void AddFoldKeys(Keyring& keys) {
@@ -176,6 +181,8 @@ void AddFoldKeys(Keyring& keys) {
   keys.push_back(
       FlagKey("balance.qk", &R::balance_qk, "true", "false",
               "pair factors that make |K D| |Q / D| least; for hadamard.qk, not with rpn"));
+  keys.push_back(FlagKey("smooth.qk", &R::smooth_qk, "true", "false",
+                         "pair factors 1 / sqrt(pair norm): QServe's SmoothAttention"));
   keys.push_back(FlagKey("rotate.residual", &R::rotate_residual, "true", "false",
                          "rotate the residual stream; norms are folded, lm_head is untied"));
   keys.push_back(
@@ -226,6 +233,20 @@ Recipe FireQ(CasKind cas) {
   return recipe;
 }
 
+// QServe's QoQ as far as its numbers go; activations stay unrounded, which flatters it.
+Recipe Qoq() {
+  Recipe recipe;
+  recipe.name = "qoq";
+  recipe.weights_grid = WeightGrid::kProgressive;
+  recipe.weights_search = true;
+  recipe.smooth_qk = true;
+  recipe.kv = KvGrid::kAsymmetric;
+  recipe.e4m3_activations = false;
+  recipe.e4m3_query = false;
+  recipe.e4m3_probs = false;
+  return recipe;
+}
+
 // Chosen by KL on calibration text (docs/QUANTISATION.md, "How the default was chosen").
 Recipe Default() {
   Recipe recipe;
@@ -249,7 +270,14 @@ bool Recipe::CasLambda(int which) const {
   return cas != CasKind::kNone && cas_lambdas.find(std::to_string(which)) != std::string::npos;
 }
 
-std::vector<std::string> RecipeNames() { return {"default", "fireq", "fireq-absmax", "rtn"}; }
+bool StoresCodes(const Recipe& recipe) {
+  return recipe.weights_grid != WeightGrid::kNone &&
+         recipe.weights_grid != WeightGrid::kProgressive;
+}
+
+std::vector<std::string> RecipeNames() {
+  return {"default", "fireq", "fireq-absmax", "qoq", "rtn"};
+}
 
 std::vector<RecipeKeyHelp> RecipeKeys() {
   std::vector<RecipeKeyHelp> out;
@@ -262,6 +290,7 @@ Recipe BuiltinRecipe(std::string_view name) {
   if (name == "default") return Default();
   if (name == "fireq") return FireQ(CasKind::kMean);
   if (name == "fireq-absmax") return FireQ(CasKind::kAbsMax);
+  if (name == "qoq") return Qoq();
   if (name == "rtn") return Recipe{};
   std::string list;
   for (const std::string& known : RecipeNames()) list += " " + known;
@@ -292,14 +321,20 @@ void ApplySetting(Recipe& recipe, const std::string& assignment) {
 }
 
 void CheckRecipe(const Recipe& recipe) {
-  FIREQ_CHECK(
-      recipe.weights_solver != WeightSolver::kGptq || recipe.weights_grid != WeightGrid::kNone,
-      kInvalidArgument, "recipe: weights.solver = gptq needs weights.grid other than none");
+  FIREQ_CHECK(recipe.weights_solver != WeightSolver::kGptq || StoresCodes(recipe), kInvalidArgument,
+              "recipe: weights.solver = gptq needs weights.grid other than none and progressive");
+  FIREQ_CHECK(recipe.weights_grid != WeightGrid::kProgressive || recipe.exclude.empty(),
+              kInvalidArgument,
+              "recipe: weights.grid = progressive with exclude = ", recipe.exclude,
+              ": it rounds every linear");
   FIREQ_CHECK(recipe.weights_sweeps == 0 || recipe.weights_solver == WeightSolver::kGptq,
               kInvalidArgument, "recipe: weights.sweeps = ", recipe.weights_sweeps,
               " needs weights.solver = gptq");
-  FIREQ_CHECK(!(recipe.rpn && recipe.balance_qk), kInvalidArgument,
-              "recipe: rpn and balance.qk both set the factors of K's channel pairs");
+  FIREQ_CHECK(!recipe.follow || recipe.weights_solver == WeightSolver::kGptq, kInvalidArgument,
+              "recipe: follow = true needs weights.solver = gptq");
+  FIREQ_CHECK(recipe.rpn + recipe.balance_qk + recipe.smooth_qk <= 1, kInvalidArgument,
+              "recipe: of rpn, balance.qk and smooth.qk more than one sets the factors of K's "
+              "channel pairs");
 }
 
 json ToJson(const Recipe& recipe) {
@@ -326,7 +361,7 @@ Recipe ParseRecipe(const json& value, const std::string& place) {
 Arithmetic ArithmeticOf(const Recipe& recipe) {
   Arithmetic arithmetic;
   arithmetic.bf16_borders = recipe.bf16_borders;
-  arithmetic.e4m3_activations = recipe.e4m3_activations && recipe.weights_grid != WeightGrid::kNone;
+  arithmetic.e4m3_activations = recipe.e4m3_activations && StoresCodes(recipe);
   arithmetic.e4m3_query = recipe.e4m3_query;
   arithmetic.e4m3_probs = recipe.e4m3_probs;
   arithmetic.kv = recipe.kv;

@@ -18,10 +18,11 @@ namespace fireq::quant {
 
 // How the 16 values of a group are placed (served arithmetic, "Grids and searches").
 enum class WeightGrid : uint8_t {
-  kNone,        // linears stay BF16
-  kRtn,         // codes -7..7 around zero point 8: the paper's
-  kSigned,      // zero point 8, a scale of either sign
-  kAsymmetric,  // a zero point a group
+  kNone,         // linears stay BF16
+  kRtn,          // codes -7..7 around zero point 8: the paper's
+  kSigned,       // zero point 8, a scale of either sign
+  kAsymmetric,   // a zero point a group
+  kProgressive,  // a rival's (progressive.h), stored as BF16 values: to be measured, not served
 };
 
 // Which products the error of a candidate is measured with.
@@ -51,6 +52,9 @@ struct Recipe {
   double weights_damping = 0.1;  // of the mean of diag(X^T X), added to all of it
   int64_t weights_sweeps = 0;    // rounds of coordinate descent after GPTQ, on scales and codes
 
+  bool follow = false;  // calibrate on the model as quantised so far, corrected for its errors
+  double follow_damping = 1.0;  // of the mean of diag(X^T X): holds corrected weights to the given
+
   CasKind cas = CasKind::kNone;
   std::string cas_lambdas = "1,2,3";  // o; gate|up; down
 
@@ -60,6 +64,7 @@ struct Recipe {
   double crs_beta = 8.0;
   int64_t crs_top_k = 8;
   bool balance_qk = false;
+  bool smooth_qk = false;
 
   bool rotate_residual = false;
   bool rotate_v = false;
@@ -76,6 +81,9 @@ struct Recipe {
 
   bool CasLambda(int which) const;  // which = 1, 2, 3
 };
+
+// Whether linears that are not excluded become codes.
+bool StoresCodes(const Recipe& recipe);
 
 // Names of the built-in recipes, e.g. for a message.
 std::vector<std::string> RecipeNames();

@@ -43,6 +43,7 @@ Report ParseReport(const nlohmann::json& json, const std::string& place) {
 nlohmann::json ToJson(const Report& report) {
   nlohmann::json out;
   out["recipe"] = report.recipe;
+  if (!report.choice.is_null()) out["choice"] = report.choice;
   out["calibration_tokens"] = report.calibration_tokens;
   out["seconds"] = report.seconds;
   out["excluded"] = report.excluded;

@@ -25,6 +25,7 @@ struct KeyReport {
 
 struct Report {
   nlohmann::json recipe;
+  nlohmann::json choice;  // of recipe auto (api/choose_recipe.h), else null
   int64_t calibration_tokens = 0;
   double seconds = 0.0;
   std::vector<LinearReport> linears;
@@ -32,7 +33,8 @@ struct Report {
   std::vector<std::string> excluded;
 };
 
-// {"recipe":{...},"calibration_tokens","seconds","excluded":[...],"mean":{errors},
+// {"recipe":{...},"choice":{...} if there was
+// one,"calibration_tokens","seconds","excluded":[...],"mean":{errors},
 //  "linears":[{"name","n","k","t",errors}],
 //  "keys":[{"layer","channel_max_before":[...],"channel_max_after":[...]}]} with errors as in
 //  LinearErrors: relative, dimensionless.

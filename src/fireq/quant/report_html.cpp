@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 #include <string_view>
 #include <vector>
@@ -181,11 +182,37 @@ std::string RecipeSection(const json& report) {
   return out + "</table></div>\n";
 }
 
+std::string FourDigits(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.4f", value);
+  return text;
+}
+
+// Why recipe auto chose what it chose; nothing for a recipe that was asked for.
+std::string ChoiceSection(const json& report) {
+  if (!report.contains("choice")) return "";
+  const json& choice = report.at("choice");
+  std::string out = StrCat("<h2>Choice of the recipe</h2>\n<p>KL(float, quantised) on ",
+                           choice.at("held_out_tokens").dump(),
+                           " tokens that the trials were not calibrated on. Chosen: ",
+                           EscapeHtml(choice.value("chosen", "")), ".</p>\n<table><tr><th></th>",
+                           "<th>table</th><th>exact</th></tr>\n");
+  for (const json& candidate : choice.at("candidates")) {
+    out += StrCat("<tr><td>", EscapeHtml(candidate.at("name").get<std::string>()), "</td>");
+    for (const char* key : {"kl_table", "kl_exact"})
+      out += StrCat("<td>", candidate.contains(key) ? FourDigits(candidate.at(key)) : "refused",
+                    "</td>");
+    out += "</tr>\n";
+  }
+  return out + "</table>\n";
+}
+
 }  // namespace
 
 std::string ReportHtml(const json& report) {
   return StrCat(kHead, Summary(report), ErrorSection(report), KeySection(report),
-                RecipeSection(report), TableSection(report), "</body></html>\n");
+                ChoiceSection(report), RecipeSection(report), TableSection(report),
+                "</body></html>\n");
 }
 
 }  // namespace fireq::quant

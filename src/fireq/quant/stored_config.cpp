@@ -9,7 +9,8 @@
 namespace fireq::quant {
 namespace {
 
-// Linears that stay BF16: all of them without a grid, else whole fused groups that `exclude` names.
+// Linears that stay BF16: all of them where none become codes, else whole fused groups that
+// `exclude` names.
 std::vector<std::string> ExcludedLinears(const ModelConfig& config, const Recipe& recipe) {
   using Group = std::vector<fireq::Linear>;
   const std::array<Group, 4> groups = {
@@ -19,7 +20,7 @@ std::vector<std::string> ExcludedLinears(const ModelConfig& config, const Recipe
   std::vector<std::string> out;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (const Group& group : groups) {
-      bool named = recipe.weights_grid == WeightGrid::kNone;
+      bool named = !StoresCodes(recipe);
       for (const fireq::Linear linear : group)
         named = named ||
                 (!recipe.exclude.empty() && std::regex_search(LinearName(layer, linear), pattern));

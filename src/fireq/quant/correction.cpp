@@ -1,0 +1,46 @@
+#include "fireq/quant/correction.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+
+#include "fireq/quant/blas.h"
+
+namespace fireq::quant {
+namespace {
+
+constexpr int64_t kRows = 64;  // of V: the unit of work of a thread
+
+}  // namespace
+
+Correction StudyCorrection(const InputStats& stats, double damping, const std::string& name) {
+  const auto solve = [&](const Matrix<float>& gap) {
+    Matrix<float> out = gap;
+    if (gap.rows == 0) return out;
+    const double unit = stats.moments.Unit(damping);
+    for (float& x : out.data) x = static_cast<float>(x / unit);
+    SolvePositive(stats.moments.Damped(damping), out, name);
+    return out;
+  };
+  return {solve(stats.input_gap), solve(stats.residual_gap)};
+}
+
+Matrix<float> Corrected(const Matrix<float>& w, const Correction& correction, ThreadPool& pool) {
+  Matrix<float> out = w;
+  const SingleThreadBlas blas;
+  const int k = static_cast<int>(w.cols);
+  pool.ParallelFor(CeilDiv(w.rows, kRows), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t first = begin * kRows; first < std::min(end * kRows, w.rows); first += kRows) {
+      const int64_t last = std::min(first + kRows, w.rows);
+      if (correction.input.rows > 0)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(last - first), k, k,
+                    1.0f, w.row(first), k, correction.input.data.data(), k, 1.0f, out.row(first),
+                    k);
+      for (int64_t j = 0; j < correction.residual.rows; ++j)
+        for (int64_t n = first; n < last; ++n) out.at(n, j) += correction.residual.at(j, n);
+    }
+  });
+  return out;
+}
+
+}  // namespace fireq::quant
