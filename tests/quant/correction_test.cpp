@@ -44,7 +44,7 @@ class CorrectionTest : public testing::Test {
     for (int64_t n = 0; n < 5; ++n) {
       std::vector<double> miss_v(kTokens), miss_w(kTokens);
       for (int64_t t = 0; t < kTokens; ++t) {
-        double target = stats_.residual_gap.rows > 0 ? behind_.as<float>()[t * kN + n] : 0.0;
+        double target = stats_.output_gap.rows > 0 ? behind_.as<float>()[t * kN + n] : 0.0;
         for (int64_t k = 0; k < kK; ++k) {
           target += (X(t, k) + gap_.as<float>()[t * kK + k]) * w_.at(n, k);
           miss_v[static_cast<size_t>(t)] += X(t, k) * v.at(n, k);
@@ -80,10 +80,11 @@ TEST_F(CorrectionTest, InputsAloneReachTheMinimum) {
 }
 
 TEST_F(CorrectionTest, TheResidualStreamIsMadeUpForToo) {
-  stats_.input_gap = Matrix<float>(kK, kK);
-  stats_.residual_gap = Matrix<float>(kK, kN);
-  AddProduct(x_.as<float>(), gap_.as<float>(), kTokens, pool_, stats_.input_gap);
-  AddProduct(x_.as<float>(), behind_.as<float>(), kTokens, pool_, stats_.residual_gap);
+  stats_.output_gap = Matrix<float>(kK, kN);
+  Tensor target = Tensor::Empty(DType::kF32, {kTokens, kN});
+  std::copy_n(behind_.as<float>(), kTokens * kN, target.as<float>());
+  AddOutputs(gap_.as<float>(), w_, kTokens, pool_, target.as<float>());
+  AddProduct(x_.as<float>(), target.as<float>(), kTokens, pool_, stats_.output_gap);
   const Correction correction = StudyCorrection(stats_, kDamping, "x");
   const Matrix<float> v = Corrected(w_, correction, pool_);
   EXPECT_LT(RelativeGradient(v), 1e-4);

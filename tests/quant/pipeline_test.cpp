@@ -187,7 +187,7 @@ TEST_F(TinyPipeline, FollowingCorrectsOnlyWhatRoundingDid) {
     };
     const auto follow = [&](BlockInput which, std::vector<LinearPart> parts) {
       const InputStats stats = calibration.Study(which);
-      for (const Matrix<float>* gap : {&stats.input_gap, &stats.residual_gap})
+      for (const Matrix<float>* gap : {&stats.input_gap, &stats.output_gap})
         for (const float x : gap->data) ASSERT_NEAR(x, 0.0f, 1e-2f * stats.moments.Unit(0.0));
       calibration.Follow(which, {std::move(parts), which == BlockInput::kMlp});
     };

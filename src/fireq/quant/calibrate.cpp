@@ -89,14 +89,17 @@ class KeyTracer : public Tracer {
   KeyRanges keys_;
 };
 
-// out += x^T (ahead - behind), all [T, ...].
-void AddGap(const Tensor& x, const Tensor& ahead, const Tensor& behind, ThreadPool& pool,
-            Matrix<float>& out) {
-  Tensor gap = Tensor::Empty(DType::kF32, ahead.shape());
+bool AddsToStream(BlockInput which) {
+  return which == BlockInput::kAttentionOut || which == BlockInput::kMlpHidden;
+}
+
+// ahead - behind, F32 of one shape.
+Tensor Difference(const Tensor& ahead, const Tensor& behind) {
+  Tensor out = Tensor::Empty(DType::kF32, ahead.shape());
   const float* a = ahead.as<float>();
-  std::transform(a, a + ahead.num_elements(), behind.as<float>(), gap.as<float>(),
+  std::transform(a, a + ahead.num_elements(), behind.as<float>(), out.as<float>(),
                  std::minus<float>());
-  AddProduct(x.as<float>(), gap.as<float>(), x.dim(0), pool, out);
+  return out;
 }
 
 }  // namespace
@@ -130,6 +133,7 @@ void Calibration::SetStreams(const std::vector<Tensor>& streams) {
 
 KeyRanges Calibration::StartBlock(Block<float>& block, int64_t layer) {
   layer_ = layer;
+  block_ = &block;
   float_.StartBlock(layer, PrepareBlock(backend_, block, config_.head_dim));
   KeyTracer tracer(backend_, config_, block, rope_, pool_);
   for (int64_t window = 0; window < float_.num_windows(); ++window) float_.Attend(window, &tracer);
@@ -164,15 +168,14 @@ void Calibration::Advance(Stream& stream, BlockInput which, int64_t window) {
 InputStats Calibration::Study(BlockInput which) {
   static constexpr const char* kNames[] = {"attn_input", "attn_out", "mlp_input", "mlp_hidden"};
   const std::string name = StrCat("layer ", layer_, " ", kNames[static_cast<size_t>(which)]);
-  const bool adds = which == BlockInput::kAttentionOut || which == BlockInput::kMlpHidden;
   const int64_t width = which == BlockInput::kAttentionOut ? config_.q_rows()
                         : which == BlockInput::kMlpHidden  ? config_.ffn
                                                            : config_.hidden;
   InputStats out;
   out.moments = InputMoments(width, spec_.full_moments);
   if (quantised_) {
-    out.input_gap = Matrix<float>(width, width);
-    if (adds) out.residual_gap = Matrix<float>(width, config_.hidden);
+    Matrix<float>& gap = AddsToStream(which) ? out.output_gap : out.input_gap;
+    gap = Matrix<float>(width, AddsToStream(which) ? config_.hidden : width);
   }
   for (int64_t window = 0; window < float_.num_windows(); ++window) {
     Advance(float_, which, window);
@@ -188,11 +191,24 @@ InputStats Calibration::Study(BlockInput which) {
     Advance(*quantised_, which, window);
     const Tensor seen = quantised_->Input(which, window);
     out.moments.Add(seen.as<float>(), seen.dim(0), name, pool_);
-    AddGap(seen, input, seen, pool_, out.input_gap);
-    if (adds)
-      AddGap(seen, float_.Residual(window), quantised_->Residual(window), pool_, out.residual_gap);
+    AddGaps(which, window, input, seen, out);
   }
   return out;
+}
+
+void Calibration::AddGaps(BlockInput which, int64_t window, const Tensor& ahead, const Tensor& seen,
+                          InputStats& out) {
+  const Tensor gap = Difference(ahead, seen);
+  const int64_t tokens = gap.dim(0);
+  if (!AddsToStream(which)) {
+    AddProduct(seen.as<float>(), gap.as<float>(), tokens, pool_, out.input_gap);
+    return;
+  }
+  // One linear reads this input: through it at once, which for down is a third of X^T X's work.
+  const Matrix<float>& w = (which == BlockInput::kAttentionOut ? block_->o : block_->down).weight;
+  Tensor target = Difference(float_.Residual(window), quantised_->Residual(window));
+  AddOutputs(gap.as<float>(), w, tokens, pool_, target.as<float>());
+  AddProduct(seen.as<float>(), target.as<float>(), tokens, pool_, out.output_gap);
 }
 
 void Calibration::Follow(BlockInput which, LinearSpec linears) {

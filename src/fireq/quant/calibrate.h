@@ -23,9 +23,9 @@ namespace fireq::quant {
 struct InputStats {
   InputMoments moments;  // of the quantised model's input if it is followed, else of the float one
   // Where the float model is from there; empty unless followed. Of X (what the linear reads) in the
-  // quantised model:
-  Matrix<float> input_gap;     // [K, K] X^T (X_float - X)
-  Matrix<float> residual_gap;  // [K, D] X^T (R_float - R) of the stream that o and down add to
+  // quantised model, for the linears behind norms, and of the stream R that o and down add to:
+  Matrix<float> input_gap;   // [K, K] X^T (X_float - X)
+  Matrix<float> output_gap;  // [K, D] X^T ((X_float - X) W^T + R_float - R)
 };
 
 struct CalibrationSpec {
@@ -51,8 +51,8 @@ class Calibration {
 
   int64_t num_tokens() const { return float_.num_windows() * float_.context(); }
 
-  // The float stream through the attention of `block`, which must outlive the block's steps except
-  // that q and k may change from here on.
+  // The float stream through the attention of `block`, which must outlive the block's steps; only
+  // q and k may change from here on.
   KeyRanges StartBlock(Block<float>& block, int64_t layer);
   // The same block as it is stored, linears still to come: its norms and CRS factors.
   void StartFollowing(const Block<float>& block, int64_t layer, const QuantisedInputs& quantised);
@@ -66,6 +66,9 @@ class Calibration {
 
  private:
   void Advance(Stream& stream, BlockInput which, int64_t window);
+  // The gaps of one window whose inputs are `ahead` in the float model, `seen` in the other.
+  void AddGaps(BlockInput which, int64_t window, const Tensor& ahead, const Tensor& seen,
+               InputStats& out);
 
   Backend& backend_;
   const ModelConfig& config_;
@@ -75,6 +78,7 @@ class Calibration {
   Stream float_;
   std::optional<Stream> quantised_;
   int64_t layer_ = 0;
+  const Block<float>* block_ = nullptr;
 };
 
 }  // namespace fireq::quant

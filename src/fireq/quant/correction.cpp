@@ -22,7 +22,7 @@ Correction StudyCorrection(const InputStats& stats, double damping, const std::s
     SolvePositive(stats.moments.Damped(damping), out, name);
     return out;
   };
-  return {solve(stats.input_gap), solve(stats.residual_gap)};
+  return {solve(stats.input_gap), solve(stats.output_gap)};
 }
 
 Matrix<float> Corrected(const Matrix<float>& w, const Correction& correction, ThreadPool& pool) {
@@ -36,8 +36,8 @@ Matrix<float> Corrected(const Matrix<float>& w, const Correction& correction, Th
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(last - first), k, k,
                     1.0f, w.row(first), k, correction.input.data.data(), k, 1.0f, out.row(first),
                     k);
-      for (int64_t j = 0; j < correction.residual.rows; ++j)
-        for (int64_t n = first; n < last; ++n) out.at(n, j) += correction.residual.at(j, n);
+      for (int64_t j = 0; j < correction.output.rows; ++j)
+        for (int64_t n = first; n < last; ++n) out.at(n, j) += correction.output.at(j, n);
     }
   });
   return out;

@@ -15,9 +15,9 @@
 namespace fireq::quant {
 
 struct Correction {
-  // H = X^T X damped. V = W + W input^T + residual^T; without rows where there is nothing to add.
-  Matrix<float> input;     // [K, K] H^-1 X^T (X' - X)
-  Matrix<float> residual;  // [K, N] H^-1 X^T (R' - R)
+  // H = X^T X damped. V = W + W input^T + output^T; without rows where there is nothing to add.
+  Matrix<float> input;   // [K, K] H^-1 X^T (X' - X)
+  Matrix<float> output;  // [K, N] H^-1 X^T ((X' - X) W^T + R' - R)
 };
 
 // Nothing to add unless `stats` is of a quantised model that is followed. Errors: SolvePositive's.

@@ -110,6 +110,17 @@ void AddProduct(const float* x, const float* y, int64_t rows, ThreadPool& pool,
   });
 }
 
+void AddOutputs(const float* x, const Matrix<float>& w, int64_t rows, ThreadPool& pool, float* y) {
+  const SingleThreadBlas blas;
+  const int n = static_cast<int>(w.rows), k = static_cast<int>(w.cols);
+  pool.ParallelFor(CeilDiv(rows, kTile), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t first = begin * kTile; first < std::min(end * kTile, rows); first += kTile)
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans,
+                  static_cast<int>(std::min(kTile, rows - first)), n, k, 1.0f, x + first * k, k,
+                  w.data.data(), k, 1.0f, y + first * n, n);
+  });
+}
+
 void SolvePositive(Matrix<float> h, Matrix<float>& b, const std::string& name) {
   const int size = static_cast<int>(h.rows), columns = static_cast<int>(b.cols);
   // LAPACK's matrices lie by columns: b goes there and back transposed.

@@ -45,6 +45,9 @@ class InputMoments {
 // out [K, M] += x^T y for x [rows, K], y [rows, M].
 void AddProduct(const float* x, const float* y, int64_t rows, ThreadPool& pool, Matrix<float>& out);
 
+// y [rows, N] += x w^T for x [rows, K], w [N, K].
+void AddOutputs(const float* x, const Matrix<float>& w, int64_t rows, ThreadPool& pool, float* y);
+
 // h^-1 b, in b's place [K, M]; h [K, K] positive definite, else kInternal naming `name`.
 void SolvePositive(Matrix<float> h, Matrix<float>& b, const std::string& name);
 

@@ -257,6 +257,7 @@ Recipe Default() {
   recipe.weights_products = ErrorProducts::kMean;
   recipe.weights_solver = WeightSolver::kGptq;
   recipe.weights_sweeps = 3;
+  recipe.follow = true;
   recipe.rotate_residual = true;
   recipe.rotate_v = true;
   recipe.hadamard_qk = true;
