@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "fireq/backends/cpu/cpu_backend.h"
+#include "tests/backends/cpu/kernel_sets.h"
 #include "tests/support/reference_attention.h"
 #include "tests/support/reference_linear.h"
 
@@ -65,10 +65,10 @@ std::vector<AttentionShape> Shapes() {
   return shapes;
 }
 
-class CpuAttentionTest : public ::testing::TestWithParam<bool> {};
+class CpuAttentionTest : public ::testing::TestWithParam<testing::KernelSet> {};
 
 TEST_P(CpuAttentionTest, AgreesWithDoublePrecision) {
-  const auto backend = MakeCpuBackend({2, GetParam()});
+  const auto backend = testing::MakeBackend(2, GetParam());
   uint32_t seed = 7;
   for (const AttentionShape& shape : Shapes()) {
     const AttentionCase c = testing::MakeAttentionCase(shape, seed++);
@@ -91,7 +91,7 @@ TEST_P(CpuAttentionTest, BitIdenticalForAnyNumberOfThreads) {
     const AttentionCase c = testing::MakeAttentionCase(shape, 3);
     Tensor first;
     for (const int threads : {1, 2, 5}) {
-      const Tensor out = RunAttention(*MakeCpuBackend({threads, GetParam()}), c, true);
+      const Tensor out = RunAttention(*testing::MakeBackend(threads, GetParam()), c, true);
       if (!first.defined()) first = out;
       EXPECT_EQ(std::memcmp(first.data(), out.data(), static_cast<size_t>(out.size_bytes())), 0);
     }
@@ -100,7 +100,7 @@ TEST_P(CpuAttentionTest, BitIdenticalForAnyNumberOfThreads) {
 
 TEST_P(CpuAttentionTest, NanInOneQueryOrKeyPoisonsOnlyWhatSeesIt) {
   const AttentionShape shape{{20}, {20}, 2, {KvGrid::kAsymmetric, 1, 64}};
-  const auto backend = MakeCpuBackend({2, GetParam()});
+  const auto backend = testing::MakeBackend(2, GetParam());
   AttentionCase c = testing::MakeAttentionCase(shape, 5);
   c.q_scale[2 * 7 + 1] = std::nanf("");
   const Tensor by_query = RunAttention(*backend, c, true);
@@ -114,8 +114,8 @@ TEST_P(CpuAttentionTest, NanInOneQueryOrKeyPoisonsOnlyWhatSeesIt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, CpuAttentionTest, ::testing::Values(false, true),
-                         [](const auto& instance) { return instance.param ? "Portable" : "Best"; });
+INSTANTIATE_TEST_SUITE_P(Kernels, CpuAttentionTest, ::testing::ValuesIn(testing::KernelSets()),
+                         [](const auto& instance) { return instance.param.name; });
 
 }  // namespace
 }  // namespace fireq

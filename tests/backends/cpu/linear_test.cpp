@@ -5,8 +5,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/formats/act_e4m3.h"
+#include "tests/backends/cpu/kernel_sets.h"
 #include "tests/support/reference_linear.h"
 
 namespace fireq {
@@ -79,9 +79,9 @@ struct LinearCase {
   bool bias;
 };
 
-class CpuLinearTest : public ::testing::TestWithParam<bool> {
+class CpuLinearTest : public ::testing::TestWithParam<testing::KernelSet> {
  protected:
-  std::unique_ptr<Backend> backend_ = MakeCpuBackend({2, GetParam()});
+  std::unique_ptr<Backend> backend_ = testing::MakeBackend(2, GetParam());
   std::mt19937 rng_{20240917};
 
   ActTensor RandomInput(const LinearCase& c) {
@@ -200,6 +200,31 @@ TEST_P(CpuLinearTest, NanPoisonsItsRowOnly) {
   }
 }
 
+// Integer kernels: the sums that come nearest to the ends of their 16 and 32 bits.
+TEST_P(CpuLinearTest, ExtremeCodesAreExact) {
+  for (const uint8_t x_code : {0x01, 0x81, 0x7E, 0xFE, 0x0F, 0x8F}) {
+    for (const uint8_t byte : {0xFF, 0x00}) {
+      for (const uint8_t zero : {0, 15}) {
+        ActTensor x = RandomCodes(1, 256, rng_);
+        std::memset(x.values.data(), x_code, 256);
+        LinearPart part{"w", {}, RandomWeightI4(5, 256, 1.0f, rng_), {}};
+        std::memset(part.i4.codes.data(), byte, static_cast<size_t>(part.i4.codes.size_bytes()));
+        std::memset(part.i4.zero.data(), zero, static_cast<size_t>(part.i4.zero.size_bytes()));
+        const auto w = backend_->Prepare({{part}, false});
+        const Tensor y = Poisoned(DType::kF32, {1, 5});
+        backend_->Linear({.x = x, .w = w.get(), .products = Products::kExact, .y = y});
+        std::vector<double> magnitude;
+        const auto sums = ReferenceSums(x, {part}, Products::kExact, &magnitude);
+        for (int64_t i = 0; i < 5; ++i) {
+          const auto at = static_cast<size_t>(i);
+          // Equal terms round to the same side: an error for each of 128 in a row.
+          ExpectClose(y, i, sums[at], magnitude[at], 128 * 128);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(CpuLinearTest, BitIdenticalForAnyNumberOfThreads) {
   for (const int64_t tokens : {1, 6, 300}) {
     const Sizes sizes{tokens, 1216, {200, 72}};
@@ -207,7 +232,7 @@ TEST_P(CpuLinearTest, BitIdenticalForAnyNumberOfThreads) {
     const ActTensor x = RandomCodes(tokens, sizes.k, rng_);
     Tensor first;
     for (const int threads : {1, 2, 3, 5}) {
-      const auto backend = MakeCpuBackend({threads, GetParam()});
+      const auto backend = testing::MakeBackend(threads, GetParam());
       const auto w = backend->Prepare({parts, false});
       const Tensor y = Poisoned(DType::kF32, {tokens, w->n()});
       backend->Linear({.x = x, .w = w.get(), .y = y});
@@ -217,8 +242,8 @@ TEST_P(CpuLinearTest, BitIdenticalForAnyNumberOfThreads) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, CpuLinearTest, ::testing::Values(false, true),
-                         [](const auto& instance) { return instance.param ? "Portable" : "Best"; });
+INSTANTIATE_TEST_SUITE_P(Kernels, CpuLinearTest, ::testing::ValuesIn(testing::KernelSets()),
+                         [](const auto& instance) { return instance.param.name; });
 
 }  // namespace
 }  // namespace fireq

@@ -9,6 +9,7 @@ Context::Context(int num_threads, bool portable_only)
       rows(Rows()),
       f32(PortableKernels()),
       bf16(portable_only ? nullptr : Avx512Bf16Kernels()),
+      digits(bf16 != nullptr ? nullptr : Digits()),
       words_table(Products::kTable, ProductLayout::kWords),
       words_exact(Products::kExact, ProductLayout::kWords),
       bytes_table(Products::kTable, ProductLayout::kSplitBytes),

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "fireq/backends/cpu/digit_kernels.h"
 #include "fireq/backends/cpu/gemm_kernels.h"
 #include "fireq/backends/cpu/product_table.h"
 #include "fireq/backends/cpu/row_ops.h"
@@ -45,10 +46,12 @@ struct Context {
   const RowOps& rows;
   const GemmKernels<float>& f32;
   const GemmKernels<bf16_t>* bf16;  // null: portable only
+  const DigitKernels* digits;       // null: no vectors, or `bf16` serves
   ProductTable words_table, words_exact, bytes_table, bytes_exact;
   std::vector<ThreadScratch> threads;
-  Scratch operands;  // activations of the call in operand order
-  Scratch partials;  // attention over parts of a context
+  Scratch operands;    // activations of the call in operand order
+  Scratch digit_rows;  // or as digits
+  Scratch partials;    // attention over parts of a context
 };
 
 // Row `i` of a border tensor [.., n] as FP32: the tensor's own memory or a copy in `buffer`.

@@ -15,7 +15,7 @@ namespace fireq::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace {
 
-// Four BF16 words to FP32.
+// BF16 words to FP32.
 template <class D>
 HWY_INLINE hn::Vec<D> WidenBf16(D d, const bf16_t* words) {
   const hn::Rebind<uint16_t, D> d16;
@@ -161,8 +161,9 @@ HWY_INLINE void AddDot(D d, const float* a, const float* row, hn::Vec<D>* sum) {
   }
 }
 
-void Dot(const WeightRows& w, int64_t num_rows, int64_t k, const float* a, int64_t lda, int64_t m,
-         float* out, int64_t ldo) {
+// Weights that become operands a block at a time, for all tokens.
+void DotI4(const WeightRows& w, int64_t num_rows, int64_t k, const float* a, int64_t lda, int64_t m,
+           float* out, int64_t ldo) {
   const hn::CappedTag<float, 16> d;
   using V = hn::Vec<decltype(d)>;
   alignas(64) float expanded[kBlockK];
@@ -170,17 +171,68 @@ void Dot(const WeightRows& w, int64_t num_rows, int64_t k, const float* a, int64
     V sums[kMaxDotTokens][2];
     for (int64_t t = 0; t < m; ++t) sums[t][0] = sums[t][1] = hn::Zero(d);
     for (int64_t i = 0; i < k; i += kBlockK) {
-      const float* row = expanded;
-      if (w.kind == WeightKind::kF32) {
-        row = reinterpret_cast<const float*>(w.data + r * w.stride_bytes) + i;
-      } else {
-        ExpandRow(w, r, i, expanded);
-      }
-      for (int64_t t = 0; t < m; ++t) AddDot(d, a + t * lda + i, row, sums[t]);
+      ExpandRow(w, r, i, expanded);
+      for (int64_t t = 0; t < m; ++t) AddDot(d, a + t * lda + i, expanded, sums[t]);
     }
     for (int64_t t = 0; t < m; ++t) {
       out[t * ldo + r] = hn::GetLane(hn::SumOfLanes(d, hn::Add(sums[t][0], sums[t][1])));
     }
+  }
+}
+
+template <class D>
+HWY_INLINE hn::Vec<D> LoadWeights(D d, const bf16_t* w) {
+  return WidenBf16(d, w);
+}
+template <class D>
+HWY_INLINE hn::Vec<D> LoadWeights(D d, const float* w) {
+  return hn::LoadU(d, w);
+}
+
+// kRows rows at a time: enough sums to hide the latency of an addition, one token after the other
+// while the rows are in the cache.
+template <int kRows, class T>
+HWY_INLINE void DotFloatRows(const T* w, int64_t stride, int64_t k, const float* a, int64_t lda,
+                             int64_t m, float* out, int64_t ldo) {
+  const hn::CappedTag<float, 16> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t t = 0; t < m; ++t) {
+    hn::Vec<decltype(d)> sums[kRows];
+    for (int r = 0; r < kRows; ++r) sums[r] = hn::Zero(d);
+    for (int64_t i = 0; i < k; i += lanes) {
+      const auto x = hn::LoadU(d, a + t * lda + i);
+      for (int r = 0; r < kRows; ++r) {
+        sums[r] = hn::MulAdd(x, LoadWeights(d, w + r * stride + i), sums[r]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) out[t * ldo + r] = hn::GetLane(hn::SumOfLanes(d, sums[r]));
+  }
+}
+
+template <class T>
+HWY_INLINE void DotFloats(const WeightRows& w, int64_t num_rows, int64_t k, const float* a,
+                          int64_t lda, int64_t m, float* out, int64_t ldo) {
+  constexpr int kRows = 4;
+  const auto* data = reinterpret_cast<const T*>(w.data);
+  const int64_t stride = w.stride_bytes / static_cast<int64_t>(sizeof(T));
+  int64_t r = 0;
+  for (; r + kRows <= num_rows; r += kRows) {
+    DotFloatRows<kRows>(data + r * stride, stride, k, a, lda, m, out + r, ldo);
+  }
+  for (; r < num_rows; ++r) {
+    DotFloatRows<1>(data + r * stride, stride, k, a, lda, m, out + r, ldo);
+  }
+}
+
+void Dot(const WeightRows& w, int64_t num_rows, int64_t k, const float* a, int64_t lda, int64_t m,
+         float* out, int64_t ldo) {
+  switch (w.kind) {
+    case WeightKind::kI4:
+      return DotI4(w, num_rows, k, a, lda, m, out, ldo);
+    case WeightKind::kBf16:
+      return DotFloats<bf16_t>(w, num_rows, k, a, lda, m, out, ldo);
+    case WeightKind::kF32:
+      return DotFloats<float>(w, num_rows, k, a, lda, m, out, ldo);
   }
 }
 

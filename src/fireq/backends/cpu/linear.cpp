@@ -9,6 +9,7 @@ namespace {
 constexpr int64_t kBlockTokens = 256;  // rows of x that one expansion of a panel serves
 constexpr int64_t kBlockDepth = 1024;  // of K in a panel: 128 KB of BF16, half of a usual L2
 constexpr int64_t kDotColumns = 32;    // weight rows of one `dot` call; a SiLU tile has two of them
+constexpr int64_t kDotStride = 2 * kDotColumns;
 
 // Up to 64 output columns, or 32 of gate with the same 32 of up.
 struct Tile {
@@ -49,9 +50,14 @@ class LinearRun {
   }
 
   void Run() {
-    LoadOperands();
     // `dot` and `panel` sum in different orders.
-    if (num_tokens_ <= kMaxDotTokens && args_.reduction == Reduction::kFastest) {
+    const bool dots = num_tokens_ <= kMaxDotTokens && args_.reduction == Reduction::kFastest;
+    if (dots && InDigits()) {
+      RunDigits();
+      return;
+    }
+    LoadOperands();
+    if (dots) {
       RunDots();
     } else {
       RunPanels();
@@ -59,6 +65,11 @@ class LinearRun {
   }
 
  private:
+  bool InDigits() const {
+    return context_.digits != nullptr && w_.quantized() && args_.x.values.dtype() == DType::kE4M3 &&
+           ResolveProducts(args_.products, num_tokens_) == Products::kExact;
+  }
+
   // x to operands [T, padded K], in split order where INT4 weights wait for it.
   void LoadOperands() {
     const int64_t k = w_.k();
@@ -89,19 +100,59 @@ class LinearRun {
   }
 
   void RunDots() {
+    RunDotTiles([this](const WeightRows& rows, int64_t count, float* sums) {
+      kernels_.dot(rows, count, lda_, operands_, lda_, num_tokens_, sums, kDotStride);
+    });
+  }
+
+  void RunDigits() {
+    const int64_t k = w_.padded_k();
+    const std::vector<DigitRow> x = DigitRows(k);
+    const auto* codes = args_.x.values.as<e4m3_t>();
+    context_.pool.ParallelFor(num_tokens_, 2, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        context_.digits->load(codes + i * w_.k(), w_.k(), k, x[static_cast<size_t>(i)]);
+      }
+    });
+    RunDotTiles([&](const WeightRows& rows, int64_t count, float* sums) {
+      for (const DigitRow& row : x) {
+        context_.digits->dot(rows, count, k, row, sums);
+        sums += kDotStride;
+      }
+    });
+  }
+
+  // Room for the call's activations.
+  std::vector<DigitRow> DigitRows(int64_t k) {
+    const int64_t sums = CeilDiv<int64_t>(k, kGroup) * kDigitLanes;
+    const int64_t stride = AlignUp<int64_t>(k * kDigits + (sums + 1) * 4, 64);
+    auto* bytes = context_.digit_rows.Get<int8_t>(num_tokens_ * stride);
+    std::vector<DigitRow> rows(static_cast<size_t>(num_tokens_));
+    for (DigitRow& row : rows) {
+      row.digits = bytes;
+      row.sums = reinterpret_cast<int32_t*>(bytes + k * kDigits);
+      row.poison = reinterpret_cast<float*>(row.sums + sums);
+      bytes += stride;
+    }
+    return rows;
+  }
+
+  // dot(weight rows, how many, sums [tokens][kDotStride]) for all rows, then the epilogue.
+  template <class Dot>
+  void RunDotTiles(const Dot& dot) {
     const std::vector<Tile> tiles = MakeTiles(w_, silu_, kDotColumns);
-    context_.pool.ParallelFor(
-        static_cast<int64_t>(tiles.size()), 1, [&](int64_t begin, int64_t end, int) {
-          alignas(64) float sums[kMaxDotTokens * 2 * kDotColumns];
-          for (int64_t i = begin; i < end; ++i) {
-            const Tile& tile = tiles[static_cast<size_t>(i)];
-            for (int half = 0; half < (silu_ ? 2 : 1); ++half) {
-              kernels_.dot(RowsOf(part(tile.part + half), tile.begin), tile.count, lda_, operands_,
-                           lda_, num_tokens_, sums + half * kDotColumns, 2 * kDotColumns);
-            }
-            StoreTile(tile, 0, num_tokens_, sums, 2 * kDotColumns, kDotColumns);
-          }
-        });
+    context_.pool.ParallelFor(static_cast<int64_t>(tiles.size()), 1,
+                              [&](int64_t begin, int64_t end, int) {
+                                alignas(64) float sums[kMaxDotTokens * kDotStride];
+                                for (int64_t i = begin; i < end; ++i) {
+                                  const Tile& tile = tiles[static_cast<size_t>(i)];
+                                  for (int half = 0; half < (silu_ ? 2 : 1); ++half) {
+                                    dot(RowsOf(part(tile.part + half), tile.begin), tile.count,
+                                        sums + half * kDotColumns);
+                                  }
+                                  StoreTile(tile, 0, num_tokens_, sums, kDotStride, kDotColumns);
+                                }
+                              });
   }
 
   void RunPanels() {

@@ -22,6 +22,8 @@ inline constexpr int kProductsPerRow = 16;
 constexpr uint16_t ProductRow(uint8_t zero, e4m3_t scale) {
   return static_cast<uint16_t>(zero << 8 | scale);
 }
+constexpr uint8_t ZeroOf(uint16_t row) { return static_cast<uint8_t>(row >> 8); }
+constexpr e4m3_t ScaleOf(uint16_t row) { return static_cast<e4m3_t>(row & 0xFF); }
 
 class ProductTable {
  public:
