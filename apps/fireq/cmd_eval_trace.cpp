@@ -18,32 +18,50 @@ std::string Place(const TensorDistance& d) {
   return d.layer < 0 ? d.name : StrCat("layer ", d.layer, " ", d.name);
 }
 
+// All tensors of one name: the largest error, and means of the rest over the layers.
+struct Summary {
+  const TensorDistance* largest;
+  double gain = 0.0;
+  double changed = 0.0;
+  int count = 0;
+};
+
+// In the order of the pass.
+std::vector<Summary> Summarise(const std::vector<TensorDistance>& distances) {
+  std::vector<Summary> out;
+  for (const TensorDistance& d : distances) {
+    auto at = std::ranges::find(out, d.name, [](const Summary& s) { return s.largest->name; });
+    if (at == out.end()) at = out.insert(out.end(), {&d});
+    if (!(d.relative_error <= at->largest->relative_error)) at->largest = &d;
+    at->gain += d.gain;
+    at->changed += d.changed;
+    ++at->count;
+  }
+  for (Summary& s : out) {
+    s.gain /= s.count;
+    s.changed /= s.count;
+  }
+  return out;
+}
+
 void Run(const Options& options) {
   CompareRequest request = options.request;
   request.runtime = options.common.Runtime();
   if (!options.text_file.empty()) request.text = ReadWhole(options.text_file);
   const std::vector<TensorDistance> distances = CompareDevices(request);
-  // The largest of each name over the layers, in the order of the pass.
-  std::vector<const TensorDistance*> largest;
-  const TensorDistance* first_beyond = nullptr;
-  for (const TensorDistance& d : distances) {
-    if (first_beyond == nullptr && !(d.relative_error <= options.tolerance)) first_beyond = &d;
-    const auto same = std::ranges::find(largest, d.name, &TensorDistance::name);
-    if (same == largest.end()) {
-      largest.push_back(&d);
-    } else if (!(d.relative_error <= (*same)->relative_error)) {
-      *same = &d;
-    }
+  const auto first = std::ranges::find_if(
+      distances, [&](const TensorDistance& d) { return !(d.relative_error <= options.tolerance); });
+  const std::string verdict = first == distances.end() ? "none" : Place(*first);
+  nlohmann::ordered_json out = {{"tolerance", options.tolerance},
+                                {"first_beyond_tolerance", verdict}};
+  std::string text = "tensor: largest error, mean gain, mean share that differs\n";
+  for (const Summary& s : Summarise(distances)) {
+    const std::string place = Place(*s.largest);
+    out["tensors"][place] = {
+        {"relative_error", s.largest->relative_error}, {"gain", s.gain}, {"changed", s.changed}};
+    text += StrCat(place, ": ", s.largest->relative_error, " ", s.gain, " ", s.changed, "\n");
   }
-  const std::string verdict = first_beyond == nullptr ? "none" : Place(*first_beyond);
-  if (options.common.json) {
-    nlohmann::ordered_json out = {{"tolerance", options.tolerance},
-                                  {"first_beyond_tolerance", verdict}};
-    for (const TensorDistance* d : largest) out["largest"][Place(*d)] = d->relative_error;
-    return PrintJson(out);
-  }
-  std::string text;
-  for (const TensorDistance* d : largest) text += StrCat(Place(*d), ": ", d->relative_error, "\n");
+  if (options.common.json) return PrintJson(out);
   PrintOut(StrCat(text, "first beyond ", options.tolerance, ": ", verdict, "\n"));
 }
 

@@ -46,7 +46,8 @@ std::vector<TensorDistance> CompareDevices(const CompareRequest& request) {
   for (TensorDifference& difference :
        CompareTraces({cpu.get(), &on_cpu}, {device.get(), &on_device}, Ids(request, on_cpu.config),
                      ToProducts(request.products)))
-    out.push_back({difference.layer, std::move(difference.name), difference.relative_error});
+    out.push_back({difference.layer, std::move(difference.name), difference.relative_error,
+                   difference.gain, difference.changed});
   return out;
 }
 

@@ -164,6 +164,8 @@ struct TensorDistance {
   int64_t layer = -1;  // -1: outside the blocks
   std::string name;
   double relative_error = 0.0;  // ||cpu - device|| / ||cpu||
+  double gain = 0.0;            // <cpu, device> / <cpu, cpu> - 1
+  double changed = 0.0;         // share of the values that differ
 };
 std::vector<TensorDistance> CompareDevices(const CompareRequest& request);
 

@@ -17,14 +17,18 @@ struct ModelOn {
 
 struct TensorDifference {
   int64_t layer = -1;  // -1: outside the blocks
-  std::string name;    // as ops/trace.h has them
+  std::string name;    // as ops/trace.h has them, and "keys" and "values": the cache
   // ||a - b|| / ||a|| over all values; NaN if either has one.
   double relative_error = 0.0;
+  // <a, b> / <a, a> - 1: how much larger `other` is as a whole. Roundings that fall either way
+  // leave it near nothing, a sum that is cut off does not.
+  double gain = 0.0;
+  double changed = 0.0;  // share of the values that differ at all
 };
 
-// One forward of `ids` as one sequence, in the order of the pass. Every block gets the same input
-// on both (that of `reference`), so a difference is of its own block: what the blocks in front
-// rounded differently does not add up. Throws as a forward does.
+// One forward of `ids` as one sequence, in the order of the pass. Every op gets the same inputs on
+// both (what the op before made on `reference`), so a difference is of that op alone: nothing that
+// was rounded differently before adds up. Throws as a forward does.
 std::vector<TensorDifference> CompareTraces(const ModelOn& reference, const ModelOn& other,
                                             std::span<const int32_t> ids, Products products);
 

@@ -83,13 +83,15 @@ ActTensor BlockForward::AttentionOut(const ActTensor& input, const BlockWeights&
   backend_.RopeKvWrite(rope);
   Trace("query", query);
 
+  const Tensor context = buffers_.context_.border.Rows(0, batch_.num_tokens);
   backend_.Attention({.q = query,
                       .kv = kv,
                       .batch = &batch_,
                       .num_heads = context_.config->num_heads,
                       .e4m3_probs = context_.arithmetic.e4m3_probs,
                       .reduction = context_.reduction,
-                      .out = buffers_.context_.border.Rows(0, batch_.num_tokens)});
+                      .out = context});
+  Trace("attn_context", {context, {}, {}});
   const ActTensor out = Quantized(buffers_.context_, type);
   Trace("attn_out", out);
   return out;
@@ -107,8 +109,9 @@ ActTensor BlockForward::MlpInput(const Tensor& x, const Tensor& norm, DType type
 }
 
 ActTensor BlockForward::MlpHidden(const ActTensor& input, const BlockWeights& block, DType type) {
-  Linear(input, *block.gate_up, Epilogue::kSiluMul, {},
-         buffers_.hidden_.border.Rows(0, batch_.num_tokens));
+  const Tensor product = buffers_.hidden_.border.Rows(0, batch_.num_tokens);
+  Linear(input, *block.gate_up, Epilogue::kSiluMul, {}, product);
+  Trace("mlp_product", {product, {}, {}});
   const ActTensor hidden = Quantized(buffers_.hidden_, type);
   Trace("mlp_hidden", hidden);
   return hidden;
