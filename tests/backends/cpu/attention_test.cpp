@@ -59,6 +59,9 @@ std::vector<AttentionShape> Shapes() {
   add({70, 0, 1, 33}, {70, 0, 300, 97}, 8, 8, 8, KvGrid::kSymmetric);
   add({1, 1, 1}, {64, 65, 1030}, 9, 1, 64, KvGrid::kSigned);
   add({3}, {700}, 4, 2, 128, KvGrid::kAsymmetric);
+  add({1, 1, 2}, {1, 1030, 66}, 9, 3, 64, KvGrid::kSigned);
+  add({1, 1}, {130, 63}, 4, 1, 192, KvGrid::kAsymmetric);
+  add({2}, {300}, 2, 1, 256, KvGrid::kAsymmetric);
   add({129, 5}, {129, 261}, 8, 2, 128, KvGrid::kSigned);
   add({17}, {40}, 2, 1, 96, KvGrid::kAsymmetric);
   add({5}, {70}, 6, 2, 40, KvGrid::kAsymmetric);

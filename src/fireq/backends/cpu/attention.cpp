@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kBlockRows = 96;    // rows of Q that one unpacked page serves
 constexpr int64_t kWantedTasks = 16;  // long contexts are split until there are so many
+constexpr int64_t kDigitRows = 8;     // up to as many rows do not repay unpacking a page
 constexpr int64_t kMinSplitPages = 4;
 constexpr int64_t kInvariantSplitPages = 16;  // where a batch may not decide
 
@@ -32,6 +33,15 @@ struct Task {
 struct Merge {
   Task task;
   int64_t splits = 0;
+};
+
+// The rows of Q of a task.
+template <class T>
+struct QueryRows {
+  const T* operands;
+  const std::vector<DigitRow>& digits;  // empty: pages are unpacked for `operands`
+  const std::vector<float>& scale;
+  const std::vector<float>& sum;
 };
 
 // Running state of one row, and the power of two r of the V scales seen.
@@ -70,7 +80,10 @@ class AttentionRun {
         dim_(layout_.head_dim),
         width_(AlignUp<int64_t>(dim_, kPanelColumns)),
         group_(args.num_heads / layout_.kv_heads),
-        block_tokens_(std::max<int64_t>(1, kBlockRows / group_)) {}
+        block_tokens_(std::max<int64_t>(1, kBlockRows / group_)),
+        in_digits_(context.digits != nullptr && args.q.values.dtype() == DType::kE4M3 &&
+                   args.e4m3_probs && layout_.grid != KvGrid::kFloat && dim_ % kBlockK == 0 &&
+                   args.reduction == Reduction::kFastest) {}
 
   void Run() {
     MakeTasks();
@@ -139,12 +152,15 @@ class AttentionRun {
     std::vector<RowState> states(static_cast<size_t>(rows));
     std::vector<float> query_scale(static_cast<size_t>(rows));
     std::vector<float> query_sum(static_cast<size_t>(rows));
+    const bool digits = in_digits_ && rows <= kDigitRows;
+    const std::vector<DigitRow> query_digits =
+        digits ? LoadDigits(task, rows, scratch) : std::vector<DigitRow>();
     for (int64_t r = 0; r < rows; ++r) {
       LoadQuery(task, r, query + r * dim_, query_scale[static_cast<size_t>(r)],
                 query_sum[static_cast<size_t>(r)]);
     }
     for (int64_t page = task.page; page < task.page_end; ++page) {
-      RunPage(task, page, query, query_scale, query_sum, sums, states, scratch);
+      RunPage(task, page, {query, query_digits, query_scale, query_sum}, sums, states, scratch);
     }
     for (int64_t r = 0; r < rows; ++r) {
       const RowState& state = states[static_cast<size_t>(r)];
@@ -177,20 +193,41 @@ class AttentionRun {
     kernels_.order_query(values, dim_, out);
   }
 
-  void RunPage(const Task& task, int64_t page, const T* query,
-               const std::vector<float>& query_scale, const std::vector<float>& query_sum,
-               float* sums, std::vector<RowState>& states, ThreadScratch& scratch) {
+  std::vector<DigitRow> LoadDigits(const Task& task, int64_t rows, ThreadScratch& scratch) {
+    auto* bytes = scratch.digits.Get<int8_t>(rows * DigitRow::SizeBytes(dim_));
+    std::vector<DigitRow> out;
+    for (int64_t r = 0; r < rows; ++r) {
+      out.push_back(DigitRow::In(bytes + r * DigitRow::SizeBytes(dim_), dim_));
+      const int64_t row = Token(task, r) * args_.num_heads + Head(task, r);
+      context_.digits->load(args_.q.values.as<e4m3_t>() + row * dim_, dim_, dim_, DigitOrder::kRuns,
+                            out.back());
+    }
+    return out;
+  }
+
+  void RunPage(const Task& task, int64_t page, const QueryRows<T>& queries, float* sums,
+               std::vector<RowState>& states, ThreadScratch& scratch) {
     const int64_t rows = task.count * group_;
     T* k_panel = scratch.panel.Get<T>(2 * width_ * kPageTokens);
     T* v_panels = k_panel + width_ * kPageTokens;
     PageScales scales;
     const int64_t first = page * kPageTokens;
     const int64_t last_limit = Limit(task.sequence, task.token + task.count - 1);
-    LoadPage(task, page, std::min(kPageTokens, last_limit - first), k_panel, v_panels, scales);
-
+    const int64_t num_keys = std::min(kPageTokens, last_limit - first);
+    const uint8_t* block = HeadBlock(task, page);
     float* scores = scratch.sums.Get<float>(rows * kPageTokens);
     T* probs = scratch.probs.Get<T>(rows * kPageTokens);
-    kernels_.panel(query, dim_, k_panel, dim_, rows, scores, kPageTokens, false);
+    const bool digits = !queries.digits.empty();
+    if (digits) {
+      LoadScales(block, num_keys, scales);
+      for (int64_t r = 0; r < rows; ++r) {
+        context_.digits->scores(block, num_keys, dim_, queries.digits[static_cast<size_t>(r)],
+                                scores + r * kPageTokens);
+      }
+    } else {
+      LoadPage(block, num_keys, k_panel, v_panels, scales);
+      kernels_.panel(queries.operands, dim_, k_panel, dim_, rows, scores, kPageTokens, false);
+    }
     SoftmaxTile tile{};
     SetScales(scales, tile);
     for (int64_t r = 0; r < rows; ++r) {
@@ -199,12 +236,17 @@ class AttentionRun {
       if (tile.num_keys <= 0) {
         std::fill(s, s + kPageTokens, 0.0f);
       } else {
-        tile.query_scale = query_scale[static_cast<size_t>(r)];
-        tile.query_sum = query_sum[static_cast<size_t>(r)];
+        tile.query_scale = queries.scale[static_cast<size_t>(r)];
+        tile.query_sum = queries.sum[static_cast<size_t>(r)];
         SoftmaxPage(tile, scales, s, states[static_cast<size_t>(r)], sums + r * width_);
       }
-      kernels_.pack_probs(s, probs + r * kPageTokens);
+      if (digits) {
+        context_.digits->values(block + layout_.v_offset(), dim_, s, sums + r * width_);
+      } else {
+        kernels_.pack_probs(s, probs + r * kPageTokens);
+      }
     }
+    if (digits) return;
     for (int64_t d = 0; d < width_; d += kPanelColumns) {
       kernels_.panel(probs, kPageTokens, v_panels + d * kPageTokens, kPageTokens, rows, sums + d,
                      width_, true);
@@ -247,9 +289,8 @@ class AttentionRun {
 
   // Panels and scales of the first `num_keys` keys of a page; the rest is masked by the softmax,
   // and zeroed where a float page could hold NaN.
-  void LoadPage(const Task& task, int64_t page, int64_t num_keys, T* k_panel, T* v_panels,
+  void LoadPage(const uint8_t* block, int64_t num_keys, T* k_panel, T* v_panels,
                 PageScales& scales) {
-    const uint8_t* block = HeadBlock(task, page);
     if (layout_.grid == KvGrid::kFloat) {
       LoadFloatPage(block, num_keys, k_panel, v_panels, scales);
       return;
@@ -260,7 +301,8 @@ class AttentionRun {
   }
 
   void LoadScales(const uint8_t* block, int64_t num_keys, PageScales& scales) const {
-    float range = 0.0f;
+    float largest = 0.0f;
+    float range = 1.0f;
     for (int i = 0; i < kPageTokens; ++i) {
       const bool valid = i < num_keys;
       const KvScale k = GetKvScale(block, layout_.k_scale_offset(), layout_.k_zero_offset(), i);
@@ -270,8 +312,11 @@ class AttentionRun {
       scales.value_scale[i] = valid ? Bf16ToFloat(v.scale) : 0.0f;
       scales.value_zero[i] = valid ? v.zero : 0.0f;
       const float magnitude = std::abs(scales.value_scale[i]);
-      if (std::isfinite(magnitude)) range = std::max(range, magnitude);
-      scales.value_range[i] = range > 0.0f ? PowerOfTwoAbove(range) : 1.0f;
+      if (std::isfinite(magnitude) && magnitude > largest) {
+        largest = magnitude;
+        range = PowerOfTwoAbove(magnitude);
+      }
+      scales.value_range[i] = range;
     }
     for (float& s : scales.value_scale) s *= 256.0f / scales.page_range();
   }
@@ -340,6 +385,7 @@ class AttentionRun {
   const int64_t width_;  // dim_ padded to whole panels
   const int64_t group_;
   const int64_t block_tokens_;
+  const bool in_digits_;  // codes as integers where rows are few
   std::vector<Task> tasks_;
   std::vector<Merge> merges_;
   std::vector<RowState> states_;

@@ -32,11 +32,12 @@ class Scratch {
 
 // One thread's scratch, by use.
 struct ThreadScratch {
-  Scratch panel;  // an expanded panel of weights, or K and V of a page
-  Scratch sums;   // FP32 results of a tile
-  Scratch rows;   // rows of floats
-  Scratch query;  // Q of a block in operand order
-  Scratch probs;  // scores and probabilities
+  Scratch panel;   // an expanded panel of weights, or K and V of a page
+  Scratch sums;    // FP32 results of a tile
+  Scratch rows;    // rows of floats
+  Scratch query;   // Q of a block in operand order
+  Scratch digits;  // or as digits
+  Scratch probs;   // scores and probabilities
 };
 
 struct Context {

@@ -3,6 +3,7 @@
 // Two implementations: BF16 operands on AVX512-BF16 (gemm_avx512.cpp), FP32 operands on whatever
 // Highway finds (gemm_portable.cpp). Codes of activations, INT4 products, INT4 codes of K and V and
 // E4M3 probabilities are exact in either, and sums are FP32, so both compute the same arithmetic.
+// Where the second serves, few rows of codes are multiplied as integers (digit_kernels.h).
 //
 // Order along K. INT4 rows are read as blocks of 64 codes = 32 bytes; the low nibbles come out
 // first, so the operand order inside a block is k = 0, 2, .. 62, 1, 3, .. 63 ("split order"), and
@@ -21,6 +22,9 @@ inline constexpr int64_t kBlockK = 64;        // codes of one look-up step; K is
 inline constexpr int64_t kPanelColumns = 64;  // output columns of one panel
 inline constexpr int64_t kPageTokens = 64;    // keys of one attention tile
 inline constexpr int64_t kMaxDotTokens = 8;   // `dot` takes up to as many activation rows
+
+// `dot` reads weights from memory, once: how far ahead of itself (rows lie one after the other).
+inline constexpr int64_t kPrefetchBytes = 4096;
 
 enum class WeightKind : uint8_t { kI4, kBf16, kF32 };
 

@@ -196,13 +196,21 @@ HWY_INLINE void DotFloatRows(const T* w, int64_t stride, int64_t k, const float*
                              int64_t m, float* out, int64_t ldo) {
   const hn::CappedTag<float, 16> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  constexpr int64_t kLine = 64 / sizeof(T);  // weights of a line of the cache
   for (int64_t t = 0; t < m; ++t) {
     hn::Vec<decltype(d)> sums[kRows];
     for (int r = 0; r < kRows; ++r) sums[r] = hn::Zero(d);
-    for (int64_t i = 0; i < k; i += lanes) {
-      const auto x = hn::LoadU(d, a + t * lda + i);
-      for (int r = 0; r < kRows; ++r) {
-        sums[r] = hn::MulAdd(x, LoadWeights(d, w + r * stride + i), sums[r]);
+    for (int64_t block = 0; block < k; block += kLine) {
+      if (t == 0) {
+        for (int r = 0; r < kRows; ++r) {
+          __builtin_prefetch(w + r * stride + block + kPrefetchBytes / sizeof(T));
+        }
+      }
+      for (int64_t i = block; i < block + kLine; i += lanes) {
+        const auto x = hn::LoadU(d, a + t * lda + i);
+        for (int r = 0; r < kRows; ++r) {
+          sums[r] = hn::MulAdd(x, LoadWeights(d, w + r * stride + i), sums[r]);
+        }
       }
     }
     for (int r = 0; r < kRows; ++r) out[t * ldo + r] = hn::GetLane(hn::SumOfLanes(d, sums[r]));

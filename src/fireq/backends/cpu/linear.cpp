@@ -111,7 +111,8 @@ class LinearRun {
     const auto* codes = args_.x.values.as<e4m3_t>();
     context_.pool.ParallelFor(num_tokens_, 2, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i) {
-        context_.digits->load(codes + i * w_.k(), w_.k(), k, x[static_cast<size_t>(i)]);
+        context_.digits->load(codes + i * w_.k(), w_.k(), k, DigitOrder::kSplit,
+                              x[static_cast<size_t>(i)]);
       }
     });
     RunDotTiles([&](const WeightRows& rows, int64_t count, float* sums) {
@@ -124,15 +125,10 @@ class LinearRun {
 
   // Room for the call's activations.
   std::vector<DigitRow> DigitRows(int64_t k) {
-    const int64_t sums = CeilDiv<int64_t>(k, kGroup) * kDigitLanes;
-    const int64_t stride = AlignUp<int64_t>(k * kDigits + (sums + 1) * 4, 64);
-    auto* bytes = context_.digit_rows.Get<int8_t>(num_tokens_ * stride);
-    std::vector<DigitRow> rows(static_cast<size_t>(num_tokens_));
-    for (DigitRow& row : rows) {
-      row.digits = bytes;
-      row.sums = reinterpret_cast<int32_t*>(bytes + k * kDigits);
-      row.poison = reinterpret_cast<float*>(row.sums + sums);
-      bytes += stride;
+    auto* bytes = context_.digit_rows.Get<int8_t>(num_tokens_ * DigitRow::SizeBytes(k));
+    std::vector<DigitRow> rows;
+    for (int64_t i = 0; i < num_tokens_; ++i) {
+      rows.push_back(DigitRow::In(bytes + i * DigitRow::SizeBytes(k), k));
     }
     return rows;
   }
