@@ -12,10 +12,8 @@ namespace fireq {
 // listing the names.
 ModelConfig SyntheticConfig(const std::string& name);
 
-// W4A8KV4 with an embedding in BF16; made by the backend, equal on every one. Or one rank's share
-// of such a model, its linears random by themselves; `ranks` is still to be set.
+// W4A8KV4 with an embedding in BF16; made by the backend, equal on every one.
 Model MakeSyntheticModel(Backend& backend, const ModelConfig& config,
-                         WeightForm lm_head = WeightForm::kBf16, uint64_t seed = 1,
-                         Share share = {});
+                         WeightForm lm_head = WeightForm::kBf16, uint64_t seed = 1);
 
 }  // namespace fireq

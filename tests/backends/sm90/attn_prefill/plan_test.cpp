@@ -19,7 +19,7 @@ TEST(AttnPrefillPlan, EveryRowIsInOnePiece) {
     EXPECT_TRUE(seen.insert({item.sequence, item.tile}).second);
     EXPECT_LT(item.tile * kPrefillRows, queries[item.sequence] * 7);
   }
-  EXPECT_EQ(seen.size(), 0u + 1 + 1 + 2 + 28);  // ceil(7 queries / 128)
+  EXPECT_EQ(seen.size(), 0u + 1 + 1 + 1 + 19);  // ceil(7 queries / 192)
 }
 
 TEST(AttnPrefillPlan, TilesEndAtTheLastRowsDiagonal) {

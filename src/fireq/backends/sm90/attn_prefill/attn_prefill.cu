@@ -8,7 +8,7 @@ namespace fireq::sm90 {
 namespace {
 
 template <int kDim, int kTerms>
-void Launch(const AttnPrefillPlan& plan, const AttnPrefillParams& params, cudaStream_t stream) {
+void Launch(const AttnPrefillPlan& plan, AttnPrefillParams params, cudaStream_t stream) {
   const auto kernel = AttnPrefill<kDim, kTerms>;
   constexpr int kSharedBytes = static_cast<int>(sizeof(PrefillShared<kDim>));
   static_assert(kSharedBytes <= 227 * 1024);
@@ -17,8 +17,11 @@ void Launch(const AttnPrefillPlan& plan, const AttnPrefillParams& params, cudaSt
     FIREQ_CUDA(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   });
-  kernel<<<static_cast<unsigned>(plan.ctas), kPrefillThreads, kSharedBytes, stream>>>(params);
-  CheckLaunch("attn_prefill");
+  for (int part = 0; part < kTerms; ++part) {
+    params.first_channel = part * (kDim / kTerms);
+    kernel<<<static_cast<unsigned>(plan.ctas), kPrefillThreads, kSharedBytes, stream>>>(params);
+    CheckLaunch("attn_prefill");
+  }
 }
 
 }  // namespace

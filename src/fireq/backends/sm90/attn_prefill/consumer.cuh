@@ -1,8 +1,8 @@
-// A consumer warpgroup: 64 query rows against the tiles of keys. Per tile: probabilities of this
-// one, then Q K of the next and P V of this one on the tensor cores, the second hidden by the
-// exponents of the next tile.
+// A consumer warpgroup: 64 query rows against the tiles of keys, 128 at a time: Q K, exponentials,
+// P V, one after another. What hides the latencies of each are the two other warpgroups, which take
+// turns at the tensor cores: while one multiplies, the others compute exponentials.
 //
-// Units. With x the score in base 2 and r the tile's power of two >= |s_v|, P' is
+// Units. With x the score in base 2 and r the page's power of two >= |s_v|, P' is
 // E4M3(2^(x - u) 256 s_v): u, an integer per row, is the served arithmetic's m + log2 r up to a
 // difference that cancels in O = sum P' (q - z) / (256 sum 2^(x - u)). A row's u grows only when a
 // probability would leave E4M3's range, and then by kMargin more than it must. The exponents x +
@@ -10,7 +10,10 @@
 // is too high is positive, and positive floats compare as integers, three at a time.
 //
 // The tensor cores add FP8 products with 13 bits below the largest, so the sums of P V are added in
-// FP32 every kPrefillPromote tiles.
+// FP32 after every tile.
+//
+// Registers: 64 of scores or of a tile's P V, 64 of sums, 16 of P, and of 152 that is nearly all.
+// What a lane knows of its rows therefore lies in shared memory and is read anew with every tile.
 //
 // Lane l of warp w holds rows 16 w + l / 4 and + 8 (index h below), c = l % 4. P stays in
 // registers as the A operand. With RowOfKey's order of K's rows, register 4 j + 2 h + i of S is,
@@ -22,6 +25,7 @@
 #include "fireq/backends/sm90/attn_prefill/shared.cuh"
 #include "fireq/backends/sm90/ptx/cvt.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/ptx/wgmma.cuh"
 
 namespace fireq::sm90 {
@@ -35,152 +39,169 @@ class PrefillConsumer {
   // `group` is the warpgroup's number, from a shuffle, as everything that control flow around wgmma
   // depends on: it must be provably uniform, or ptxas serialises wgmma (C7520).
   __device__ PrefillConsumer(const AttnPrefillParams& p, Shared& shared, int group)
-      : p_(p), shared_(shared), group_(group), c_(static_cast<int>(threadIdx.x) % 4) {}
+      : p_(p), shared_(shared), group_(group), c_(Thread() % 4) {}
 
   __device__ __forceinline__ void Run() {
-    for (uint32_t turn = 0;; ++turn) {
-      query_ = static_cast<int>(turn & 1);
-      MbarrierWait(&shared_.q_full[query_], turn >> 1 & 1);
-      const PrefillPiece& piece = shared_.piece[query_];
-      const int32_t all = Uniform(piece.tiles);
-      if (all < 0) break;
-      const int32_t tiles = Uniform(piece.group_tiles[group_]);
+    bool more = WaitPiece(0);
+    if (more) LoadQueries(0);
+    if (group_ == kPrefillConsumers - 1) PassTurn();
+    for (uint32_t turn = 0; more; ++turn) {
+      buffer_ = static_cast<int>(turn & 1);
       Start();
-      if (tiles > 0) Attend(tiles, Uniform(piece.whole_tiles[group_]));
-      for (int32_t i = tiles; i < all; ++i) Skip();
+      QueriesAreThere();
+      const int32_t tiles = Uniform(Piece().group_tiles[group_]);
+      Attend(tiles);
+      for (int32_t i = tiles; i < Piece().tiles; ++i) Skip();
+      more = WaitPiece(turn + 1);
+      GroupBarrier();  // no warp multiplies with this piece's Q any more
+      if (more) LoadQueries(turn + 1);
       Store();
       __syncwarp();
-      if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.q_empty[query_]);
+      if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.piece_empty[turn & 1]);
     }
+    if (group_ == 0) TakeTurn();  // which nobody would take else
   }
 
  private:
   static constexpr int kQuerySteps = kDim / 32;
-  static constexpr int kValues = kDim / 2;  // sums of P V
+  static constexpr int kChannels = kDim / kTerms;  // of V that a launch multiplies
+  static constexpr int kValues = kChannels / 2;    // sums of P V
+  static constexpr int kBlocks = kPrefillKeys / 16;
   static constexpr float kHighest = 0.75f;  // exponent: P' <= 256 2^0.75 < 448
-  static constexpr float kMargin = 2.0f;
+  static constexpr float kLowest =
+      -1024.0f;  // u of a row that has seen no key: the first raises it
+  static constexpr float kMargin = 1.0f;
 
-  using Probs = uint32_t[kTerms][8];
-  using Queries = uint32_t[kQuerySteps][4];
+  using Probs = uint32_t[kPrefillKeys / 8];  // four keys a word
+  using Scores = float[kPrefillKeys / 2];
 
   static __device__ __forceinline__ int32_t Uniform(int32_t x) {
     return __shfl_sync(0xFFFFFFFFu, x, 0);
   }
-  // This lane's row of the CTA's, for h = 0: read anew each time, so that nothing made of it is
-  // kept in registers across the loop.
-  static __device__ __forceinline__ int LaneRow() {
+  __device__ __forceinline__ void GroupBarrier() const {
+    NamedBarrierSync(1 + static_cast<uint32_t>(group_), 128);
+  }
+  // Read anew each time, so that nothing made of it is kept in registers across the loop.
+  static __device__ __forceinline__ uint32_t Thread() {
     uint32_t thread;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return static_cast<int>(thread / 32 * 16 + thread % 32 / 4);
+    return thread;
   }
-  __device__ __forceinline__ const PrefillRow& Row(int h) const {
-    return shared_.rows[query_][LaneRow() + 8 * h];
+  // This lane's row of the CTA's, for h = 0.
+  static __device__ __forceinline__ uint32_t LaneRow() {
+    const uint32_t thread = Thread();
+    return thread / 32 * 16 + thread % 32 / 4;
+  }
+  __device__ __forceinline__ PrefillRow& Row(int h) const {
+    return shared_.rows[buffer_][LaneRow() + 8 * h];
+  }
+
+  __device__ __forceinline__ PrefillLane& Lane() const {
+    return shared_.lanes[group_][Thread() % 128];
+  }
+  __device__ __forceinline__ float2& Sums() const { return shared_.sums[group_][Thread() % 128]; }
+
+  __device__ __forceinline__ const PrefillPiece& Piece() const { return shared_.piece[buffer_]; }
+
+  // Until a turn's piece is known; false when there is none.
+  __device__ __forceinline__ bool WaitPiece(uint32_t turn) {
+    MbarrierWait(&shared_.piece_full[turn & 1], turn >> 1 & 1);
+    return Uniform(shared_.piece[turn & 1].tiles) >= 0;
+  }
+  // Begins to copy the warpgroup's 64 rows of Q, zeros for rows that are not there.
+  __device__ __forceinline__ void LoadQueries(uint32_t turn) {
+    constexpr int kChunks = kDim / 16;  // of a row
+    const int thread = static_cast<int>(Thread());
+#pragma unroll
+    for (int i = 0; i < 64 * kChunks / 128; ++i) {
+      const int row = thread % 128 / kChunks + 128 / kChunks * i;
+      const int chunk = thread % kChunks;
+      const int swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
+      const int64_t index = shared_.rows[turn & 1][64 * group_ + row].index;
+      CopyAsync16(shared_.q[group_] + row * kDim + 16 * (chunk ^ swizzle),
+                  p_.q + (index < 0 ? 0 : index) * kDim + 16 * chunk, index < 0 ? 0 : 16);
+    }
+  }
+  __device__ __forceinline__ void QueriesAreThere() {
+    CopyAsyncWaitAll();
+    FenceProxyAsync();
+    GroupBarrier();
   }
 
   __device__ __forceinline__ void Start() {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      scale_[h] = Row(h).scale;
-      unit_[h] = 0.0f;
-      out_unit_[h] = 0.0f;
-      sum_[h] = 0.0f;
-    }
-    pending_ = 0;
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) part_[i] = 0.0f;
+    Lane() = {{Row(0).scale, Row(1).scale}, {kLowest, kLowest}};
+    Sums() = make_float2(0.0f, 0.0f);
+    shared_.places[group_][Thread() % 128] =
+        make_int4(Row(0).limit - 4 * c_, Row(1).limit - 4 * c_, Row(0).index, Row(1).index);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) out_[i] = 0.0f;
   }
 
-  // The first `whole` tiles lie below every row's limit: they need no mask.
-  __device__ __forceinline__ void Attend(int32_t tiles, int32_t whole) {
-    Queries q;
-    float low[16];   // scores, then exponents of the tile's first 32 keys
-    float high[16];  // and of its last
-    int32_t top[2];
-    LoadQueries(q);
-    MbarrierWait(&shared_.full[place_.stage], place_.phase);
-    WgmmaFence();
-    MultiplyKeys<0>(place_.stage, q, low);
-    MultiplyKeys<1>(place_.stage, q, high);
-    WgmmaCommit();
-    WgmmaWait<0>();
-    PinRegisters(low);
-    PinRegisters(high);
-    Exponents<0>(0, whole, low, top);
-    Exponents<1>(0, whole, high, top);
-    FirstUnits(low, high);
-    for (int32_t tile = 0; tile + 1 < tiles; ++tile) Step<true>(tile, whole, q, low, high);
-    Step<false>(tiles - 1, whole, q, low, high);
-  }
-
-  // Tile `tile`, whose exponents are `low` and `high`; leaves the next one's there. Each half's
-  // next product starts when its registers are free and has the other half's work to hide it; P V
-  // has the next exponents. Nothing is in flight outside: accumulators in flight across a loop's
-  // back edge would serialise wgmma (C7514).
-  template <bool kNext>
-  __device__ __forceinline__ void Step(int32_t tile, int32_t whole, const Queries& q,
-                                       float (&low)[16], float (&high)[16]) {
-    const int stage = place_.stage;
-    const PrefillScales& scales = shared_.scales[stage];
-    place_.Next();
-    Probs p;
-    float sum[2] = {0.0f, 0.0f};
-    int32_t top[2];
-    Probabilities<0>(scales, low, p, sum);
-    if constexpr (kNext) {
+  __device__ __forceinline__ void Attend(int32_t tiles) {
+    TakeTurn();
+    for (int32_t left = tiles; left > 0; --left) {
       MbarrierWait(&shared_.full[place_.stage], place_.phase);
+#pragma unroll 1
+      for (int term = 0; term < kTerms; ++term) AddTile(term, left);
+      Release(place_.stage);
+      place_.Next();
+    }
+    PassTurn();
+  }
+
+  // Term `term` of P' times V of a tile, `left` tiles from the end, added to out_. A second term
+  // starts from Q K again: keeping the probabilities would take registers that are not there.
+  __device__ __forceinline__ void AddTile(int term, int32_t left) {
+    Probs p;
+    {
+      Scores s;
+      int32_t top[2];
       WgmmaFence();
-      MultiplyKeys<0>(place_.stage, q, low);
+      MultiplyKeys(s);
       WgmmaCommit();
+      PassTurn();
+      WgmmaWait<0>();
+      PinRegisters(s);
+      Exponents(s, top);
+      if (left <= Uniform(Piece().masked_tiles[group_])) Mask(left, s, top);
+      if (__any_sync(0xFFFFFFFFu, max(top[0], top[1]) > __float_as_int(kHighest))) {
+        Raise(top, s);
+      }
+      Probabilities(term, s, p);
     }
-    Probabilities<1>(scales, high, p, sum);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) sum_[h] += sum[h] * scales.inverse_r;
-    Pin(p);
+    PinRegisters(p);
+    TakeTurn();
+    float part[kValues];
     WgmmaFence();
-    if constexpr (kNext) {
-      MultiplyKeys<1>(place_.stage, q, high);
-      WgmmaCommit();
-    }
-    MultiplyValues(stage, p);
+    MultiplyValues(p, part);
     WgmmaCommit();
-    if constexpr (kNext) {
-      WgmmaWait<2>();
-      PinRegisters(low);
-      Exponents<0>(tile + 1, whole, low, top);
-      WgmmaWait<1>();
-      PinRegisters(high);
-      Exponents<1>(tile + 1, whole, high, top);
-    }
     WgmmaWait<0>();
-    PinRegisters(part_);
-    Pin(p);
-    Release(stage);
-    if (++pending_ == kPrefillPromote) Promote();
-    if constexpr (kNext) {
-      const int32_t highest = max(top[0], top[1]);
-      if (__any_sync(0xFFFFFFFFu, highest > __float_as_int(kHighest))) Raise(top, low, high);
-    }
+    PinRegisters(part);
+    PinRegisters(p);
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) out_[i] += part[i];
   }
 
-  // What the tensor cores have summed, into the FP32 sums.
-  __device__ __forceinline__ void Promote() {
-    pending_ = 0;
-    const float factor[2] = {Exp2Approx(out_unit_[0] - unit_[0]),
-                             Exp2Approx(out_unit_[1] - unit_[1])};
-#pragma unroll
-    for (int h = 0; h < 2; ++h) out_unit_[h] = unit_[h];
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) out_[i] = out_[i] * factor[i >> 1 & 1] + part_[i];
+  // A turn at the tensor cores: P V of one tile and Q K of the next. Every warpgroup takes one for
+  // every tile of the piece, and one before the first.
+  __device__ __forceinline__ void TakeTurn() const {
+    NamedBarrierSync(1 + kPrefillConsumers + static_cast<uint32_t>(group_), 256);
+  }
+  __device__ __forceinline__ void PassTurn() const {
+    const int next = group_ + 1 == kPrefillConsumers ? 0 : group_ + 1;
+    NamedBarrierArrive(1 + kPrefillConsumers + static_cast<uint32_t>(next), 256);
   }
 
-  // A tile that only the other warpgroup needs. It must have been filled before it is given back:
+  // A tile that only other warpgroups need. It must have been filled before it is given back:
   // else this arrival would count for the phase before.
   __device__ __forceinline__ void Skip() {
     MbarrierWait(&shared_.full[place_.stage], place_.phase);
     Release(place_.stage);
     place_.Next();
+    for (int term = 0; term < kTerms; ++term) {
+      TakeTurn();
+      PassTurn();
+    }
   }
 
   __device__ __forceinline__ void Release(int stage) {
@@ -188,111 +209,88 @@ class PrefillConsumer {
     if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.empty[stage]);
   }
 
-  static __device__ __forceinline__ void Pin(Probs& p) {
-#pragma unroll
-    for (int t = 0; t < kTerms; ++t) PinRegisters(p[t]);
-  }
-
-  // The warpgroup's rows of Q as A operands: from shared memory they would be read with every tile.
-  __device__ __forceinline__ void LoadQueries(Queries& q) const {
-    const int row = LaneRow() % 64;
-    const int swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
-    const uint8_t* from = shared_.q[query_][group_] + row * kDim + 4 * c_;
+  __device__ __forceinline__ void MultiplyKeys(Scores& s) {
+    const uint8_t* keys = shared_.k[place_.stage][0];
+    const uint64_t k = kDim == 128 ? DescriptorSwizzle128(keys) : DescriptorSwizzle64(keys);
+    const uint64_t q = kDim == 128 ? DescriptorSwizzle128(shared_.q[group_])
+                                   : DescriptorSwizzle64(shared_.q[group_]);
 #pragma unroll
     for (int i = 0; i < kQuerySteps; ++i) {
+      WgmmaE4M3<kPrefillKeys>::Ss(s, q + 2 * i, k + 2 * i, i > 0);
+    }
+  }
+
+  __device__ __forceinline__ void MultiplyValues(const Probs& p, float (&part)[kValues]) {
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const int chunk = 2 * i + r / 2;
-        q[i][r] =
-            *reinterpret_cast<const uint32_t*>(from + 8 * (r % 2) * kDim + 16 * (chunk ^ swizzle));
+    for (int page = 0; page < kPrefillPages; ++page) {
+      const uint64_t v = DescriptorSwizzle64(shared_.v[place_.stage][page] +
+                                             (kTerms == 1 ? 0 : p_.first_channel * kTokensPerPage));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t* from = p + 8 * page + 4 * half;
+        const uint32_t a[4] = {from[0], from[1], from[2], from[3]};
+        WgmmaE4M3<kChannels>::Rs(part, a, v + 2 * half, page + half > 0);
       }
     }
   }
 
-  // Scores of half a tile's keys.
-  template <int kHalf>
-  __device__ __forceinline__ void MultiplyKeys(int stage, const Queries& q, float (&s)[16]) {
-    const uint8_t* keys = shared_.k[stage] + kHalf * 32 * kDim;
-    const uint64_t k = kDim == 128 ? DescriptorSwizzle128(keys) : DescriptorSwizzle64(keys);
+  // Products to exponents. `top` is the largest of a row's in this lane if any is positive, and
+  // else no positive number (of floats, as integers).
+  __device__ __forceinline__ void Exponents(Scores& s, int32_t (&top)[2]) {
+    const PrefillLane lane = Lane();
+    uint32_t c = c_;
 #pragma unroll
-    for (int i = 0; i < kQuerySteps; ++i) WgmmaE4M3<32>::Rs(s, q[i], k + 2 * i, i > 0);
-  }
-
-  // part_ (+)= P V.
-  __device__ __forceinline__ void MultiplyValues(int stage, const Probs& p) {
-    const uint64_t v = DescriptorSwizzle64(shared_.v[stage]);
+    for (int h = 0; h < 2; ++h) top[h] = INT32_MIN;
 #pragma unroll
-    for (int t = 0; t < kTerms; ++t) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t a[4] = {p[t][4 * i], p[t][4 * i + 1], p[t][4 * i + 2], p[t][4 * i + 3]};
-        WgmmaE4M3<kDim>::Rs(part_, a, v + 2 * i, t + i > 0 ? 1 : pending_);
-      }
-    }
-  }
-
-  // Products of half a tile to exponents; -infinity for the keys that the row does not see. `top`
-  // becomes the largest of a row's in this lane if any is positive, and else no positive number (of
-  // floats, as integers).
-  template <int kHalf, bool kMasked>
-  __device__ __forceinline__ void Exponents(int32_t tile, float (&s)[16], int32_t (&top)[2]) {
-    const PrefillScales& scales = shared_.scales[place_.stage];
-    const float bias[2] = {scales.log_r - unit_[0], scales.log_r - unit_[1]};
-    int32_t limit[2] = {};
-    if constexpr (kMasked) {
-      for (int h = 0; h < 2; ++h) limit[h] = Row(h).limit - tile * kPrefillKeys - 4 * c_;
-    }
-    if constexpr (kHalf == 0) top[0] = top[1] = INT32_MIN;
-#pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      const int first = 32 * kHalf + 16 * b;
-      const float4 score = *reinterpret_cast<const float4*>(scales.score + first + 4 * c_);
+    for (int b = 0; b < kBlocks; ++b) {
+      // Never true, but ptxas must keep these loads behind the scores of the blocks before, and has
+      // no registers for them earlier.
+      if (b > 1) c += top[1] == INT32_MAX;
+      const PrefillScales& scales = shared_.scales[place_.stage][b / 4];
+      const float bias[2] = {scales.log_r - lane.unit[0], scales.log_r - lane.unit[1]};
+      const float4 score = *reinterpret_cast<const float4*>(scales.score + 16 * (b % 4) + 4 * c);
       const float score_of[4] = {score.x, score.y, score.z, score.w};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           float& x = s[Register(b, e, h)];
-          x = __fmaf_rn(scale_[h], x * score_of[e], bias[h]);
-          if (kMasked && first + e >= limit[h]) x = -INFINITY;
+          x = __fmaf_rn(lane.scale[h], x * score_of[e], bias[h]);
         }
-#pragma unroll
-        for (int e = 0; e < 4; e += 2) {
-          top[h] = __vimax3_s32(top[h], __float_as_int(s[Register(b, e, h)]),
-                                __float_as_int(s[Register(b, e + 1, h)]));
-        }
+        Highest(s, b, h, top[h]);
       }
     }
   }
-  template <int kHalf>
-  __device__ __forceinline__ void Exponents(int32_t tile, int32_t whole, float (&s)[16],
-                                            int32_t (&top)[2]) {
-    if (tile >= whole) {
-      Exponents<kHalf, true>(tile, s, top);
-    } else {
-      Exponents<kHalf, false>(tile, s, top);
+  static __device__ __forceinline__ void Highest(const Scores& s, int b, int h, int32_t& top) {
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      top = __vimax3_s32(top, __float_as_int(s[Register(b, e, h)]),
+                         __float_as_int(s[Register(b, e + 1, h)]));
     }
   }
 
-  // u of rows whose exponents, so far with u = 0, are those of the first tile.
-  __device__ __forceinline__ void FirstUnits(float (&low)[16], float (&high)[16]) {
+  // -infinity for the keys of a tile, `left` tiles from the end, that the row does not see.
+  __device__ __forceinline__ void Mask(int32_t left, Scores& s, int32_t (&top)[2]) {
+    const int32_t first = (Piece().group_tiles[group_] - left) * kPrefillKeys;
+    const int4 places = shared_.places[group_][Thread() % 128];
+    const int32_t limit[2] = {places.x - first, places.y - first};
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float top = -INFINITY;
+    for (int h = 0; h < 2; ++h) top[h] = INT32_MIN;
 #pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        if ((i >> 1 & 1) == h) top = fmaxf(top, fmaxf(low[i], high[i]));
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          if (16 * b + e >= limit[h]) s[Register(b, e, h)] = -INFINITY;
+        }
+        Highest(s, b, h, top[h]);
       }
-      top = QuadMax(top);
-      if (top > -INFINITY) unit_[h] = ceilf(top) + kMargin;
     }
-    Lower(low, unit_);
-    Lower(high, unit_);
   }
 
   // Larger u for the rows that have a `top` too high.
-  __device__ __forceinline__ void Raise(const int32_t (&top)[2], float (&low)[16],
-                                        float (&high)[16]) {
+  __device__ __forceinline__ void Raise(const int32_t (&top)[2], Scores& s) {
     float by[2];
     float factor[2];
 #pragma unroll
@@ -300,41 +298,38 @@ class PrefillConsumer {
       const float highest = QuadMax(__int_as_float(top[h]));
       by[h] = highest > kHighest ? ceilf(highest) + kMargin : 0.0f;
       factor[h] = Exp2Approx(-by[h]);
-      unit_[h] += by[h];
-      sum_[h] *= factor[h];
+      Lane().unit[h] += by[h];
     }
-    Lower(low, by);
-    Lower(high, by);
+    Sums() = make_float2(Sums().x * factor[0], Sums().y * factor[1]);
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) part_[i] *= factor[i >> 1 & 1];
+    for (int i = 0; i < kPrefillKeys / 2; ++i) s[i] -= by[i >> 1 & 1];
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) out_[i] *= factor[i >> 1 & 1];
   }
 
-  static __device__ __forceinline__ void Lower(float (&exponents)[16], const float (&by)[2]) {
+  // Exponents of a tile to a term of P'; with the first, adds to the lane's sums.
+  __device__ __forceinline__ void Probabilities(int term, const Scores& s, Probs& p) {
+    float sum[2] = {};
+    const uint32_t c = c_;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) exponents[i] -= by[i >> 1 & 1];
-  }
-
-  // Exponents of half a tile to P'; adds to the lane's sums of probabilities.
-  template <int kHalf>
-  __device__ __forceinline__ void Probabilities(const PrefillScales& scales, const float (&s)[16],
-                                                Probs& p, float (&sum)[2]) {
-#pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      const int block = 2 * kHalf + b;
-      const float4 value = *reinterpret_cast<const float4*>(scales.value + 16 * block + 4 * c_);
+    for (int b = 0; b < kBlocks; ++b) {
+      const PrefillScales& scales = shared_.scales[place_.stage][b / 4];
+      const float inverse_r = scales.inverse_r;
+      const float4 value = *reinterpret_cast<const float4*>(scales.value + 16 * (b % 4) + 4 * c);
       const float value_of[4] = {value.x, value.y, value.z, value.w};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         float x[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) x[e] = Exp2Approx(s[Register(b, e, h)]);
-        sum[h] += (x[0] + x[1]) + (x[2] + x[3]);
+        sum[h] = __fmaf_rn((x[0] + x[1]) + (x[2] + x[3]), inverse_r, sum[h]);
 #pragma unroll
         for (int e = 0; e < 4; ++e) x[e] *= value_of[e];
-        p[0][2 * block + h] = FloatsToE4M3x4(x[0], x[1], x[2], x[3]);
-        if constexpr (kTerms == 2) p[1][2 * block + h] = Remainder(p[0][2 * block + h], x);
+        p[2 * b + h] = FloatsToE4M3x4(x[0], x[1], x[2], x[3]);
+        if (kTerms == 2 && term == 1) p[2 * b + h] = Remainder(p[2 * b + h], x);
       }
     }
+    if (term == 0) Sums() = make_float2(Sums().x + sum[0], Sums().y + sum[1]);
   }
 
   static __device__ __forceinline__ float QuadMax(float x) {
@@ -356,17 +351,18 @@ class PrefillConsumer {
   }
 
   __device__ __forceinline__ void Store() {
-    if (pending_ > 0) Promote();
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      sum_[h] += __shfl_xor_sync(0xFFFFFFFFu, sum_[h], 1);
-      sum_[h] += __shfl_xor_sync(0xFFFFFFFFu, sum_[h], 2);
-      const float factor = sum_[h] == 0.0f ? 0.0f : __fdividef(512.0f / 256.0f, sum_[h]);
-      const int64_t row = Row(h).index;
+      float sum = h == 0 ? Sums().x : Sums().y;
+      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
+      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
+      const float factor = sum == 0.0f ? 0.0f : __fdividef(512.0f / 256.0f, sum);
+      const int4 places = shared_.places[group_][Thread() % 128];
+      const int64_t row = h == 0 ? places.z : places.w;  // of 64 bits from here on
       if (row < 0) continue;
-      bf16_t* to = p_.out + row * kDim + 2 * c_;
+      bf16_t* to = p_.out + row * kDim + (kTerms == 1 ? 0 : p_.first_channel) + 2 * (Thread() % 4);
 #pragma unroll
-      for (int j = 0; j < kDim / 8; ++j) {
+      for (int j = 0; j < kChannels / 8; ++j) {
         *reinterpret_cast<uint32_t*>(to + 8 * j) =
             FloatsToBf16x2(out_[4 * j + 2 * h] * factor, out_[4 * j + 2 * h + 1] * factor);
       }
@@ -376,16 +372,10 @@ class PrefillConsumer {
   const AttnPrefillParams& p_;
   Shared& shared_;
   const int group_;
-  const int c_;
-  int query_ = 0;  // buffer of Q
+  const uint32_t c_;  // lane % 4
+  int buffer_ = 0;    // of the piece and its rows
   RingPlace<kPrefillStages> place_;
-  float part_[kValues];  // of the last pending_ tiles, in units of unit_
-  float out_[kValues];   // of the tiles before, in units of out_unit_
-  int pending_;
-  float scale_[2];     // scale_q log2(e) / sqrt(Dh)
-  float unit_[2];      // u
-  float out_unit_[2];  // u when out_ was last added to
-  float sum_[2];       // this lane's part of sum 2^(x - u)
+  float out_[kValues];  // sums of P V in units of u
 };
 
 }  // namespace fireq::sm90

@@ -1,4 +1,4 @@
-// Prefill attention over the paged INT4 cache: one producer and two consumer warpgroups a CTA,
+// Prefill attention over the paged INT4 cache: one producer and three consumer warpgroups a CTA,
 // persistent over a list of pieces sorted by length.
 #pragma once
 
@@ -14,12 +14,12 @@ template <int kDim>
 __device__ __forceinline__ void InitPrefillShared(PrefillShared<kDim>& shared) {
   if (threadIdx.x == 0) {
     for (int i = 0; i < kPrefillStages; ++i) {
-      MbarrierInit(&shared.full[i], 1);                       // the producer warp of the tile
+      MbarrierInit(&shared.full[i], 4);                       // the producer's warps
       MbarrierInit(&shared.empty[i], 4 * kPrefillConsumers);  // the consumers' warps
     }
     for (int i = 0; i < 2; ++i) {
-      MbarrierInit(&shared.q_full[i], 4);
-      MbarrierInit(&shared.q_empty[i], 4 * kPrefillConsumers);
+      MbarrierInit(&shared.piece_full[i], 4);
+      MbarrierInit(&shared.piece_empty[i], 4 * kPrefillConsumers);
     }
     for (int i = 0; i < 4 * kPrefillRawPages; ++i) MbarrierInit(&shared.raw_full[0][0] + i, 1);
     FenceMbarrierInit();
@@ -27,7 +27,7 @@ __device__ __forceinline__ void InitPrefillShared(PrefillShared<kDim>& shared) {
   __syncthreads();
 }
 
-// 128 x 72 + 256 x 216 registers are what 384 x 168 gave the CTA: asking for more hangs.
+// 128 x 56 + 384 x 152 registers are what 512 x 128 gave the CTA: asking for more hangs.
 template <int kDim, int kTerms>
 __global__ void __launch_bounds__(kPrefillThreads, 1)
     AttnPrefill(const __grid_constant__ AttnPrefillParams p) {
@@ -37,10 +37,10 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);
   const int group = warp / 4;
   if (group == kPrefillConsumers) {
-    RegistersDecrease<72>();
+    RegistersDecrease<56>();
     PrefillProducer<kDim>(p, shared, warp % 4).Run();
   } else {
-    RegistersIncrease<216>();
+    RegistersIncrease<152>();
     PrefillConsumer<kDim, kTerms>(p, shared, group).Run();
   }
 }

@@ -10,7 +10,7 @@ namespace fireq::sm90 {
 
 struct AttnPrefillArgs {
   AttnPrefillParams tensors;  // items: the plan's, copied to the device; num_items is the plan's
-  bool e4m3_probs = true;     // false: P' as the sum of two E4M3 numbers, twice the second product
+  bool e4m3_probs = true;     // false: P' as the sum of two E4M3 numbers, in two launches
 };
 
 // out[T,H,Dh] = bf16(softmax(q k^T / sqrt(Dh)) v): query i of n of a sequence sees its keys

@@ -31,6 +31,7 @@ struct AttnPrefillParams {
   int32_t kv_heads = 0;   // Hk
   int32_t group = 0;      // H / Hk; set by the launch
   int32_t max_pages = 0;
+  int32_t first_channel = 0;  // of V, where a launch does not multiply all; set by the launch
 };
 
 }  // namespace fireq::sm90

@@ -9,9 +9,10 @@
 
 namespace fireq::sm90 {
 
-inline constexpr int kPrefillRows = 128;    // query rows of a CTA: 64 a consumer warpgroup
-inline constexpr int kPrefillStages = 7;    // unpacked pages: two in use, the rest ahead
-inline constexpr int kPrefillRawPages = 2;  // packed pages on their way, a producer warp
+inline constexpr int kPrefillRows = 192;    // query rows of a CTA: 64 a consumer warpgroup
+inline constexpr int kPrefillKeys = 128;    // of a tile: two pages
+inline constexpr int kPrefillStages = 4;    // unpacked tiles
+inline constexpr int kPrefillRawPages = 2;  // packed halves of pages on their way, a producer warp
 
 struct AttnPrefillPlan {
   int head_dim = 0;

@@ -11,16 +11,15 @@
 
 namespace fireq::sm90 {
 
-inline constexpr int kPrefillKeys = kTokensPerPage;  // of a tile
-inline constexpr int kPrefillConsumers = 2;          // warpgroups
-inline constexpr int kPrefillPromote = 4;            // tiles between additions of P V in FP32
+inline constexpr int kPrefillPages = kPrefillKeys / kTokensPerPage;  // of a tile
+inline constexpr int kPrefillConsumers = kPrefillRows / 64;          // warpgroups
 inline constexpr int kPrefillThreads = 128 * (kPrefillConsumers + 1);
 
 // What a key's score and probability are multiplied by, in the order of its page.
 struct PrefillScales {
-  float score[kPrefillKeys];  // s_k 2^9: codes enter the product as (q - z) 2^-9
-  float value[kPrefillKeys];  // 256 s_v / r
-  float log_r;                // r: power of two >= |s_v| of the tile
+  float score[kTokensPerPage];  // s_k 2^9: codes enter the product as (q - z) 2^-9
+  float value[kTokensPerPage];  // 256 s_v / r
+  float log_r;                  // r: power of two >= |s_v| of the page
   float inverse_r;
   float unused[30];  // 128-byte multiples
 };
@@ -29,34 +28,47 @@ struct PrefillScales {
 struct PrefillRow {
   float scale;    // scale_q log2(e) / sqrt(Dh)
   int32_t limit;  // keys that the row sees
-  int64_t index;  // row of [T, H]; -1: none
+  int32_t index;  // row of [T, H]; -1: none
 };
 // And about the piece.
 struct PrefillPiece {
-  int32_t tiles;  // of keys; -1: no more work
-  int32_t group_tiles[kPrefillConsumers];
-  int32_t whole_tiles[kPrefillConsumers];  // seen whole by every row of the warpgroup
+  int32_t tiles;                            // of keys; -1: no more work
+  int32_t group_tiles[kPrefillConsumers];   // of each warpgroup
+  int32_t masked_tiles[kPrefillConsumers];  // the last, seen in part by some row
+};
+
+// What a consumer lane knows of its two rows.
+struct alignas(16) PrefillLane {
+  float scale[2];  // of PrefillRow
+  float unit[2];   // u
 };
 
 template <int kDim>
 struct PrefillShared {
   static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
-  // E4M3 [64 tokens][Dh], K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token
+  // E4M3 [64 tokens][Dh] a page, K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token
   // KeyOfRow(n), so that a thread's columns of S are the k of its A fragment of P.
-  alignas(1024) uint8_t k[kPrefillStages][kPrefillKeys * kDim];
-  // E4M3 [64 rows][Dh] a consumer, swizzled as K, for this piece of work and the next.
-  alignas(1024) uint8_t q[2][kPrefillConsumers][64 * kDim];
-  // E4M3 [Dh][64 tokens] in the 64-byte swizzle: V^T.
-  alignas(512) uint8_t v[kPrefillStages][kDim * kPrefillKeys];
-  alignas(16) PrefillRow rows[2][kPrefillRows];
+  alignas(1024) uint8_t k[kPrefillStages][kPrefillPages][kTokensPerPage * kDim];
+  // E4M3 [64 rows][Dh] a consumer, swizzled as K; each copies its own.
+  alignas(1024) uint8_t q[kPrefillConsumers][64 * kDim];
+  // E4M3 [Dh][64 tokens] a page in the 64-byte swizzle: V^T.
+  alignas(512) uint8_t v[kPrefillStages][kPrefillPages][kDim * kTokensPerPage];
+  PrefillRow rows[2][kPrefillRows];
   PrefillPiece piece[2];
-  alignas(128) PrefillScales scales[kPrefillStages];
-  alignas(128) uint8_t raw[4][kPrefillRawPages][kLayout.head_bytes()];
+  PrefillLane lanes[kPrefillConsumers][128];
+  float2 sums[kPrefillConsumers][128];  // a lane's part of sum 2^(x - u)
+  int4 places[kPrefillConsumers][128];  // limits, less 4 (lane % 4), and indices of its two rows
+  alignas(128) PrefillScales scales[kPrefillStages][kPrefillPages];
+  // Packed codes of K or of V, then 64 scales, then 64 zero points.
+  static constexpr int kRawScales = kTokensPerPage * kDim / 2;
+  static constexpr int kRawZeros = kRawScales + 2 * kTokensPerPage;
+  static constexpr int kRawBytes = kRawZeros + kTokensPerPage;
+  alignas(128) uint8_t raw[4][kPrefillRawPages][kRawBytes];
   Mbarrier full[kPrefillStages];
   Mbarrier empty[kPrefillStages];
   Mbarrier raw_full[4][kPrefillRawPages];
-  Mbarrier q_full[2];
-  Mbarrier q_empty[2];
+  Mbarrier piece_full[2];
+  Mbarrier piece_empty[2];
 };
 
 // Row of the K tile for token 16 b + 4 c + e: S's columns 8 j + 2 c + i then hold, for lane c, the
@@ -97,10 +109,12 @@ struct PrefillWork {
   __device__ __forceinline__ int64_t Index(int row, int group, int num_heads) const {
     return int64_t{first_token + row / group} * num_heads + kv_head * group + row % group;
   }
-  // Key tiles of the rows first .. first + count - 1; 0 where there are none.
+  // Keys that any of the rows first .. first + count - 1 sees; 0 where there are none.
+  __device__ __forceinline__ int32_t Keys(int first, int count, int group) const {
+    return first >= rows ? 0 : max(0, Limit(first + count - 1, group));
+  }
   __device__ __forceinline__ int32_t Tiles(int first, int count, int group) const {
-    if (first >= rows) return 0;
-    return max(0, Limit(first + count - 1, group) + kPrefillKeys - 1) / kPrefillKeys;
+    return (Keys(first, count, group) + kPrefillKeys - 1) / kPrefillKeys;
   }
 };
 

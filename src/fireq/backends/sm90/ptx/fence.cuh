@@ -12,9 +12,18 @@ __device__ __forceinline__ void FenceProxyAsync() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// The same for device memory too, for what another thread has written and told of.
+__device__ __forceinline__ void FenceProxyAsyncAll() {
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+
 // bar.sync `id` (1..15; 0 is __syncthreads) among `threads` threads, whole warps.
 __device__ __forceinline__ void NamedBarrierSync(uint32_t id, uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+// bar.arrive: counts `threads` of a bar.sync of the same id without waiting for it.
+__device__ __forceinline__ void NamedBarrierArrive(uint32_t id, uint32_t threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 // barrier.cluster: all threads of all CTAs of the cluster; arrive releases, wait acquires.
 __device__ __forceinline__ void ClusterArrive() {
