@@ -57,6 +57,10 @@ void AddPhase(CLI::App& bench, const std::string& phase, const std::string& help
   if (phase != "profile")
     command->add_option("--baseline", request.baseline_tokens_per_second,
                         "Tokens a second to compare with");
+  command
+      ->add_option("--tensor-parallel", request.tensor_parallel,
+                   "GPUs that share the model, from number 0 on (needs NCCL)")
+      ->capture_default_str();
   command->add_flag("--eager", request.eager, "Decode steps op by op, not as a recorded graph");
   command->add_flag("--batch-invariant", request.batch_invariant,
                     "Sums of a row depend on its own sequence alone");

@@ -102,6 +102,11 @@ class MainJob(WithModel):
         row = run_json("bench", "serve", "--synthetic", "tiny", "--shape", "2x9x5", "--requests", 3,
                        "--device", "cpu")
         self.assertEqual((row["requests"], row["decode_tokens"]), ("3", "12"))
+        row = run_json("bench", "decode", "--synthetic", "tiny", "--shape", "2x9x5", "--device", "cpu",
+                       "--tensor-parallel", 2)
+        self.assertTrue(row["backend"].startswith("2 x cpu"), row)
+        run("bench", "decode", "--synthetic", "tiny", "--shape", "2x9x5", "--device", "cpu",
+            "--tensor-parallel", 3, code=3)
         run("bench", "decode", "--synthetic", "huge", "--shape", "1x1x1", code=5)
         run("bench", "decode", "--synthetic", "tiny", "--shape", "1x1", code=2)
 

@@ -3,7 +3,7 @@
 _fireq_options() {
   local common="--help --threads --device --json"
   local sampling="--max-new-tokens --temperature --top-k --top-p --min-p --seed --stop"
-  local bench="--synthetic --layers --shape --max-tokens --memory-gib --eager --batch-invariant --lm-head --products"
+  local bench="--synthetic --layers --shape --max-tokens --memory-gib --tensor-parallel --eager --batch-invariant --lm-head --products"
   case $1 in
     quantize) echo "--output --recipe --set --calib --calib-tokens --calib-context --seed --save-every --restart $common" ;;
     "eval perplexity") echo "--text --context --max-tokens --chunk --reference --lm-head --products $common" ;;

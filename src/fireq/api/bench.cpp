@@ -1,7 +1,11 @@
 #include <array>
+#include <atomic>
+#include <barrier>
 #include <charconv>
 #include <cstdio>
+#include <exception>
 #include <memory>
+#include <thread>
 
 #include "fireq/api/fireq.h"
 #include "fireq/api/lm_head.h"
@@ -34,17 +38,18 @@ PhaseShape ParseShape(const std::string& text) {
 
 class Bencher {
  public:
-  explicit Bencher(const BenchRequest& request)
-      : request_(request),
-        backend_(request.model.empty() ? MakeBackend(request.runtime)
-                                       : MakeBackend(request.runtime, request.model)),
-        model_(Load()) {
+  explicit Bencher(const BenchRequest& request, Share share = {})
+      : request_(request), share_(share), backend_(MakeOwnBackend()), model_(Load()) {
     options_.max_tokens = request.max_tokens;
     options_.memory_bytes = static_cast<int64_t>(request.memory_gib * 0x1p30);
     options_.products = ToProducts(request.products);
     if (request.eager) options_.record_decode = RecordDecode::kNever;
     if (request.batch_invariant) options_.reduction = Reduction::kBatchInvariant;
   }
+
+  Backend& backend() { return *backend_; }
+  // Of a share, before the first Run.
+  void Join(std::shared_ptr<Ranks> ranks) { model_.ranks = std::move(ranks); }
 
   void Run(const PhaseShape& shape) {
     if (request_.phase == "prefill") return Prefill(shape);
@@ -54,21 +59,31 @@ class Bencher {
   }
 
  private:
+  std::unique_ptr<Backend> MakeOwnBackend() const {
+    if (share_.size > 1) return MakeRankBackend(request_.runtime, share_);
+    return request_.model.empty() ? MakeBackend(request_.runtime)
+                                  : MakeBackend(request_.runtime, request_.model);
+  }
   Model Load() {
     if (!request_.model.empty())
       return LoadModel(*backend_, ResolveModel(request_.model, request_.runtime),
-                       MakeHead(request_.lm_head, ResolveModel(request_.model, request_.runtime)));
+                       MakeHead(request_.lm_head, ResolveModel(request_.model, request_.runtime)),
+                       share_);
     ModelConfig config = SyntheticConfig(request_.synthetic);
     if (request_.layers > 0) config.num_layers = request_.layers;
     return MakeSyntheticModel(
         *backend_, config,
-        request_.lm_head == LmHead::kInt4 ? WeightForm::kInt4 : WeightForm::kBf16);
+        request_.lm_head == LmHead::kInt4 ? WeightForm::kInt4 : WeightForm::kBf16, 1, share_);
   }
 
   std::string ModelName() const {
     const std::string name =
         request_.model.empty() ? "synthetic " + request_.synthetic : request_.model;
     return request_.lm_head == LmHead::kInt4 ? name + " (INT4 lm_head)" : name;
+  }
+
+  std::string BackendName() const {
+    return share_.size == 1 ? backend_->name() : StrCat(share_.size, " x ", backend_->name());
   }
 
   // What every phase's row begins with.
@@ -78,10 +93,11 @@ class Bencher {
     const double baseline = request_.baseline_tokens_per_second;
     row.push_back(baseline > 0 ? Number(baseline, 1) : "");
     row.push_back(baseline > 0 ? Number(tokens_per_second / baseline, 3) : "");
-    row.push_back(backend_->name());
+    row.push_back(BackendName());
     return row;
   }
   void Emit(Row row, std::initializer_list<std::string> values) const {
+    if (share_.rank > 0) return;  // the first speaks for all
     row.insert(row.end(), values);
     request_.on_row(row);
   }
@@ -116,7 +132,7 @@ class Bencher {
   void Profile(const PhaseShape& shape) {
     const OpProfile profile = ProfileOps(*backend_, model_, options_, shape);
     const Row begin = {ModelName(), std::to_string(shape.batch), std::to_string(shape.input),
-                       backend_->name()};
+                       BackendName()};
     for (const auto& [name, ops] :
          {std::pair("prefill", &profile.prefill), std::pair("decode", &profile.decode_step)}) {
       double total = 0.0;
@@ -129,9 +145,71 @@ class Bencher {
   }
 
   const BenchRequest& request_;
+  const Share share_;
   std::unique_ptr<Backend> backend_;
   Model model_;
   MeasureOptions options_;
+};
+
+// The same request on every rank, each in a thread of its own. They schedule alike, so their steps
+// are the same; what one refuses (memory, a shape) all do.
+class BenchOnRanks {
+ public:
+  BenchOnRanks(const BenchRequest& request, const std::vector<PhaseShape>& shapes)
+      : request_(request),
+        shapes_(shapes),
+        size_(request.tensor_parallel),
+        meeting_(size_),
+        backends_(static_cast<size_t>(size_)),
+        errors_(static_cast<size_t>(size_)) {}
+
+  void Run() {
+    std::vector<std::jthread> threads;
+    for (int rank = 0; rank < size_; ++rank) threads.emplace_back([this, rank] { RunRank(rank); });
+    threads.clear();
+    for (const std::exception_ptr& error : errors_)
+      if (error) std::rethrow_exception(error);
+  }
+
+ private:
+  // Whether no rank has failed so far; all meet.
+  template <class Body>
+  bool Together(int rank, const Body& body) {
+    try {
+      body();
+    } catch (...) {
+      errors_[static_cast<size_t>(rank)] = std::current_exception();
+      failed_ = true;
+    }
+    meeting_.arrive_and_wait();
+    return !failed_;
+  }
+
+  void RunRank(int rank) {
+    std::unique_ptr<Bencher> bencher;
+    const bool loaded = Together(rank, [&] {
+      bencher = std::make_unique<Bencher>(request_, Share{rank, size_});
+      backends_[static_cast<size_t>(rank)] = &bencher->backend();
+    });
+    if (!loaded) return;
+    const bool connected = Together(rank, [&] {
+      if (rank == 0) ranks_ = Connect(request_.runtime, backends_);
+    });
+    if (!connected) return;
+    bencher->Join(ranks_[static_cast<size_t>(rank)]);
+    Together(rank, [&] {
+      for (const PhaseShape& shape : shapes_) bencher->Run(shape);
+    });
+  }
+
+  const BenchRequest& request_;
+  const std::vector<PhaseShape>& shapes_;
+  const int size_;
+  std::barrier<> meeting_;
+  std::atomic<bool> failed_ = false;
+  std::vector<Backend*> backends_;
+  std::vector<std::exception_ptr> errors_;
+  std::vector<std::shared_ptr<Ranks>> ranks_;
 };
 
 }  // namespace
@@ -162,6 +240,9 @@ void Bench(const BenchRequest& request) {
               request.shapes.size(), " shapes, ", request.repeats, " repeats");
   std::vector<PhaseShape> shapes;
   for (const std::string& shape : request.shapes) shapes.push_back(ParseShape(shape));
+  FIREQ_CHECK(request.tensor_parallel >= 1 && request.tensor_parallel <= 64, kInvalidArgument,
+              request.tensor_parallel, " GPUs");
+  if (request.tensor_parallel > 1) return BenchOnRanks(request, shapes).Run();
   Bencher bencher(request);
   for (const PhaseShape& shape : shapes) bencher.Run(shape);
 }

@@ -183,6 +183,7 @@ struct BenchRequest {
   int64_t max_tokens = 8192;                // of a step
   double memory_gib = 0.0;                  // besides the weights; 0: nine tenths of what is free
   double baseline_tokens_per_second = 0.0;  // to compare with; 0: none
+  int tensor_parallel = 1;  // GPUs (or parts of the CPU) that share the model, from number 0 on
   bool batch_invariant = false;
   bool eager = false;  // decode steps op by op, not recorded
   LmHead lm_head = LmHead::kAsStored;

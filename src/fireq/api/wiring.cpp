@@ -1,10 +1,14 @@
 #include "fireq/api/wiring.h"
 
+#include <algorithm>
 #include <charconv>
+#include <thread>
 
 #include "fireq/backends/cpu/cpu_backend.h"
+#include "fireq/backends/cpu/thread_ranks.h"
 #include "fireq/checkpoint/model_source.h"
 #ifdef FIREQ_WITH_SM90
+#include "fireq/backends/sm90/backend/nccl_ranks.h"
 #include "fireq/backends/sm90/backend/sm90_backend.h"
 #endif
 
@@ -28,7 +32,30 @@ bool HasCuda() {
 #endif
 }
 
+bool IsCpu(const RuntimeOptions& options) {
+  return options.device == "cpu" || (options.device == "auto" && !HasCuda());
+}
+
 }  // namespace
+
+std::vector<std::shared_ptr<Ranks>> Connect([[maybe_unused]] const RuntimeOptions& options,
+                                            std::span<Backend* const> backends) {
+#ifdef FIREQ_WITH_SM90
+  if (!IsCpu(options)) return MakeNcclRanks(backends);
+#endif
+  return MakeThreadRanks(static_cast<int>(backends.size()));
+}
+
+std::unique_ptr<Backend> MakeRankBackend(const RuntimeOptions& options, Share share) {
+  FIREQ_CHECK(options.device == "auto" || options.device == "cpu" || options.device == "cuda",
+              kInvalidArgument, "device \"", options.device, "\": ", share.size,
+              " ranks take auto, cpu or cuda, and the GPUs from number 0 on");
+  if (!IsCpu(options)) return MakeCuda(share.rank);
+  const int threads = options.num_threads > 0
+                          ? options.num_threads
+                          : static_cast<int>(std::thread::hardware_concurrency());
+  return MakeCpuBackend({.num_threads = std::max(1, threads / share.size)});
+}
 
 std::unique_ptr<Backend> MakeFloatBackend(const RuntimeOptions& options) {
   return MakeCpuBackend({.num_threads = options.num_threads});

@@ -3,9 +3,12 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "fireq/api/fireq.h"
 #include "fireq/ops/backend.h"
+#include "fireq/ops/ranks.h"
 
 namespace fireq {
 
@@ -17,6 +20,13 @@ std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options,
 
 // The same for a model in the served arithmetic that lies nowhere.
 std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options);
+
+// Connects backends of one kind, made by MakeRankBackend, each used by a thread of its own.
+std::vector<std::shared_ptr<Ranks>> Connect(const RuntimeOptions& options,
+                                            std::span<Backend* const> backends);
+// The backend of one of several ranks: an even share of the CPU's threads, or GPU number `rank`.
+// Throws as MakeBackend, and kInvalidArgument for a device that names a GPU.
+std::unique_ptr<Backend> MakeRankBackend(const RuntimeOptions& options, Share share);
 
 // What quantises: the CPU backend, whatever the device.
 std::unique_ptr<Backend> MakeFloatBackend(const RuntimeOptions& options);

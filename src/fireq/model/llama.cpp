@@ -98,7 +98,7 @@ ActTensor BlockForward::AttentionOut(const ActTensor& input, const BlockWeights&
 }
 
 void BlockForward::AddAttention(const ActTensor& out, const BlockWeights& block, const Tensor& x) {
-  Linear(out, *block.o, Epilogue::kResidual, x, x);
+  AddLinear(out, *block.o, x);
   Trace("attn_residual", {x, {}, {}});
 }
 
@@ -118,7 +118,7 @@ ActTensor BlockForward::MlpHidden(const ActTensor& input, const BlockWeights& bl
 }
 
 void BlockForward::AddMlp(const ActTensor& hidden, const BlockWeights& block, const Tensor& x) {
-  Linear(hidden, *block.down, Epilogue::kResidual, x, x);
+  AddLinear(hidden, *block.down, x);
   Trace("block_out", {x, {}, {}});
 }
 
@@ -148,6 +148,14 @@ void BlockForward::Linear(const ActTensor& x, const PreparedLinear& w, Epilogue 
                    .reduction = context_.reduction,
                    .residual = residual,
                    .y = y});
+}
+
+// x += w . input. Of several ranks each has a part of the product, and one adds x to its own.
+void BlockForward::AddLinear(const ActTensor& input, const PreparedLinear& w, const Tensor& x) {
+  Ranks* ranks = context_.ranks;
+  const bool adds_x = ranks == nullptr || ranks->share().rank == 0;
+  Linear(input, w, adds_x ? Epilogue::kResidual : Epilogue::kNone, adds_x ? x : Tensor(), x);
+  if (ranks != nullptr) ranks->Sum(x);
 }
 
 void BlockForward::Trace(std::string_view name, const ActTensor& tensor) const {

@@ -8,6 +8,7 @@
 #include "fireq/checkpoint/quant_config.h"
 #include "fireq/model/weights.h"
 #include "fireq/ops/backend.h"
+#include "fireq/ops/ranks.h"
 #include "fireq/ops/trace.h"
 
 namespace fireq {
@@ -22,6 +23,7 @@ struct ForwardContext {
   Reduction reduction = Reduction::kFastest;
   Tensor rope_cos, rope_sin;  // F32 [L, Dh/2] (model/rope.h), in the backend's memory
   Tracer* tracer = nullptr;   // may be null
+  Ranks* ranks = nullptr;     // null: this backend has the whole model
 
   // What crosses a kernel's border.
   DType border() const { return arithmetic.bf16_borders ? DType::kBF16 : DType::kF32; }
@@ -90,6 +92,7 @@ class BlockForward {
   ActTensor Quantized(const ForwardBuffers::Activation& from, DType type);
   void Linear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
               const Tensor& residual, const Tensor& y);
+  void AddLinear(const ActTensor& input, const PreparedLinear& w, const Tensor& x);
   void Trace(std::string_view name, const ActTensor& tensor) const;
 
   const ForwardContext& context_;

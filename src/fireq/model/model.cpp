@@ -3,6 +3,7 @@
 #include "fireq/checkpoint/quantised_checkpoint.h"
 #include "fireq/checkpoint/schema.h"
 #include "fireq/model/rope.h"
+#include "fireq/model/share.h"
 
 namespace fireq {
 namespace {
@@ -47,8 +48,9 @@ class QuantisedStore : public TensorStore {
 
 class BlockLoader {
  public:
-  BlockLoader(Backend& backend, const ModelConfig& config, const TensorStore& store)
-      : backend_(backend), config_(config), store_(store) {}
+  BlockLoader(Backend& backend, const ModelConfig& config, const TensorStore& store,
+              Share share = {})
+      : backend_(backend), config_(config), store_(store), share_(share) {}
 
   BlockWeights Block(int64_t layer) const {
     BlockWeights block;
@@ -56,8 +58,8 @@ class BlockLoader {
     block.qkv = Fused(layer, {Linear::kQ, Linear::kK, Linear::kV});
     block.q_norm = Optional(LayerTensorName(layer, kQNorm));
     block.k_norm = Optional(LayerTensorName(layer, kKNorm));
-    block.crs_q = Optional(LayerTensorName(layer, kCrsQFactor));
-    block.crs_k = Optional(LayerTensorName(layer, kCrsKFactor));
+    block.crs_q = OfKvHeads(LayerTensorName(layer, kCrsQFactor));
+    block.crs_k = OfKvHeads(LayerTensorName(layer, kCrsKFactor));
     block.o = Fused(layer, {Linear::kO});
     block.mlp_norm = Norm(LayerTensorName(layer, kPostNorm));
     block.gate_up = Fused(layer, {Linear::kGate, Linear::kUp});
@@ -85,6 +87,9 @@ class BlockLoader {
   Tensor Optional(const std::string& name) const {
     return store_.Has(name) ? Norm(name) : Tensor();
   }
+  Tensor OfKvHeads(const std::string& name) const {
+    return store_.Has(name) ? backend_.Upload(RowsOf(store_.LoadF32(name), share_)) : Tensor();
+  }
 
   std::shared_ptr<const PreparedLinear> Fused(int64_t layer,
                                               std::initializer_list<Linear> linears) const {
@@ -93,7 +98,8 @@ class BlockLoader {
       const std::string name = LinearName(layer, linear);
       LinearPart part = store_.LoadLinear(name);
       if (HasBias(config_, linear)) part.bias = store_.LoadF32(name + ".bias");
-      spec.parts.push_back(std::move(part));
+      const bool sums = linear == Linear::kO || linear == Linear::kDown;
+      spec.parts.push_back(sums ? ColumnsOf(part, share_) : RowsOf(part, share_));
     }
     spec.gate_up = linears.size() == 2;
     return backend_.Prepare(std::move(spec));
@@ -102,23 +108,26 @@ class BlockLoader {
   Backend& backend_;
   const ModelConfig& config_;
   const TensorStore& store_;
+  Share share_;
 };
 
 }  // namespace
 
-Model LoadModel(Backend& backend, const std::filesystem::path& path, const HeadMaker& make_head) {
+Model LoadModel(Backend& backend, const std::filesystem::path& path, const HeadMaker& make_head,
+                Share share) {
   Model model;
   if (DetectModelKind(path) == ModelKind::kFireqQuantised) {
     const QuantisedCheckpoint checkpoint(path);
-    model.config = checkpoint.config();
+    model.config = ShareOf(checkpoint.config(), share);
     model.quant = checkpoint.quant();
     model.quantized = true;
-    model.weights = BlockLoader(backend, model.config, QuantisedStore(checkpoint)).Whole(make_head);
+    model.weights =
+        BlockLoader(backend, model.config, QuantisedStore(checkpoint), share).Whole(make_head);
     return model;
   }
   const auto source = ModelSource::Open(path);
-  model.config = source->config();
-  model.weights = BlockLoader(backend, model.config, FloatStore(*source)).Whole(make_head);
+  model.config = ShareOf(source->config(), share);
+  model.weights = BlockLoader(backend, model.config, FloatStore(*source), share).Whole(make_head);
   return model;
 }
 
@@ -135,6 +144,7 @@ ForwardContext MakeContext(Backend& backend, const Model& model, int64_t max_con
   context.arithmetic = model.quant.arithmetic;
   context.qk_hadamard = model.quant.qk_hadamard;
   context.products = products;
+  context.ranks = model.ranks.get();
   context.rope_cos = backend.Upload(rope.cos);
   context.rope_sin = backend.Upload(rope.sin);
   return context;

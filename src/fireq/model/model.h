@@ -15,20 +15,21 @@
 namespace fireq {
 
 struct Model {
-  ModelConfig config;
-  QuantConfig quant;  // of a float model: all defaults
+  ModelConfig config;  // of a share: what this rank has (model/share.h)
+  QuantConfig quant;   // of a float model: all defaults
   bool quantized = false;
   ModelWeights weights;
+  std::shared_ptr<Ranks> ranks;  // who has the other shares; null: nobody
 };
 
 // Makes of the lm_head as stored (a float weight) what is to be prepared.
 using HeadMaker = std::function<LinearPart(LinearPart stored)>;
 
 // Loads a float model or a FireQ checkpoint, whichever `path` is; without `make_head` the lm_head
-// is what is stored. Throws what the reader throws (kNotFound, kCorrupt, kUnsupported), naming file
-// and tensor.
+// is what is stored. Of a share `ranks` is still to be set. Throws what the reader throws
+// (kNotFound, kCorrupt, kUnsupported), naming file and tensor, and what ShareOf throws.
 Model LoadModel(Backend& backend, const std::filesystem::path& path,
-                const HeadMaker& make_head = {});
+                const HeadMaker& make_head = {}, Share share = {});
 
 // The float block `layer` of `source`, prepared for `backend`: what calibration runs.
 BlockWeights LoadFloatBlock(Backend& backend, const ModelSource& source, int64_t layer);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fireq/model/share.h"
+
 namespace fireq {
 namespace {
 
@@ -23,8 +25,11 @@ constexpr Shapes kShapes[] = {
 // Every tensor has a seed of its own.
 class RandomBlocks {
  public:
-  RandomBlocks(Backend& backend, const ModelConfig& config, uint64_t seed)
-      : backend_(backend), config_(config), next_seed_(seed << 32) {}
+  RandomBlocks(Backend& backend, const ModelConfig& config, uint64_t seed, Share share)
+      : backend_(backend),
+        config_(config),
+        next_seed_(seed << 32),
+        of_rank_(static_cast<uint64_t>(share.rank) << 24) {}
 
   BlockWeights Block() {
     const ModelConfig& c = config_;
@@ -58,13 +63,16 @@ class RandomBlocks {
   }
   std::shared_ptr<const PreparedLinear> Linear(std::vector<int64_t> part_rows, int64_t k) {
     const bool gate_up = part_rows.size() == 2;
-    return backend_.PrepareRandom(
-        {.part_rows = std::move(part_rows), .k = k, .gate_up = gate_up, .seed = next_seed_++});
+    return backend_.PrepareRandom({.part_rows = std::move(part_rows),
+                                   .k = k,
+                                   .gate_up = gate_up,
+                                   .seed = next_seed_++ + of_rank_});
   }
 
   Backend& backend_;
   const ModelConfig& config_;
   uint64_t next_seed_;
+  uint64_t of_rank_;  // tells the ranks' parts of a linear apart
 };
 
 }  // namespace
@@ -91,16 +99,16 @@ ModelConfig SyntheticConfig(const std::string& name) {
 }
 
 Model MakeSyntheticModel(Backend& backend, const ModelConfig& config, WeightForm lm_head,
-                         uint64_t seed) {
+                         uint64_t seed, Share share) {
   Model model;
-  model.config = config;
+  model.config = ShareOf(config, share);
   model.quantized = true;
   model.quant.arithmetic = {.bf16_borders = true,
                             .e4m3_activations = true,
                             .e4m3_query = true,
                             .e4m3_probs = true,
                             .kv = KvGrid::kAsymmetric};
-  model.weights = RandomBlocks(backend, model.config, seed).Whole(lm_head);
+  model.weights = RandomBlocks(backend, model.config, seed, share).Whole(lm_head);
   return model;
 }
 

@@ -12,8 +12,10 @@ namespace fireq {
 // listing the names.
 ModelConfig SyntheticConfig(const std::string& name);
 
-// W4A8KV4 with an embedding in BF16; made by the backend, equal on every one.
+// W4A8KV4 with an embedding in BF16; made by the backend, equal on every one. Or one rank's share
+// of such a model, its linears random by themselves; `ranks` is still to be set.
 Model MakeSyntheticModel(Backend& backend, const ModelConfig& config,
-                         WeightForm lm_head = WeightForm::kBf16, uint64_t seed = 1);
+                         WeightForm lm_head = WeightForm::kBf16, uint64_t seed = 1,
+                         Share share = {});
 
 }  // namespace fireq

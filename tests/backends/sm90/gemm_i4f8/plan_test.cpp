@@ -74,24 +74,24 @@ TEST(GemmI4F8Plan, WideTilesAreEachVisitedOnce) {
   }
 }
 
-// Whole tiles are full waves; the rest is dealt so that every share has work, and no more of it
-// than another wave of whole tiles.
+// Whole tiles are full waves; the rest is dealt so that every part has work and a cluster of its
+// own.
 TEST(GemmI4F8Plan, WideTilesAreCutOnRequest) {
-  const int variant = FindGemmVariant("table_256x128");
+  const GemmDevice device;
+  const int variant = FindGemmVariant("table_256x128"), room = device.max_clusters[2];
   int cut = 0;
   for (const int64_t n : {64, 2560, 4096, 6144, 12288, 28672}) {
     for (const int64_t k : {64, 576, 2048, 4096, 14336}) {
       for (const int64_t m : {128, 200, 256, 512, 1000, 4096}) {
         EXPECT_FALSE(MakeForcedGemmPlan({m, n, k}, variant, 2).cuts_tiles());
-        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, 2, {}, true);
-        ASSERT_LE(plan.whole_tiles, plan.tiles);
+        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, 2, device, true);
         if (!plan.cuts_tiles()) continue;
         ++cut;
-        ASSERT_EQ(plan.whole_tiles % plan.num_clusters, 0);
-        const int rest = (plan.tiles - plan.whole_tiles) * plan.units;
-        const int share = (rest + plan.num_clusters - 1) / plan.num_clusters;
-        ASSERT_GE(share, 4);
-        ASSERT_LE(share, 2 * plan.units);
+        ASSERT_EQ(plan.whole_tiles, plan.tiles / room * room);
+        ASSERT_GE(plan.parts, 2);
+        ASSERT_GE(plan.units / plan.parts, 1);
+        ASSERT_LE((plan.tiles - plan.whole_tiles) * plan.parts, plan.num_clusters);
+        ASSERT_LE(plan.num_clusters, room);
       }
     }
   }

@@ -12,6 +12,7 @@
 #include "fireq/backends/sm90/backend/bf16_gemm.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/prepared.h"
+#include "fireq/backends/sm90/backend/stream_owner.h"
 #include "fireq/backends/sm90/elementwise/launch.h"
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
 #include "fireq/backends/sm90/random_weights/launch.h"
@@ -91,7 +92,7 @@ class GraphRecording final : public Recording {
   Graph graph_;
 };
 
-class Sm90Backend final : public Backend {
+class Sm90Backend final : public Backend, public StreamOwner {
  public:
   explicit Sm90Backend(int device)
       : stream_(std::make_shared<Stream>()),
@@ -107,6 +108,7 @@ class Sm90Backend final : public Backend {
   }
 
   std::string name() const override { return name_; }
+  const Stream& stream() const override { return *stream_; }
   Tensor Allocate(DType dtype, Shape shape) override {
     return AllocateDevice(stream_, dtype, std::move(shape));
   }

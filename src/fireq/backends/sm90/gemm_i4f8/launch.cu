@@ -43,8 +43,8 @@ void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
               kInvalidArgument, "gemm_i4f8: a pointer is not 16-byte aligned");
 }
 
-// The workspace: flags, then sums of the largest tile a CTA.
-constexpr int64_t kFlagBytes = 4096;
+// The workspace: counts, then sums of the largest tile a CTA.
+constexpr int64_t kCountBytes = 4096;
 constexpr int64_t kMaxPartialBytes = int64_t{256} * 128 * sizeof(float);
 
 GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
@@ -64,8 +64,9 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   p.units = plan.units;
   p.tiles_per_cluster = plan.tiles_per_cluster;
   p.whole_tiles = plan.whole_tiles;
-  p.flags = static_cast<uint32_t*>(a.workspace);
-  p.partials = static_cast<float*>(a.workspace) + kFlagBytes / sizeof(float);
+  p.parts = plan.parts;
+  p.counts = static_cast<uint32_t*>(a.workspace);
+  p.partials = static_cast<float*>(a.workspace) + kCountBytes / sizeof(float);
   p.out = a.out;
   return p;
 }
@@ -96,6 +97,28 @@ CUtensorMap MakeWeightMap(const GemmI4F8Args& a, const GemmVariant& v) {
                                     static_cast<uint32_t>(v.row_blocks)};
   return MakeTensorMap(CU_TENSOR_MAP_DATA_TYPE_UINT8, a.tiles, sizes, strides, box,
                        CU_TENSOR_MAP_SWIZZLE_NONE);
+}
+
+// `y` or what is added to it, in the boxes in which the wide kernel copies a warpgroup's outputs.
+CUtensorMap MakeOutputMap(const GemmI4F8Args& a, const void* y) {
+  const bool halves = a.epilogue == GemmEpilogue::kSiluMul;
+  const auto n = static_cast<uint64_t>(halves ? a.layout.n / 2 : a.layout.n);
+  const uint32_t box_rows = halves ? kTileRows / 2 : kTileRows;
+  const std::array<uint64_t, 2> sizes{n, static_cast<uint64_t>(a.m)};
+  const std::array<uint64_t, 1> strides{2 * n};
+  const std::array<uint32_t, 2> box{box_rows, kWideOutTokens};
+  return MakeTensorMap(CU_TENSOR_MAP_DATA_TYPE_UINT16, y, sizes, strides, box,
+                       halves ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_128B);
+}
+
+GemmMaps MakeMaps(const GemmI4F8Args& a, const GemmVariant& v, int box_tokens) {
+  const bool wide = v.kernel == GemmKernel::kWide;
+  GemmMaps maps{};
+  maps.weights = MakeWeightMap(a, v);
+  maps.tokens = MakeTokenMap(a, box_tokens, a.layout.k % kGroup == 0 ? v.groups : 1, wide);
+  if (wide) maps.outputs = MakeOutputMap(a, a.y);
+  if (wide && a.epilogue == GemmEpilogue::kResidual) maps.residual = MakeOutputMap(a, a.residual);
+  return maps;
 }
 
 cudaLaunchConfig_t MakeConfig(const GemmPlan& plan, const GemmInstance& instance,
@@ -131,17 +154,15 @@ void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t
   cudaLaunchConfig_t config = MakeConfig(plan, instance, attributes);
   config.stream = stream;
   const GemmVariant& v = plan.kernel();
-  const int box_groups = args.layout.k % kGroup == 0 ? v.groups : 1;
   GemmI4F8Params params = MakeParams(plan, args);
   params.x_box_groups = args.layout.k % kGroup == 0 ? v.groups : 0;
-  CheckCuda(cudaLaunchKernelEx(
-                &config, instance.function, params, MakeWeightMap(args, v),
-                MakeTokenMap(args, instance.box_tokens, box_groups, v.kernel == GemmKernel::kWide)),
+  CheckCuda(cudaLaunchKernelEx(&config, instance.function, params,
+                               MakeMaps(args, v, instance.box_tokens)),
             v.name);
 }
 
 int64_t GemmWorkspaceBytes(const GemmDevice& device) {
-  return kFlagBytes + device.num_sms * kMaxPartialBytes;
+  return kCountBytes + device.num_sms * kMaxPartialBytes;
 }
 
 GemmDevice QueryGemmDevice() {

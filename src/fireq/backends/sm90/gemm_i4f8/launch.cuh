@@ -11,7 +11,7 @@
 
 namespace fireq::sm90 {
 
-using GemmFunction = void (*)(GemmI4F8Params, CUtensorMap, CUtensorMap);
+using GemmFunction = void (*)(GemmI4F8Params, GemmMaps);
 
 // What a launch needs to know of an instantiation.
 struct GemmInstance {

@@ -76,8 +76,8 @@ __device__ __forceinline__ HalfScales MakeHalfScales(uint32_t packed) {
   for (int h = 0; h < 2; ++h) {
     // s, and a zero point read as E4M3: z * 2^-9
     const uint32_t halves = E4M3x2ToHalf2(static_cast<uint16_t>(packed >> (16 * h)));
-    const uint32_t zero = PermuteBytes(halves, 0, 0x3232);
-    out.scale[h] = PermuteBytes(halves, 0, 0x1010);
+    const uint32_t zero = HighHalfTwice(halves);
+    out.scale[h] = LowHalfTwice(halves);
     constexpr uint32_t kMinus512 = 0xE000E000, kMinus64 = 0xD400D400, kFour = 0x44004400;
     out.even[h] = MulHalf2(FmaHalf2(zero, kMinus512, kMinus64), out.scale[h]);
     out.odd[h] = FmaHalf2(out.scale[h], kFour, out.even[h]);

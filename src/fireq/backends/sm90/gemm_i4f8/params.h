@@ -1,6 +1,8 @@
 // What the kernels read: one plain struct, passed by value.
 #pragma once
 
+#include <cuda.h>
+
 #include <cstdint>
 
 namespace fireq::sm90 {
@@ -20,13 +22,20 @@ struct GemmI4F8Params {
   int groups;                // of 128 along K
   int super_blocks;          // CTA tiles along the packed rows
   int tiles;                 // CTA tiles in all: super_blocks x token tiles
-  int units;                 // pipeline steps along K, a tile (wide kernel: pairs of groups)
+  int units;                 // pipeline steps along K, a tile (wide kernel: kWideUnitGroups)
   int whole_tiles;           // wide kernel: the first tiles, not cut along K
+  int parts;                 // wide kernel: and into how many the others are
   float* partials;           // wide kernel: sums of tiles that are
-  uint32_t* flags;           // and whether they are there
+  uint32_t* counts;          // and how many of them are there, a tile
   int tiles_per_cluster;     // stream kernel
   int x_box_groups;          // stream kernel: groups one copy of x brings; 0: one, by column
   OutType out;
+};
+
+// What the copy engine knows of the operands.
+struct GemmMaps {
+  CUtensorMap weights, tokens;
+  CUtensorMap outputs, residual;  // wide kernel
 };
 
 }  // namespace fireq::sm90

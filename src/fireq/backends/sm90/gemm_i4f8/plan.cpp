@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
+#include "fireq/backends/sm90/gemm_i4f8/wide_config.h"
 #include "fireq/base/error.h"
 #include "fireq/base/math.h"
 #include "fireq/formats/weight_i4_tile.h"
@@ -17,28 +18,20 @@ void CheckShape(const GemmShape& shape) {
               ": n and k must be multiples of 64");
 }
 
-// Whole tiles wave by wave; if `cut`, what is left (with one wave, so that no share is small) is
-// cut along K: into one equal share a cluster, or into so many a tile that none straddles two
-// shares.
+// Whole tiles wave by wave; if `cut`, those that do not fill a wave are dealt to several clusters
+// each. Shares that straddle tiles would fill it better, but cost more than that: each handed-over
+// tile is 128 KB a CTA through L2.
 void DealWide(GemmPlan& plan, int room, bool cut) {
-  // Units of K that leaving sums of a tile, and adding each further part of it, cost.
-  constexpr int kLeaveUnits = 3, kAddUnits = 2;
-  constexpr int kLeastUnits = 4;  // of a share
+  constexpr int kLeastUnits = 1;  // of a part
   plan.num_clusters = std::min(plan.tiles, room);
   plan.whole_tiles = plan.tiles;
-  if (!cut || plan.tiles % room == 0) return;
-  const int whole = std::max(0, plan.tiles / room - 1) * room;
-  const int64_t rest = int64_t{plan.tiles - whole} * plan.units;
-  int64_t best = INT32_MAX;
-  for (int parts = 1; parts == 1 || parts * plan.tiles <= room; ++parts) {
-    const int shares = parts == 1 ? room : parts * plan.tiles;
-    const int64_t share = CeilDiv<int64_t>(rest, shares);
-    const int64_t added = parts == 1 ? CeilDiv<int64_t>(plan.units, share) : parts - 1;
-    if (share < kLeastUnits || share + kLeaveUnits + kAddUnits * added >= best) continue;
-    best = share + kLeaveUnits + kAddUnits * added;
-    plan.num_clusters = shares;
-    plan.whole_tiles = whole;
-  }
+  const int rest = plan.tiles % room;
+  if (!cut || rest == 0) return;
+  const int parts = std::min(room / rest, plan.units / kLeastUnits);
+  if (parts < 2) return;
+  plan.whole_tiles = plan.tiles - rest;
+  plan.parts = parts;
+  plan.num_clusters = std::max(plan.num_clusters, rest * parts);
 }
 
 GemmPlan Cut(const GemmShape& shape, int variant, int cluster, const GemmDevice& device,
@@ -125,7 +118,7 @@ GemmPlan BestWidePlan(const GemmShape& shape, const GemmDevice& device) {
 
 int GemmUnits(const GemmVariant& variant, int64_t k) {
   const int groups = static_cast<int>(CeilDiv<int64_t>(k, kGroup));
-  return CeilDiv(groups, variant.kernel == GemmKernel::kWide ? 2 : variant.groups);
+  return CeilDiv(groups, variant.kernel == GemmKernel::kWide ? kWideUnitGroups : variant.groups);
 }
 
 int FindGemmVariant(std::string_view name) {

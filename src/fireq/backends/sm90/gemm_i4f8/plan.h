@@ -60,8 +60,9 @@ struct GemmPlan {
   int tiles_per_cluster = 0;  // stream kernel
   int super_blocks = 0;       // CTA tiles along the packed rows
   int tiles = 0;              // stream: CTA tiles; wide: pairs of CTA tiles
-  int units = 0;              // pipeline steps a tile (wide: pairs of groups)
+  int units = 0;              // pipeline steps a tile (wide: kWideUnitGroups groups)
   int whole_tiles = 0;        // wide: tiles [0, whole_tiles) are not cut along K
+  int parts = 1;              // wide: into how many the others are
   std::string why;            // one line
 
   // Whether CTAs hand sums to one another through the workspace.
@@ -76,7 +77,7 @@ struct TunedGemm {
   int64_t max_m;
   const char* variant;
   int cluster;
-  bool cut = false;  // wide: tiles of the last waves are cut along K
+  bool cut = false;  // wide: tiles of the last wave are cut along K
 };
 std::span<const TunedGemm> TunedGemms();
 

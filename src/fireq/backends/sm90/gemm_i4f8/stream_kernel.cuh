@@ -359,8 +359,7 @@ __device__ __forceinline__ void StreamCombine(const GemmI4F8Params& p,
 template <class Config, class Epilogue>
 __global__ void __launch_bounds__(Config::kThreads, 1)
     GemmI4F8Stream(const __grid_constant__ GemmI4F8Params p,
-                   const __grid_constant__ CUtensorMap w_map,
-                   const __grid_constant__ CUtensorMap x_map) {
+                   const __grid_constant__ GemmMaps maps) {
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
   const StreamShared<Config> shared{dynamic_shared};
   const int warp = threadIdx.x / 32;
@@ -389,8 +388,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     const int producer = warp - Config::kConsumerThreads / 32;
     const int lane = threadIdx.x % 32;
     StreamProducer<Config> copies{p, shared, schedule, rank, first_tile};
-    if (has_work && producer == 0 && lane == 0) copies.CopyWeights(w_map);
-    if (has_work && producer == 1) copies.CopyTokens(x_map, lane);
+    if (has_work && producer == 0 && lane == 0) copies.CopyWeights(maps.weights);
+    if (has_work && producer == 1) copies.CopyTokens(maps.tokens, lane);
     __syncwarp();
     if (schedule.pair) ClusterWait();
   } else {

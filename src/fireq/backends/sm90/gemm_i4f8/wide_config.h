@@ -5,6 +5,13 @@
 
 namespace fireq::sm90 {
 
+// Tokens that leave shared memory in one box.
+inline constexpr int kWideOutTokens = 32;
+
+// Groups of 128 along K that are multiplied in one go of the main loop, a stage of the rings each
+// (a group past K is zeros): the unit in which tiles are dealt along K.
+inline constexpr int kWideUnitGroups = 4;
+
 // kTokens x (64 kWarpgroups) outputs a CTA; clusters of two CTAs share their tokens. Tokens and
 // weights have a ring each, of the same number of stages: a weight is read, and its stage free, a
 // step before its tokens.
@@ -20,26 +27,30 @@ struct WideConfig {
   static constexpr int kXBytes = kTokens * kGroup;  // a stage: a multiple of the swizzle's 1024
   static constexpr int kWBytes = kWarpgroups * kTileBytes;
 
-  // Outputs on their way to memory: two chunks of 32 tokens x 64 rows of 16 bits a warpgroup; 16
-  // bytes of padding a token put the rows of a transposing store into different banks.
-  static constexpr int kOutTokens = 32;
-  static constexpr int kOutPitch = kTileRows * 2 + 16;
-  static constexpr int kOutBytes = kOutTokens * kOutPitch;  // of one chunk
-  static constexpr int kScaleBytes = kTokens * 4;           // token scales, a warpgroup's own copy
-  static constexpr int kWarpgroupBytes = 2 * kOutBytes + kScaleBytes;
+  // A warpgroup's outputs, 16 bits each, on their way to memory: chunks of kWideOutTokens tokens,
+  // all of a tile, so that a warpgroup never waits for them to have left.
+  static constexpr int kChunks = kTokens / kWideOutTokens;
+  static constexpr int kChunkBytes = kWideOutTokens * kTileRows * 2;
+  static constexpr int kOutBytes = kChunks * kChunkBytes;
+  static constexpr int kScaleBytes = kTokens * 4;  // token scales
+  static constexpr int kBarrierBytes = 320;
 
   static constexpr int kStages =
-      (kSharedBytesPerCta - kWarpgroups * kWarpgroupBytes - 256) / (kXBytes + kWBytes);
-  static constexpr int kWOffset = kStages * kXBytes;
-  static constexpr int kWarpgroupOffset = kWOffset + kStages * kWBytes;
-  static constexpr int kBarrierOffset = kWarpgroupOffset + kWarpgroups * kWarpgroupBytes;
-  static constexpr int kSharedBytes = kBarrierOffset + (4 * kStages + kWarpgroups) * 8;
-  static_assert(kStages >= 4 && kStages <= 8 && kSharedBytes <= kSharedBytesPerCta);
-  static_assert(kStages * kXBytes >= kRows * kTokens * 4, "parts of a tile come through the ring");
-  static_assert(kXBytes % 1024 == 0 && kWBytes % 128 == 0 && kOutBytes % 16 == 0);
+      (kSharedBytesPerCta - kWarpgroups * kOutBytes - kScaleBytes - kBarrierBytes) /
+      (kXBytes + kWBytes) / kWideUnitGroups * kWideUnitGroups;
+  static constexpr int kOutOffset = kStages * kXBytes;  // a multiple of 1024: boxes are swizzled
+  static constexpr int kWOffset = kOutOffset + kWarpgroups * kOutBytes;
+  static constexpr int kScaleOffset = kWOffset + kStages * kWBytes;
+  static constexpr int kBarrierOffset = kScaleOffset + kScaleBytes;
+  static constexpr int kBarriers = 4 * kStages + 2 * kWarpgroups + 2;
+  static constexpr int kSharedBytes = kBarrierOffset + kBarriers * 8;
+  static_assert((kStages == kWideUnitGroups || kStages == 2 * kWideUnitGroups) &&
+                kSharedBytes <= kSharedBytesPerCta);
+  static_assert(kBarriers * 8 <= kBarrierBytes);
+  static_assert(kXBytes % 1024 == 0 && kWBytes % 128 == 0 && kChunkBytes % 1024 == 0);
 
   // 64 K registers: consumers hold kTokens / 2 sums, two steps' operands and another's codes.
-  static constexpr int kProducerRegisters = 40;
+  static constexpr int kProducerRegisters = 56;
   static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
 };
 

@@ -2,10 +2,10 @@
 // FP16 arithmetic, one set of accumulators over all of K.
 //
 // Persistent clusters of two CTAs that share their tokens: each copies one half of the token tile
-// to both. In a CTA, two warps of the last warpgroup keep two rings of copies going (tokens,
-// weights), and the consumer warpgroups convert the next group's codes while the tensor cores
+// to both. In a CTA, the consumer warpgroups convert the next group's codes while the tensor cores
 // multiply the last one's. Steps run on from tile to tile: the next tile's first operands are made
-// under the last one's products. Runs of tiles follow WideTileAt.
+// under the last one's products. The four warps of the last warpgroup keep copies going: tokens,
+// weights, token scales, and outputs. Runs of tiles follow WideWalk.
 #pragma once
 
 #include <cuda.h>
@@ -15,9 +15,9 @@
 #include "fireq/backends/sm90/gemm_i4f8/operand.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
 #include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
-#include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/backends/sm90/gemm_i4f8/wide_config.h"
 #include "fireq/backends/sm90/gemm_i4f8/wide_epilogue.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/wide_walk.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
@@ -30,9 +30,10 @@ struct WideShared {
   __device__ uint8_t* w(int stage) const {
     return base + Config::kWOffset + stage * Config::kWBytes;
   }
-  __device__ uint8_t* of_warpgroup(int warpgroup) const {
-    return base + Config::kWarpgroupOffset + warpgroup * Config::kWarpgroupBytes;
+  __device__ uint8_t* out(int warpgroup) const {
+    return base + Config::kOutOffset + warpgroup * Config::kOutBytes;
   }
+  __device__ float* scales() const { return reinterpret_cast<float*>(base + Config::kScaleOffset); }
   __device__ Mbarrier* x_full(int stage) const {
     return reinterpret_cast<Mbarrier*>(base + Config::kBarrierOffset) + stage;
   }
@@ -43,39 +44,15 @@ struct WideShared {
   __device__ Mbarrier* w_empty(int stage) const {
     return x_full(3 * Config::kStages) + (stage + Config::kStages - 1) % Config::kStages;
   }
-  __device__ Mbarrier* part_full(int warpgroup) const {
+  // The warpgroup's output buffer is free (and has the residual) / has outputs.
+  __device__ Mbarrier* out_ready(int warpgroup) const {
     return x_full(4 * Config::kStages) + warpgroup;
   }
-};
-
-// What a cluster works on: tiles, or parts of tiles along K. Units are pairs of groups, one for
-// each of the two sets of operand registers (a group past K is zeros).
-template <class Config>
-struct WideWork {
-  WideTile tile;
-  Segment part;  // its units; `part.tile` among the tiles that are cut
-};
-
-template <class Config>
-struct WideWalk {
-  int row_pairs, token_tiles, cluster, clusters, whole_tiles, whole, count;
-  ClusterSchedule cut;
-  __device__ explicit WideWalk(const GemmI4F8Params& p)
-      : row_pairs(CeilDiv(p.super_blocks, Config::kClusterCtas)),
-        token_tiles(CeilDiv(p.m, Config::kTokens)),
-        cluster(blockIdx.x / Config::kClusterCtas),
-        clusters(gridDim.x / Config::kClusterCtas),
-        whole_tiles(p.whole_tiles),
-        whole((p.whole_tiles - cluster + clusters - 1) / clusters),
-        cut{p.tiles - p.whole_tiles, p.units, clusters, true} {
-    count = whole + cut.NumSegments(cluster);
+  __device__ Mbarrier* out_full(int warpgroup) const {
+    return out_ready(Config::kWarpgroups) + warpgroup;
   }
-  __device__ WideWork<Config> At(int i) const {
-    if (i < whole)
-      return {WideTileAt(cluster + i * clusters, row_pairs, token_tiles), {0, 0, cut.units}};
-    const Segment part = cut.At(cluster, i - whole);
-    return {WideTileAt(whole_tiles + part.tile, row_pairs, token_tiles), part};
-  }
+  __device__ Mbarrier* scales_full() const { return out_full(Config::kWarpgroups); }
+  __device__ Mbarrier* scales_empty() const { return scales_full() + 1; }
 };
 
 // One thread: this CTA's half of the cluster's tokens, to both CTAs.
@@ -87,9 +64,9 @@ __device__ __forceinline__ void WideCopyTokens(const GemmI4F8Params& p, const CU
   RingPlace<Config::kStages> at{0, 1};
   GridDependencyWait();
   for (int t = 0; t < walk.count; ++t) {
-    const WideWork<Config> work = walk.At(t);
+    const WideWork work = walk.At(t);
     const int token = work.tile.token_tile * Config::kTokens + rank * kHalf;
-    for (int g = 2 * work.part.begin; g < 2 * work.part.end; ++g, at.Next()) {
+    for (int g = kWideUnitGroups * work.begin; g < kWideUnitGroups * work.end; ++g, at.Next()) {
       MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
       MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kXBytes);
       TmaLoad2DMulticast(shared.x(at.stage) + rank * kHalf * kGroup, &x_map, g * kGroup, token,
@@ -113,10 +90,10 @@ __device__ __forceinline__ void WideCopyWeights(const GemmI4F8Params& p, const C
   RingPlace<Config::kStages> at{0, 1};
   for (int t = 0; t <= walk.count; ++t) {
     const bool beyond = t == walk.count;
-    const WideWork<Config> work = walk.At(beyond ? t - 1 : t);
+    const WideWork work = walk.At(beyond ? t - 1 : t);
     const int block = work.tile.row_pair * Config::kClusterCtas + rank;
-    const int begin = 2 * work.part.begin;
-    const int end = beyond ? begin + kWideReadAhead : 2 * work.part.end;
+    const int begin = kWideUnitGroups * work.begin;
+    const int end = beyond ? begin + kWideReadAhead : kWideUnitGroups * work.end;
     for (int g = begin; g < end; ++g, at.Next()) {
       MbarrierWaitAsleep(shared.w_empty(at.stage), at.parity);
       MbarrierArriveExpectTx(shared.w_full(at.stage), Config::kWBytes);
@@ -126,9 +103,70 @@ __device__ __forceinline__ void WideCopyWeights(const GemmI4F8Params& p, const C
   }
 }
 
+// One warp: the token scales of each output.
+template <class Config>
+__device__ __forceinline__ void WideCopyScales(const GemmI4F8Params& p,
+                                               const WideShared<Config>& shared, int lane) {
+  constexpr int kTurns = Config::kTokens / 32;
+  GridDependencyWait();
+  uint32_t parity = 1;
+  const WideWalk<Config> walk(p);
+  for (int t = 0; t < walk.count; ++t) {
+    const WideOutput output = walk.OutputAt(t);
+    if (output.begin == output.end) continue;
+    const int token = output.tile.token_tile * Config::kTokens + lane;
+    float scale[kTurns];
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i)
+      scale[i] = token + 32 * i < p.m ? __ldg(p.x_scales + token + 32 * i) : 0.0f;
+    MbarrierWaitAsleep(shared.scales_empty(), parity);
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) shared.scales()[32 * i + lane] = scale[i];
+    MbarrierArrive(shared.scales_full());
+    parity ^= 1;
+  }
+}
+
+// One thread: residuals to shared memory, outputs from there.
+template <class Config, class Epilogue>
+__device__ __forceinline__ void WideCopyOutputs(const GemmI4F8Params& p, const GemmMaps& maps,
+                                                const WideShared<Config>& shared, int rank) {
+  constexpr int kChunkBytes = kWideChunkBytes<Epilogue>;
+  GridDependencyWait();
+  uint32_t parity = 0;
+  const WideWalk<Config> walk(p);
+  for (int t = 0; t < walk.count; ++t) {
+    const WideOutput output = walk.OutputAt(t);
+    if (output.begin == output.end) continue;
+    const int block = (output.tile.row_pair * Config::kClusterCtas + rank) * Config::kWarpgroups;
+    const int token = output.tile.token_tile * Config::kTokens;
+    for (int w = 0; w < Config::kWarpgroups; ++w) {
+      if constexpr (kAddsResidual<Epilogue>) {
+        MbarrierArriveExpectTx(shared.out_ready(w), (output.end - output.begin) * kChunkBytes);
+        for (int c = output.begin; c < output.end; ++c)
+          TmaLoad2D(shared.out(w) + c * kChunkBytes, &maps.residual,
+                    (block + w) * kWideOutRows<Epilogue>, token + c * kWideOutTokens,
+                    shared.out_ready(w), kEvictFirst);
+      } else {
+        MbarrierArrive(shared.out_ready(w));
+      }
+    }
+    for (int w = 0; w < Config::kWarpgroups; ++w) {
+      MbarrierWaitAsleep(shared.out_full(w), parity);
+      for (int c = output.begin; c < output.end; ++c)
+        TmaStore2D(&maps.outputs, (block + w) * kWideOutRows<Epilogue>, token + c * kWideOutTokens,
+                   shared.out(w) + c * kChunkBytes);
+      BulkGroupCommit();
+    }
+    BulkGroupsWaitRead();
+    parity ^= 1;
+  }
+}
+
 template <class Config, class Epilogue>
 struct WideConsumer {
   static constexpr int kTokens = Config::kTokens;
+  static constexpr int kChunkLoads = kWideOutTokens / 8;  // of a thread's sums, four at a time
   const GemmI4F8Params& p;
   WideShared<Config> shared;
   int warpgroup;
@@ -137,11 +175,19 @@ struct WideConsumer {
   uint32_t scales_address;
   uint32_t empty_address;  // of what this lane releases
   bool releases;
-  int previous;  // stage of the products in flight
-  int stage;     // of the operands at hand
-  int next;      // of the operands to make
-  uint32_t x_parity, w_parity;
-  bool x_ready, w_ready;  // what a first look at the barriers said
+  // Stages are known to the compiler but for where the unit's first one is: addresses worked out at
+  // every step would be a tenth of its instructions, and instructions are what binds.
+  struct Unit {
+    int first;  // stage
+    uint32_t parity;
+    __device__ Unit Next() const {
+      if (Config::kStages == kWideUnitGroups) return {0, parity ^ 1};
+      return {first ^ kWideUnitGroups, parity ^ static_cast<uint32_t>(first / kWideUnitGroups)};
+    }
+  };
+  Unit unit{0, 0};
+  uint32_t out_parity = 0;
+  bool x_ready = false, w_ready = false;  // what a first look at the barriers said
 
   __device__ WideConsumer(const GemmI4F8Params& params, WideShared<Config> s)
       : p(params), shared(s), warpgroup(threadIdx.x / 128), thread(threadIdx.x % 128) {
@@ -154,157 +200,212 @@ struct WideConsumer {
     releases = lane <= Config::kClusterCtas;
     empty_address = ClusterAddress(shared.x_empty(tokens ? 0 : 2 * Config::kStages),
                                    tokens ? lane : ClusterRank());
-    // Addresses worked out afresh at every step would be a tenth of its instructions.
     asm volatile("" : "+r"(codes_address), "+r"(scales_address), "+r"(empty_address));
-    previous = stage = next = 0;
-    x_parity = w_parity = 0;
-    x_ready = w_ready = false;
   }
 
   struct Raw {
     CodeWords codes;
     uint32_t scale_zeros;
   };
-  __device__ Raw LoadRaw() const {
-    if (!w_ready) MbarrierWait(shared.w_full(next), w_parity);
-    const uint32_t codes = codes_address + next * Config::kWBytes;
+  // Step `step` of the unit, which may be of the one after.
+  struct Place {
+    int stage;
+    uint32_t parity;
+  };
+  template <int step>
+  __device__ Place PlaceOf() const {
+    const Unit of = step < kWideUnitGroups ? unit : unit.Next();
+    return {of.first + step % kWideUnitGroups, of.parity};
+  }
+  __device__ Raw LoadRaw(const Place& at) const {
+    if (!w_ready) MbarrierWait(shared.w_full(at.stage), at.parity);
+    const uint32_t codes = codes_address + at.stage * Config::kWBytes;
     const uint4 a = LoadShared128(codes), b = LoadShared128(codes + kTileCodeBytes / 2);
     return {{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}},
-            LoadShared32(scales_address + next * Config::kWBytes)};
+            LoadShared32(scales_address + at.stage * Config::kWBytes)};
   }
-  // The next step's operands. Meanwhile the barriers of the steps after are looked at: the answers
-  // are here when the operands are.
-  __device__ void Convert(const Raw& raw, uint32_t (&a)[16]) {
-    previous = stage;
-    stage = next;
-    if (++next == Config::kStages) {
-      next = 0;
-      w_parity ^= 1;
-    }
-    w_ready = MbarrierTestWait(shared.w_full(next), w_parity);
-    x_ready = MbarrierTestWait(shared.x_full(stage), x_parity);
+  // The operands of `at`, the step before `after`. Meanwhile the barriers of what comes next are
+  // looked at: the answers are here when the operands are.
+  __device__ void Convert(const Raw& raw, const Place& at, const Place& after, uint32_t (&a)[16]) {
+    w_ready = MbarrierTestWait(shared.w_full(after.stage), after.parity);
+    x_ready = MbarrierTestWait(shared.x_full(at.stage), at.parity);
     TableOperands(raw.codes, MakeHalfScales(raw.scale_zeros), a);
     PinRegisters(a);
   }
-  // The tokens of the step before this one, whose products have retired, and this step's weights.
-  __device__ void Release(int last) const {
-    if (releases) MbarrierArriveCluster(empty_address + last * 8);
+  // The tokens of a stage whose products have retired, and the weights of the one after.
+  __device__ void Release(int stage) const {
+    if (releases) MbarrierArriveCluster(empty_address + stage * 8);
+  }
+  __device__ int LastStageBefore() const {
+    return Config::kStages == kWideUnitGroups
+               ? Config::kStages - 1
+               : (unit.first ^ kWideUnitGroups) + kWideUnitGroups - 1;
   }
 
-  // Starts the products of `now` and makes `next` while they run. `next` was the operand of the
+  // Starts the products of `now` and makes `then` while they run. `then` was the operand of the
   // products before: it may be written once these have retired. Codes are read only now: read
   // earlier, the compiler would convert them between the products.
+  template <int step>
   __device__ void Step(float (&acc)[kTokens / 2], uint32_t (&now)[16], uint32_t (&then)[16],
                        bool first) {
-    if (!x_ready) MbarrierWait(shared.x_full(stage), x_parity);
-    if (stage == Config::kStages - 1) x_parity ^= 1;
+    const Place at = PlaceOf<step>(), next = PlaceOf<step + 1>(), after = PlaceOf<step + 2>();
+    if (!x_ready) MbarrierWait(shared.x_full(at.stage), at.parity);
     WgmmaFence();
-    MultiplyGroup<kTokens>(acc, now, DescriptorSwizzle128(shared.x(stage)), !first);
+    MultiplyGroup<kTokens>(acc, now, DescriptorSwizzle128(shared.x(at.stage)), !first);
     WgmmaCommit();
-    const Raw raw = LoadRaw();
+    const Raw raw = LoadRaw(next);
     WgmmaWait<1>();
-    if (!first) Release(previous);
-    Convert(raw, then);
+    if (!first) Release(step == 0 ? LastStageBefore() : at.stage - 1);
+    Convert(raw, next, after, then);
   }
 
-  // Sums of a part of a tile, in the order of registers: place of cluster `c`, this CTA, this
-  // warpgroup.
-  __device__ int PartialIndex(int c, int rank) const {
-    return (c * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
-  }
-  __device__ float4* Partial(int index) const {
+  // Sums of cluster c's part of a tile, in the order of registers.
+  __device__ float4* Partial(int c, int rank) const {
+    const int index = (c * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
     return reinterpret_cast<float4*>(p.partials) + int64_t{index} * (kTokens / 8 * 128) + thread;
   }
-  __device__ void HandOver(const float (&acc)[kTokens / 2], int index) const {
-    float4* to = Partial(index);
+  // How many parts of this cluster's cut tile are there.
+  __device__ uint32_t* Count(const WideWalk<Config>& walk, int rank) const {
+    return p.counts + (walk.cut_tile() * Config::kClusterCtas + rank) * Config::kWarpgroups +
+           warpgroup;
+  }
+  // Chunks that other clusters finish.
+  __device__ void HandOver(const float (&acc)[kTokens / 2], const WideWalk<Config>& walk,
+                           const WideOutput& mine, int rank) const {
+    float4* to = Partial(walk.cluster, rank);
 #pragma unroll
     for (int i = 0; i < kTokens / 8; ++i)
-      to[i * 128] = {acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]};
+      if (i / kChunkLoads < mine.begin || i / kChunkLoads >= mine.end)
+        to[i * 128] = {acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]};
     __threadfence();
     NamedBarrierSync(1 + warpgroup, 128);
-    if (thread == 0) StoreRelease(p.flags + index, 1);
+    if (thread == 0) AddRelease(Count(walk, rank), 1);
   }
-  // The parts further along K, one after another: the same sum on every run. Their CTAs began with
-  // them, so they are there. This is the CTA's last tile, and its ring of tokens takes them once
-  // all warpgroups are through. Flags are left as they were found.
-  __device__ void AddParts(float (&acc)[kTokens / 2], int first, int last, int rank) const {
-    constexpr int kBytes = kTileRows * kTokens * 4;
-    uint8_t* buffer = shared.x(0) + warpgroup * kBytes;
-    NamedBarrierSync(Config::kWarpgroups + 1, Config::kConsumerThreads);
-    for (int c = first; c <= last; ++c) {
-      const int index = PartialIndex(c, rank);
-      if (thread == 0) {
-        while (LoadAcquire(p.flags + index) == 0) {
-        }
-        FenceProxyAsyncAll();
-        MbarrierArriveExpectTx(shared.part_full(warpgroup), kBytes);
-        BulkLoad(buffer, Partial(index), kBytes, shared.part_full(warpgroup), kEvictFirst);
-      }
-      MbarrierWaitAsleep(shared.part_full(warpgroup), (c - first) % 2);
+  // Adds chunk c of the parts of clusters [first, last).
+  __device__ void AddParts(float (&sums)[4 * kChunkLoads], int first, int last, int c,
+                           int rank) const {
+#pragma unroll 4
+    for (int q = first; q < last; ++q) {
+      const float4* from = Partial(q, rank) + c * kChunkLoads * 128;
 #pragma unroll
-      for (int i = 0; i < kTokens / 8; ++i) {
-        const float4 v = reinterpret_cast<const float4*>(buffer)[i * 128 + thread];
-        acc[4 * i] += v.x;
-        acc[4 * i + 1] += v.y;
-        acc[4 * i + 2] += v.z;
-        acc[4 * i + 3] += v.w;
+      for (int i = 0; i < kChunkLoads; ++i) {
+        const float4 v = __ldcg(from + i * 128);
+        sums[4 * i] += v.x;
+        sums[4 * i + 1] += v.y;
+        sums[4 * i + 2] += v.z;
+        sums[4 * i + 3] += v.w;
       }
-      NamedBarrierSync(1 + warpgroup, 128);
-      if (thread == 0) StoreRelease(p.flags + index, 0);
     }
+  }
+  // Chunk c of all parts, added in the order of K: the same sums on every run.
+  __device__ void SumParts(float (&sums)[4 * kChunkLoads], const float (&acc)[kTokens / 2],
+                           const WideWalk<Config>& walk, int c, int rank) const {
+#pragma unroll
+    for (int i = 0; i < 4 * kChunkLoads; ++i) sums[i] = 0.0f;
+    AddParts(sums, walk.cluster - walk.place(), walk.cluster, c, rank);
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i)
+      if (i / (4 * kChunkLoads) == c) sums[i % (4 * kChunkLoads)] += acc[i];
+    AddParts(sums, walk.cluster + 1, walk.cluster - walk.place() + walk.parts, c, rank);
+  }
+
+  __device__ WideEpilogue<Epilogue> MakeEpilogue(const WideTile& tile, int rank) const {
+    const int block = (tile.row_pair * Config::kClusterCtas + rank) * Config::kWarpgroups;
+    return {p, shared.out(warpgroup), shared.scales(), thread, block + warpgroup};
+  }
+  __device__ void WaitForBuffers() const {
+    MbarrierWait(shared.scales_full(), out_parity);
+    MbarrierWait(shared.out_ready(warpgroup), out_parity);
+  }
+  // Outputs are in shared memory: whoever copies them may, and the token scales may go.
+  __device__ void OutputsStored() {
+    FenceProxyAsync();
+    __syncwarp();
+    if (thread % 32 == 0) {
+      MbarrierArrive(shared.out_full(warpgroup));
+      MbarrierArrive(shared.scales_empty());
+    }
+    out_parity ^= 1;
+  }
+
+  // This cluster's chunks of a cut tile, once all parts are there: their clusters run at one time.
+  // The count ends as it was found, at zero: whoever adds last sees to it.
+  __device__ void FinishShare(const float (&acc)[kTokens / 2], const WideWalk<Config>& walk,
+                              const WideOutput& mine, const WideEpilogue<Epilogue>& epilogue,
+                              int rank) {
+    HandOver(acc, walk, mine, rank);
+    if (mine.begin == mine.end) return;
+    uint32_t* count = Count(walk, rank);
+    const uint32_t parts = walk.parts;
+    if (thread == 0) {
+      while (LoadAcquire(count) < parts) {
+      }
+    }
+    NamedBarrierSync(1 + warpgroup, 128);
+    WaitForBuffers();
+#pragma unroll 1
+    for (int c = mine.begin; c < mine.end; ++c) {
+      float sums[4 * kChunkLoads];
+      SumParts(sums, acc, walk, c, rank);
+      epilogue.StoreChunk(p.out, sums, c);
+    }
+    OutputsStored();
+    NamedBarrierSync(1 + warpgroup, 128);
+    if (thread == 0 && atomicAdd(count, 1u) + 1 == parts + min(parts, uint32_t{Config::kChunks}))
+      *count = 0;
   }
 
   __device__ void Run(int rank) {
     const WideWalk<Config> walk(p);
     uint32_t even[16], odd[16];
-    Convert(LoadRaw(), even);
+    const Place start{0, 0};
+    Convert(LoadRaw(start), start, {1, 0}, even);
     // The first weights; no tokens go with them.
     if (thread % 32 == Config::kClusterCtas)
       MbarrierArriveCluster(empty_address + (Config::kStages - 1) * 8);
     for (int t = 0; t < walk.count; ++t) {
-      int begin = 0, end = walk.cut.units;
-      if (t >= walk.whole) {
-        const Segment part = walk.cut.At(walk.cluster, t - walk.whole);
-        begin = part.begin;
-        end = part.end;
-      }
+      const int begin = walk.IsWhole(t) ? 0 : walk.At(t).begin;
+      const int end = walk.IsWhole(t) ? walk.units : walk.At(t).end;
       float acc[kTokens / 2];
 #pragma unroll 1
       for (int g = begin; g < end; ++g) {
-        Step(acc, even, odd, g == begin);
-        Step(acc, odd, even, false);
+        Step<0>(acc, even, odd, g == begin);
+        Step<1>(acc, odd, even, false);
+        Step<2>(acc, even, odd, false);
+        Step<3>(acc, odd, even, false);
+        unit = unit.Next();
       }
       // Under the last products: which tile this is, and what the epilogue needs of memory.
-      const WideWork<Config> work = walk.At(t);
-      const int block =
-          (work.tile.row_pair * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
-      WideEpilogue<Config, Epilogue> epilogue(p, shared.of_warpgroup(warpgroup), warpgroup, thread,
-                                              block, work.tile.token_tile * kTokens);
+      const WideOutput mine = walk.OutputAt(t);
+      const WideEpilogue<Epilogue> epilogue = MakeEpilogue(mine.tile, rank);
       WgmmaWait<0>();
       PinRegisters(acc);
-      Release(previous);
-      if (begin > 0) {
-        HandOver(acc, PartialIndex(walk.cluster, rank));
-        continue;
+      Release(LastStageBefore());
+      if (!walk.IsWhole(t)) {
+        FinishShare(acc, walk, mine, epilogue, rank);
+        break;
       }
-      if (end < walk.cut.units) {
-        int last = walk.cluster;
-        while (walk.cut.RunBegin(last + 1) < (work.part.tile + 1) * walk.cut.units) ++last;
-        AddParts(acc, walk.cluster + 1, last, rank);
+      WaitForBuffers();
+      if (p.out == OutType::kBf16) {
+        epilogue.StoreTile(OutType::kBf16, acc);
+      } else {
+        epilogue.StoreTile(OutType::kF16, acc);
       }
-      epilogue.Store(acc);
+      OutputsStored();
     }
   }
 };
 
 template <class Config, class Epilogue>
 __global__ void __launch_bounds__(Config::kThreads, 1)
-    GemmI4F8Wide(const __grid_constant__ GemmI4F8Params p,
-                 const __grid_constant__ CUtensorMap w_map,
-                 const __grid_constant__ CUtensorMap x_map) {
+    GemmI4F8Wide(const __grid_constant__ GemmI4F8Params p, const __grid_constant__ GemmMaps maps) {
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
   const WideShared<Config> shared{dynamic_shared};
   const int rank = static_cast<int>(ClusterRank());
+  if (threadIdx.x == Config::kConsumerThreads) {
+    PrefetchTensorMap(&maps.tokens);
+    PrefetchTensorMap(&maps.weights);
+  }
   if (threadIdx.x == 0) {
     for (int s = 0; s < Config::kStages; ++s) {
       MbarrierInit(shared.x_full(s), 1);
@@ -312,7 +413,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       MbarrierInit(shared.w_full(s), 1);
       MbarrierInit(shared.w_empty(s), Config::kConsumerThreads / 32);
     }
-    for (int w = 0; w < Config::kWarpgroups; ++w) MbarrierInit(shared.part_full(w), 1);
+    for (int w = 0; w < Config::kWarpgroups; ++w) {
+      MbarrierInit(shared.out_ready(w), 1);
+      MbarrierInit(shared.out_full(w), 4);
+    }
+    MbarrierInit(shared.scales_full(), 32);
+    MbarrierInit(shared.scales_empty(), Config::kConsumerThreads / 32);
     FenceMbarrierInit();
   }
   ClusterSync();  // barriers of both CTAs are there before either copies or arrives
@@ -320,8 +426,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (threadIdx.x >= Config::kConsumerThreads) {
     RegistersDecrease<Config::kProducerRegisters>();
     const int thread = threadIdx.x - Config::kConsumerThreads;
-    if (thread == 0) WideCopyTokens<Config>(p, x_map, shared, rank);
-    if (thread == 32) WideCopyWeights<Config>(p, w_map, shared, rank);
+    if (thread == 0) WideCopyTokens<Config>(p, maps.tokens, shared, rank);
+    if (thread == 32) WideCopyWeights<Config>(p, maps.weights, shared, rank);
+    if (thread / 32 == 2) WideCopyScales<Config>(p, shared, thread % 32);
+    if (thread == 96) WideCopyOutputs<Config, Epilogue>(p, maps, shared, rank);
   } else {
     RegistersIncrease<Config::kConsumerRegisters>();
     GridDependencyWait();  // token scales and the residual are the kernel's before this one

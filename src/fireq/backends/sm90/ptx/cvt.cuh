@@ -1,5 +1,7 @@
-// Conversions and byte permutes. One instruction a function (PTX ISA 8.x: cvt, prmt, lop3).
+// Conversions and byte permutes. At most one instruction a function (PTX ISA 8.x: cvt, prmt, lop3).
 #pragma once
+
+#include <cuda_fp16.h>
 
 #include <cstdint>
 
@@ -72,6 +74,17 @@ __device__ __forceinline__ float Exp2Approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// A half of a pair, twice: an operand modifier of what uses it, where a permute would be an
+// instruction.
+__device__ __forceinline__ uint32_t LowHalfTwice(uint32_t halves) {
+  const __half2 v = __low2half2(*reinterpret_cast<const __half2*>(&halves));
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+__device__ __forceinline__ uint32_t HighHalfTwice(uint32_t halves) {
+  const __half2 v = __high2half2(*reinterpret_cast<const __half2*>(&halves));
+  return *reinterpret_cast<const uint32_t*>(&v);
 }
 
 // prmt: result byte i is byte (selector nibble i) & 7 of {high, low}; bit 3 of a nibble replicates

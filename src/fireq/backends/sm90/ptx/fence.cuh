@@ -12,11 +12,6 @@ __device__ __forceinline__ void FenceProxyAsync() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// The same for device memory too, for what another thread has written and told of.
-__device__ __forceinline__ void FenceProxyAsyncAll() {
-  asm volatile("fence.proxy.async;" ::: "memory");
-}
-
 // bar.sync `id` (1..15; 0 is __syncthreads) among `threads` threads, whole warps.
 __device__ __forceinline__ void NamedBarrierSync(uint32_t id, uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

@@ -1,4 +1,5 @@
-// Wide loads and stores. One instruction a function (PTX ISA 8.x: ld, st, stmatrix).
+// Wide loads and stores. One instruction a function (PTX ISA 8.x: ld, red,
+// ldmatrix, stmatrix).
 #pragma once
 
 #include <cstdint>
@@ -44,21 +45,24 @@ __device__ __forceinline__ uint4 LoadGlobalOnce128(const void* global) {
   return v;
 }
 
-// st.global.v4: 16-byte aligned.
-__device__ __forceinline__ void StoreGlobal128(void* global, uint4 v) {
-  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(global), "r"(v.x), "r"(v.y),
-               "r"(v.z), "r"(v.w)
-               : "memory");
-}
-
-// st.release.gpu and ld.acquire.gpu of a flag between CTAs.
-__device__ __forceinline__ void StoreRelease(uint32_t* flag, uint32_t value) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+// red.release.gpu.add and ld.acquire.gpu of a count between CTAs.
+__device__ __forceinline__ void AddRelease(uint32_t* count, uint32_t value) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(count), "r"(value) : "memory");
 }
 __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* flag) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
   return value;
+}
+
+// ldmatrix.x4.trans: four 8x8 tiles of 16-bit elements, transposed; addresses as below.
+__device__ __forceinline__ uint4 LoadMatrix4Trans(uint32_t address) {
+  uint4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
 }
 
 // cp.async.cg: 16 bytes from device to shared memory, of which `bytes` (0 or 16) are read and the
@@ -74,12 +78,11 @@ __device__ __forceinline__ void CopyAsyncWaitAll() {
 
 // stmatrix.x4.trans: four 8x8 tiles of 16-bit elements, transposed; lane i gives the address of row
 // i % 8 of tile i / 8.
-__device__ __forceinline__ void StoreMatrix4Trans(void* shared, uint32_t r0, uint32_t r1,
-                                                  uint32_t r2, uint32_t r3) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                   SharedAddress(shared)),
-               "r"(r0), "r"(r1), "r"(r2), "r"(r3)
-               : "memory");
+__device__ __forceinline__ void StoreMatrix4Trans(uint32_t address, uint4 v) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+      : "memory");
 }
 
 }  // namespace fireq::sm90

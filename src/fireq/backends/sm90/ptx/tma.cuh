@@ -37,6 +37,38 @@ __device__ __forceinline__ void BulkSendToCluster(const void* shared, uint32_t b
       : "memory");
 }
 
+// prefetch.tensormap: a kernel's first copy would wait for its map to be fetched.
+__device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// cp.async.bulk.tensor.2d: the box at element (x, y).
+__device__ __forceinline__ void TmaLoad2D(void* shared, const CUtensorMap* map, int x, int y,
+                                          Mbarrier* barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(SharedAddress(shared)),
+      "l"(map), "r"(SharedAddress(barrier)), "r"(x), "r"(y), "l"(policy)
+      : "memory");
+}
+
+// The box from shared to device memory; what lies outside the tensor is not written. Completes
+// with the thread's bulk group.
+__device__ __forceinline__ void TmaStore2D(const CUtensorMap* map, int x, int y,
+                                           const void* shared) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+      "r"(SharedAddress(shared)), "r"(x), "r"(y)
+      : "memory");
+}
+__device__ __forceinline__ void BulkGroupCommit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Until all groups of this thread have read their shared memory.
+__device__ __forceinline__ void BulkGroupsWaitRead() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
 // cp.async.bulk.tensor.3d: the box at element (x, y, z).
 __device__ __forceinline__ void TmaLoad3D(void* shared, const CUtensorMap* map, int x, int y, int z,
                                           Mbarrier* barrier, uint64_t policy) {

@@ -1,0 +1,66 @@
+#include "fireq/backends/cpu/thread_ranks.h"
+
+#include <barrier>
+#include <cstring>
+
+#include "fireq/base/error.h"
+#include "fireq/formats/bf16.h"
+
+namespace fireq {
+namespace {
+
+float ValueAt(const Tensor& tensor, int64_t i) {
+  return tensor.dtype() == DType::kBF16 ? Bf16ToFloat(tensor.as<bf16_t>()[i])
+                                        : tensor.as<float>()[i];
+}
+
+struct Meeting {
+  explicit Meeting(int size) : barrier(size), values(static_cast<size_t>(size)) {}
+  std::barrier<> barrier;
+  std::vector<Tensor> values;
+};
+
+class ThreadRank final : public Ranks {
+ public:
+  ThreadRank(std::shared_ptr<Meeting> meeting, Share share)
+      : meeting_(std::move(meeting)), share_(share) {}
+
+  Share share() const override { return share_; }
+
+  void Sum(const Tensor& values) override {
+    FIREQ_CHECK(values.dtype() == DType::kBF16 || values.dtype() == DType::kF32, kUnsupported,
+                "a sum of ", Name(values.dtype()), " over ranks");
+    std::vector<Tensor>& all = meeting_->values;
+    all[static_cast<size_t>(share_.rank)] = values;
+    meeting_->barrier.arrive_and_wait();
+    const Tensor sum = Tensor::Empty(values.dtype(), values.shape());
+    for (int64_t i = 0; i < values.num_elements(); ++i) {
+      float total = 0.0f;
+      for (const Tensor& part : all) total += ValueAt(part, i);
+      if (values.dtype() == DType::kBF16) {
+        sum.as<bf16_t>()[i] = FloatToBf16(total);
+      } else {
+        sum.as<float>()[i] = total;
+      }
+    }
+    meeting_->barrier.arrive_and_wait();  // all have read
+    std::memcpy(values.data(), sum.data(), static_cast<size_t>(values.size_bytes()));
+  }
+
+ private:
+  std::shared_ptr<Meeting> meeting_;
+  Share share_;
+};
+
+}  // namespace
+
+std::vector<std::shared_ptr<Ranks>> MakeThreadRanks(int size) {
+  FIREQ_CHECK(size > 0, kInvalidArgument, size, " ranks");
+  const auto meeting = std::make_shared<Meeting>(size);
+  std::vector<std::shared_ptr<Ranks>> ranks;
+  for (int r = 0; r < size; ++r)
+    ranks.push_back(std::make_shared<ThreadRank>(meeting, Share{r, size}));
+  return ranks;
+}
+
+}  // namespace fireq

@@ -1,0 +1,25 @@
+// Several backends that compute one model together, each with a part of every linear.
+#pragma once
+
+#include "fireq/tensor/tensor.h"
+
+namespace fireq {
+
+// Which of how many. One rank alone has all of a model.
+struct Share {
+  int rank = 0;
+  int size = 1;
+};
+
+// One backend's end of the connection. Each rank runs in a thread of its own.
+class Ranks {
+ public:
+  virtual ~Ranks() = default;
+  virtual Share share() const = 0;
+  // values (border, of one shape on every rank, in this rank's memory) = their sum over the ranks,
+  // in order with the backend's ops, with the same bits on every rank. All ranks make the same
+  // calls in the same order; one that stops leaves the others waiting.
+  virtual void Sum(const Tensor& values) = 0;
+};
+
+}  // namespace fireq
