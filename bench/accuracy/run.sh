@@ -3,6 +3,6 @@
 # that was interrupted goes on where it stopped (bench/results/accuracy_*.csv).
 set -eu
 [ $# -eq 1 ] || { echo "usage: $0 DATA" >&2; exit 2; }
-for set in main ablation choose; do
+for set in main full ablation; do
   "$(dirname "$0")/run.py" --set "$set" --data "$1"
 done
