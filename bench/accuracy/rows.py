@@ -13,6 +13,7 @@ MAIN = [
     ("default without following", "default", "follow=false"),
     ("fireq", "fireq", ""),
     ("qoq", "qoq", ""),
+    ("qoq with outputs smoothed", "qoq", "cas=mean cas.lambdas=1,3"),
     ("rtn", "rtn", ""),
     ("float", "", ""),
 ]
@@ -21,8 +22,8 @@ RIVALS = [
     ("qoq", "qoq", ""),
     ("qoq without clipping", "qoq", "weights.search=false"),
     ("qoq without SmoothAttention", "qoq", "smooth.qk=false"),
-    ("qoq, outputs smoothed", "qoq", "cas=mean cas.lambdas=1,3"),
-    ("qoq, residual rotated", "qoq", "rotate.residual=true"),
+    ("qoq with outputs smoothed", "qoq", "cas=mean cas.lambdas=1,3"),
+    ("qoq with the residual rotated", "qoq", "rotate.residual=true"),
     ("fireq", "fireq", ""),
 ]
 
@@ -106,9 +107,11 @@ SENSITIVITY = [
 CHOOSE = [
     ("default", "default", ""),
     ("RPN and CRS for Hadamard", "default", "rpn=true crs=true hadamard.qk=false"),
-    ("asym grid, mean products", "default", "weights.grid=asym weights.products=mean"),
+    ("default without following", "default", "follow=false"),
+    ("follow damping 0.3", "default", "follow.damping=0.3"),
+    ("without rotation of V", "default", "rotate.v=false"),
     ("signed grid, table products", "default", "weights.grid=signed weights.products=table"),
-    ("damping 0.01", "default", "weights.damping=0.01"),
+    ("damping 0.03", "default", "weights.damping=0.03"),
     ("no sweeps", "default", "weights.sweeps=0"),
 ]
 
