@@ -8,52 +8,15 @@ A table stands between <!-- table:NAME --> and <!-- /table -->. A table whose CS
 so. Lines that begin with # in a CSV are its provenance and are skipped.
 """
 
-import csv
 import pathlib
 import re
 import statistics
 import sys
 
+import accuracy_tables
+from accuracy_tables import missing, read, table
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "bench/results"
-
-
-def read(name):
-    path = RESULTS / name
-    if not path.exists():
-        return None
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    return list(csv.DictReader(lines))
-
-
-def table(header, rows):
-    out = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join(out + ["| " + " | ".join(row) + " |" for row in rows])
-
-
-def missing(name):
-    return f"*Not measured yet: there is no bench/results/{name}.*"
-
-
-def accuracy():
-    rows = read("accuracy_main.csv")
-    if rows is None:
-        return missing("accuracy_main.csv")
-    return table(
-        ["", "products", "tokens", "perplexity", "KL(float, quantised)", "top-1 agreement"],
-        [[r["row"], r["products"], r["tokens"],
-          f"{float(r['perplexity']):.2f} +- {float(r['perplexity_stderr']):.2f}",
-          f"{float(r['kl']):.4f} +- {float(r['kl_stderr']):.4f}",
-          f"{100 * float(r['top1']):.1f} %"] for r in rows])
-
-
-def ablation():
-    rows = read("accuracy_ablation.csv")
-    if rows is None:
-        return missing("accuracy_ablation.csv")
-    return table(["", "products", "perplexity", "KL"],
-                 [[r["row"], r["products"], f"{float(r['perplexity']):.2f}",
-                   f"{float(r['kl']):.4f} +- {float(r['kl_stderr']):.4f}"] for r in rows])
 
 
 def speed():
@@ -172,7 +135,7 @@ def engine_serve():
 
 
 TABLES = {f.__name__: f for f in
-          (accuracy, ablation, speed, llamacpp, gemm, ffn, producers, attention_prefill, attention_decode,
+          (*accuracy_tables.TABLES, speed, llamacpp, gemm, ffn, producers, attention_prefill, attention_decode,
            rope_kv_write, engine_prefill, engine_decode, engine_serve)}
 
 

@@ -1,0 +1,102 @@
+"""The README's tables of accuracy, from bench/results/accuracy_*.csv; see readme_tables.py."""
+
+import csv
+import pathlib
+import statistics
+
+RESULTS = pathlib.Path(__file__).resolve().parent.parent / "bench/results"
+
+
+def read(name):
+    path = RESULTS / name
+    if not path.exists():
+        return None
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    return list(csv.DictReader(lines))
+
+
+def table(header, rows):
+    out = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(out + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def missing(name):
+    return f"*Not measured yet: there is no bench/results/{name}.*"
+
+
+def with_error(row, value, digits, factor=1):
+    return f"{factor * float(row[value]):.{digits}f} +- {factor * float(row[value + '_stderr']):.{digits}f}"
+
+
+def accuracy():
+    rows = read("accuracy_main.csv")
+    if rows is None:
+        return missing("accuracy_main.csv")
+    full = {(r["row"], r["products"]): r for r in read("accuracy_full.csv") or []}
+
+    def whole(row):
+        found = full.get((row["row"], row["products"]))
+        return with_error(found, "perplexity", 2) if found else "-"
+
+    return table(["", "products", "perplexity, 303,104 tokens", "perplexity, 65,536",
+                  "KL(float, quantised), 65,536", "top-1 agreement"],
+                 [[r["row"], r["products"], whole(r), with_error(r, "perplexity", 2),
+                   with_error(r, "kl", 4), f"{100 * float(r['top1']):.1f} %"] for r in rows])
+
+
+def ablation():
+    rows = read("accuracy_ablation.csv")
+    if rows is None:
+        return missing("accuracy_ablation.csv")
+    return table(["", "products", "perplexity", "KL"],
+                 [[r["row"], r["products"], f"{float(r['perplexity']):.2f}", with_error(r, "kl", 4)]
+                  for r in rows])
+
+
+def seeds():
+    rows = read("accuracy_seeds.csv")
+    if rows is None:
+        return missing("accuracy_seeds.csv")
+    groups = {}
+    for r in rows:
+        groups.setdefault(r["row"].rsplit(", seed", 1)[0], []).append(float(r["kl"]))
+    lines = [[name, " / ".join(f"{kl:.4f}" for kl in kls), f"{statistics.mean(kls):.4f}",
+              f"{statistics.stdev(kls):.4f}" if len(kls) > 1 else "-"]
+             for name, kls in groups.items()]
+    return table(["", "KL of each seed", "mean", "spread"], lines)
+
+
+def texts():
+    rows = read("accuracy_texts.csv")
+    if rows is None:
+        return missing("accuracy_texts.csv")
+    columns = sorted({r["row"].split(", ", 1)[1] for r in rows})
+    found = {tuple(r["row"].split(", ", 1)): f"{float(r['kl']):.4f}" for r in rows}
+    recipes = list(dict.fromkeys(r["row"].split(", ", 1)[0] for r in rows))
+    return table([""] + columns,
+                 [[name] + [found.get((name, column), "-") for column in columns]
+                  for name in recipes])
+
+
+def tasks():
+    rows = read("accuracy_tasks.csv")
+    if rows is None:
+        return missing("accuracy_tasks.csv")
+    models = list(dict.fromkeys(r["row"] for r in rows))
+    names = list(dict.fromkeys(r["text"] for r in rows))
+    found = {(r["row"], r["text"]): r for r in rows}
+    lines = []
+    for model in models:
+        cells = [found.get((model, name)) for name in names]
+        if None not in cells:
+            mean = statistics.mean(float(c["accuracy"]) for c in cells)
+            error = sum(float(c["stderr"]) ** 2 for c in cells) ** 0.5 / len(cells)
+            whole = f"{100 * mean:.1f} +- {100 * error:.1f}"
+        else:
+            whole = "-"
+        lines.append([model] + [f"{100 * float(c['accuracy']):.1f} +- {100 * float(c['stderr']):.1f}"
+                                if c else "-" for c in cells] + [whole])
+    return table([""] + [f"{name}, %" for name in names] + ["mean"], lines)
+
+
+TABLES = (accuracy, ablation, seeds, texts, tasks)
