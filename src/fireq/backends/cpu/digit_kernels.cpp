@@ -22,6 +22,7 @@ namespace {
 constexpr std::array<float, 256> MakeScales() {
   std::array<float, 256> out{};
   for (size_t code = 0; code < out.size(); ++code) {
+    if ((code & 0x7F) == 0x7F) continue;  // NaN: never a weight's scale
     out[code] = E4M3ToFloat(static_cast<e4m3_t>(code)) * kE4M3MinSubnormal;
   }
   return out;
@@ -38,9 +39,7 @@ namespace fireq::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace {
 
-#if HWY_TARGET == HWY_SCALAR
-const DigitKernels* const kKernels = nullptr;
-#else
+#if HWY_TARGET != HWY_SCALAR
 
 constexpr size_t kHalfBlock = kBlockK / 2;  // bytes of 64 codes
 
@@ -204,7 +203,7 @@ void LoadDigits(const e4m3_t* x, int64_t n, int64_t k, DigitOrder order, const D
       const int32_t magnitude = codes[i] & 0x7F;
       const int32_t exponent = magnitude >> 3;
       const int32_t normal = static_cast<int32_t>(exponent != 0);
-      const int32_t units_of = (magnitude & 7 | normal << 3) << (exponent - normal);
+      const int32_t units_of = ((magnitude & 7) | normal << 3) << (exponent - normal);
       nan |= static_cast<int32_t>(magnitude == 0x7F);
       units[i] = (codes[i] & 0x80) != 0 ? -units_of : units_of;
     }
@@ -278,13 +277,16 @@ void Values(const uint8_t* codes, int64_t head_dim, const float* p, float* sums)
   }
 }
 
-constexpr DigitKernels kDigitKernels = {LoadDigits, DotDigits, Scores, Values};
-const DigitKernels* const kKernels = &kDigitKernels;
+constexpr DigitKernels kKernels = {LoadDigits, DotDigits, Scores, Values};
 #endif
 
 }  // namespace
 
-const DigitKernels* ChosenDigits() { return kKernels; }
+#if HWY_TARGET == HWY_SCALAR
+const DigitKernels* ChosenDigits() { return nullptr; }
+#else
+const DigitKernels* ChosenDigits() { return &kKernels; }
+#endif
 
 }  // namespace fireq::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
