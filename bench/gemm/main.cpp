@@ -171,7 +171,7 @@ class GemmBench {
     int bucket = 0;
     for (const sm90::GemmVariant& v : sm90::kGemmVariants) {
       const bool table = v.kernel == sm90::GemmKernel::kWide;
-      if (table != (products == Products::kTable)) continue;
+      if (table != (products == Products::kTable) || v.resident_groups > 0) continue;
       if (table) {
         for (const bool cut : {false, true})
           found.push_back({shape.n, shape.k, m_, v.name, 2, cut});

@@ -174,6 +174,70 @@ TEST_F(TwoBackends, LinearsOfEveryEpilogueAndProduct) {
   }
 }
 
+// A norm or a token quantisation with the linear behind it, which makes few rows' codes for itself.
+TEST_F(TwoBackends, LinearsBehindTheirCodes) {
+  struct Case {
+    int64_t rows, k;
+    std::vector<int64_t> parts;
+    bool gate_up;
+  };
+  for (const Case& c :
+       {Case{1, 4096, {2048, 512, 512}, false}, Case{4, 4096, {512, 512}, true},
+        Case{3, 1152, {128}, false}, Case{1, 14336, {4096}, false}, Case{2, 5120, {640}, false},
+        Case{1, 640, {192}, false}, Case{2, 576, {192}, false}, Case{9, 4096, {192}, false}}) {
+    LinearSpec spec;
+    for (const int64_t n : c.parts) spec.parts.push_back({.name = "w", .i4 = RandomWeight(n, c.k)});
+    spec.gate_up = c.gate_up;
+    const auto on_cpu = cpu_->Prepare(spec), on_gpu = gpu_->Prepare(spec);
+    const int64_t width = c.gate_up ? c.parts[0] : on_cpu->n();
+    const Tensor weight = RandomF32({c.k}, 0.5f, 1.5f);
+    const Tensor weight_on_gpu = gpu_->Upload(weight);
+    for (const bool norm : {true, false}) {
+      const Tensor x = RandomBf16({c.rows, c.k}, 3.0f), residual = RandomBf16({c.rows, width});
+      const auto run = [&](Backend& backend, const PreparedLinear& w, const Tensor& norm_weight) {
+        const ActTensor codes = Activation(backend, c.rows, c.k);
+        const Tensor y = Poisoned(backend, DType::kBF16, {c.rows, width});
+        const Tensor from = backend.Upload(x), add = backend.Upload(residual);
+        if (norm) {
+          backend.RmsNorm({.x = from, .weight = norm_weight, .eps = 1e-5f, .out = codes});
+        } else {
+          backend.Quantize({.x = from, .out = codes});
+        }
+        // Twice: what is made for one reader can be had again.
+        for (int i = 0; i < 2; ++i)
+          backend.Linear({.x = codes,
+                          .w = &w,
+                          .epilogue = c.gate_up ? Epilogue::kSiluMul : Epilogue::kResidual,
+                          .products = Products::kExact,
+                          .residual = c.gate_up ? Tensor() : add,
+                          .y = y});
+        return y;
+      };
+      const Tensor expected = run(*cpu_, *on_cpu, weight);
+      const Tensor got = run(*gpu_, *on_gpu, weight_on_gpu);
+      EXPECT_LT(RelativeError(expected, got), 3e-3)
+          << c.rows << " x " << c.k << (norm ? " normed" : "");
+    }
+  }
+}
+
+TEST_F(TwoBackends, CodesLeftToAReaderAreNotReadLater) {
+  LinearSpec spec;
+  spec.parts.push_back({.name = "w", .i4 = RandomWeight(128, 512)});
+  const auto w = gpu_->Prepare(spec);
+  const ActTensor codes = Activation(*gpu_, 1, 512);
+  const Tensor x = gpu_->Upload(RandomBf16({1, 512})), y = gpu_->Upload(RandomBf16({1, 128}));
+  const LinearArgs linear{.x = codes, .w = w.get(), .products = Products::kExact, .y = y};
+  gpu_->Quantize({.x = x, .out = codes});
+  gpu_->Linear(linear);
+  gpu_->Synchronize();
+  EXPECT_THROW(gpu_->Linear(linear), Error);
+  EXPECT_THROW(gpu_->Download(codes.values), Error);
+  gpu_->Quantize({.x = x, .out = codes});
+  EXPECT_NO_THROW(gpu_->Download(codes.values));
+  EXPECT_NO_THROW(gpu_->Linear(linear));
+}
+
 struct CacheCase {
   int64_t head_dim, heads, kv_heads;
   KvGrid grid;

@@ -9,6 +9,7 @@
 
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
 #include "fireq/backends/sm90/attn_prefill/launch.h"
+#include "fireq/backends/sm90/backend/awaited_codes.h"
 #include "fireq/backends/sm90/backend/bf16_gemm.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/prepared.h"
@@ -56,10 +57,6 @@ GemmPlan BatchInvariantPlan(const GemmShape& shape, Products products, const Gem
               "the GPU's batch-invariant linears compute table products only");
   constexpr int kWideCluster = 2;
   return MakeForcedGemmPlan(shape, FindGemmVariant("table_128x128"), kWideCluster, device);
-}
-
-QuantizedRows Rows(const ActTensor& tensor) {
-  return {tensor.values.as<uint8_t>(), tensor.scale.as<float>(), tensor.sums.as<float>()};
 }
 
 class DeviceTimePoint final : public TimePoint {
@@ -119,6 +116,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   }
   void UploadTo(const Tensor& host, const Tensor& to) override {
     ValidateCopy(host, to);
+    MakeCodes();
     if (host.size_bytes() <= UploadRing::kSlotBytes) {
       ring_.Copy(host.data(), host.size_bytes(), to.data(), stream_->get());
     } else {
@@ -126,6 +124,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
     }
   }
   Tensor Download(const Tensor& tensor) override {
+    MakeCodes(tensor.data());
     Tensor out = Tensor::Empty(tensor.dtype(), tensor.shape());
     FIREQ_CUDA(cudaMemcpyAsync(out.data(), tensor.data(), static_cast<size_t>(tensor.size_bytes()),
                                cudaMemcpyDeviceToHost, stream_->get()));
@@ -134,10 +133,14 @@ class Sm90Backend final : public Backend, public StreamOwner {
   }
   void Copy(const Tensor& from, const Tensor& to) override {
     ValidateCopy(from, to);
+    MakeCodes(from.data());
     FIREQ_CUDA(cudaMemcpyAsync(to.data(), from.data(), static_cast<size_t>(from.size_bytes()),
                                cudaMemcpyDeviceToDevice, stream_->get()));
   }
-  void Synchronize() override { stream_->Synchronize(); }
+  void Synchronize() override {
+    MakeCodes();
+    stream_->Synchronize();
+  }
   int64_t FreeBytes() override {
     size_t free = 0, total = 0;
     FIREQ_CUDA(cudaMemGetInfo(&free, &total));
@@ -158,10 +161,17 @@ class Sm90Backend final : public Backend, public StreamOwner {
     return out;
   }
 
-  std::unique_ptr<TimePoint> Mark() override { return std::make_unique<DeviceTimePoint>(*stream_); }
+  std::unique_ptr<TimePoint> Mark() override {
+    MakeCodes();
+    return std::make_unique<DeviceTimePoint>(*stream_);
+  }
   bool GainsByRecording() const override { return true; }
   std::unique_ptr<Recording> Record(std::function<void()> body) override {
-    return std::make_unique<GraphRecording>(stream_, body);
+    MakeCodes();
+    return std::make_unique<GraphRecording>(stream_, [&] {
+      body();
+      MakeCodes();
+    });
   }
 
   void Embed(const EmbedArgs& args) override;
@@ -174,6 +184,10 @@ class Sm90Backend final : public Backend, public StreamOwner {
   void Sample(const SampleArgs& args) override;
 
  private:
+  // Before an op that reads `wanted`, or none of the codes that a linear might make for itself.
+  void MakeCodes(const void* wanted = nullptr) { awaited_.Make(stream_->get(), wanted); }
+  bool RunResident(const LinearArgs& args, const GemmShape& shape, GemmI4F8Args gemm);
+
   void LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w);
   void RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType out, void* y);
   void Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len);
@@ -186,6 +200,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   DeviceBuffer<uint8_t> gemm_workspace_;
   Bf16Gemm bf16_gemm_;
   Tensor half_logits_;
+  AwaitedCodes awaited_;
   std::map<int64_t, Tensor> decode_workspaces_;  // by size; zeroed once, as the kernel wants it
   // The prefill plan of the last batch and what it was made for: every layer of a step uses the
   // same.
@@ -201,6 +216,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
 
 void Sm90Backend::Embed(const EmbedArgs& args) {
   Validate(args);
+  MakeCodes();
   CheckBorder(args.table, "the embedding");
   CheckBorder(args.out, "the residual stream");
   LaunchEmbed(args.ids.as<int32_t>(), args.table.as<bf16_t>(), args.ids.dim(0), args.table.dim(1),
@@ -209,6 +225,7 @@ void Sm90Backend::Embed(const EmbedArgs& args) {
 
 void Sm90Backend::GatherRows(const Tensor& x, const Tensor& rows, const Tensor& out) {
   ValidateGatherRows(x, rows, out);
+  MakeCodes();
   CheckBorder(x, "the residual stream");
   LaunchGatherRows(x.as<bf16_t>(), rows.as<int32_t>(), rows.dim(0), x.dim(1), out.as<bf16_t>(),
                    stream_->get());
@@ -217,35 +234,25 @@ void Sm90Backend::GatherRows(const Tensor& x, const Tensor& rows, const Tensor& 
 void Sm90Backend::RmsNorm(const RmsNormArgs& args) {
   Validate(args);
   CheckBorder(args.x, "the residual stream");
-  const int64_t rows = args.x.dim(0);
-  const int64_t k = args.x.dim(1);
-  if (args.out.values.dtype() == DType::kE4M3) {
-    RmsNormQuantArgs launch;
-    launch.x = args.x.as<bf16_t>();
-    launch.weight = args.weight.as<float>();
-    launch.eps = args.eps;
-    launch.rows = rows;
-    launch.k = k;
-    launch.out = Rows(args.out);
-    LaunchRmsNormQuant(launch, stream_->get());
-    return;
-  }
+  if (args.out.values.dtype() == DType::kE4M3)
+    return awaited_.Ask({args.x, args.weight, args.eps, args.out}, stream_->get());
+  MakeCodes();
   CheckBorder(args.out.values, "the output of a norm");
-  LaunchRmsNorm(args.x.as<bf16_t>(), args.weight.as<float>(), args.eps, rows, k,
-                args.out.values.as<bf16_t>(), stream_->get());
+  LaunchRmsNorm(args.x.as<bf16_t>(), args.weight.as<float>(), args.eps, args.x.dim(0),
+                args.x.dim(1), args.out.values.as<bf16_t>(), stream_->get());
 }
 
 void Sm90Backend::Quantize(const QuantizeArgs& args) {
   Validate(args);
   CheckBorder(args.x, "the input of a token quantisation");
-  LaunchQuantizeRows({args.x.as<bf16_t>(), args.x.dim(0), args.x.dim(1), Rows(args.out)},
-                     stream_->get());
+  awaited_.Ask({.x = args.x, .out = args.out}, stream_->get());
 }
 
 void Sm90Backend::Linear(const LinearArgs& args) {
   Validate(args);
   const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
   if (!w.quantized()) {
+    MakeCodes();
     CheckBorder(args.x.values, "the input of a BF16 linear");
     FIREQ_CHECK(args.epilogue == Epilogue::kNone && args.y.dtype() == DType::kF32, kUnsupported,
                 "a linear kept in BF16 inside a block: the CPU backend runs such checkpoints");
@@ -295,14 +302,33 @@ void Sm90Backend::RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType o
   gemm.y = y;
   gemm.workspace = gemm_workspace_.data();
   const GemmShape shape{tokens, w.layout.n, w.layout.k};
+  if (RunResident(args, shape, gemm)) return;
+  MakeCodes(gemm.x);
   LaunchGemmI4F8(args.reduction == Reduction::kBatchInvariant
                      ? BatchInvariantPlan(shape, args.products, device_)
                      : MakeGemmPlan(shape, args.products, device_),
                  gemm, stream_->get());
 }
 
+// Whether the codes of `gemm` are awaited, and the linear made them for itself.
+bool Sm90Backend::RunResident(const LinearArgs& args, const GemmShape& shape, GemmI4F8Args gemm) {
+  const CodesToMake* codes = awaited_.Find(gemm.x);
+  if (codes == nullptr || codes->x.dim(0) != shape.m ||
+      args.reduction == Reduction::kBatchInvariant)
+    return false;
+  const std::optional<GemmPlan> plan = MakeResidentGemmPlan(shape, args.products, device_);
+  if (!plan) return false;
+  gemm.bf16_x = codes->x.as<bf16_t>();
+  gemm.norm = codes->norm.defined() ? codes->norm.as<float>() : nullptr;
+  gemm.norm_eps = codes->eps;
+  LaunchGemmI4F8(*plan, gemm, stream_->get());
+  awaited_.MadeByReader(gemm.y);
+  return true;
+}
+
 void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   Validate(args);
+  MakeCodes();
   CheckBorder(args.qkv, "the output of the QKV GEMM");
   FIREQ_CHECK(args.q.values.dtype() == DType::kE4M3, kUnsupported, "queries are ",
               Name(args.q.values.dtype()), ": the GPU's attention takes E4M3");
@@ -328,7 +354,8 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   launch.kv_heads = args.kv.layout.kv_heads;
   launch.max_pages = static_cast<int32_t>(batch.page_table.dim(1));
   launch.programmatic = true;
-  // Token numbers in query_start are the step's, so a part of the sequences is pointers further on.
+  // Token numbers in query_start are the step's, so a part of the sequences is pointers further
+  // on.
   const int64_t decoding = ShortSequences(batch);
   for (const auto& [begin, end, max_query_len] :
        {SequenceRange{0, decoding, std::min(batch.max_query_len, kDecodeQueries)},
@@ -345,6 +372,7 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
 
 void Sm90Backend::Attention(const AttentionArgs& args) {
   Validate(args);
+  MakeCodes();
   FIREQ_CHECK(args.kv.layout.grid != KvGrid::kFloat && args.q.values.dtype() == DType::kE4M3,
               kUnsupported, "the GPU's attention needs E4M3 queries over an INT4 cache");
   CheckBorder(args.out, "the output of attention");
@@ -429,6 +457,7 @@ void Sm90Backend::Prefill(const AttentionArgs& args, int64_t first_sequence) {
 
 void Sm90Backend::Sample(const SampleArgs& args) {
   Validate(args);
+  MakeCodes();
   SampleLogitsParams launch;
   launch.logits = args.logits.as<float>();
   launch.rows = static_cast<const SampleRowParams*>(args.params.data());

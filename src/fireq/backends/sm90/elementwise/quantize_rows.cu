@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kRowThreads) QuantizeRows(QuantizeRowsArgs arg
 #pragma unroll
   for (int v = 0; v < kVectors; ++v)
     UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
-  WriteRow(row, RowAbsMax(row, shared), index, args.k, args.out);
+  WriteRow(row, RowAbsMax(row, shared), GlobalRow(args.out, index, args.k));
 }
 
 template <int kVectors>

@@ -14,18 +14,6 @@ __device__ __forceinline__ uint4 AddBf16(const uint4& x, const uint4& residual) 
 }
 
 template <int kVectors>
-__device__ __forceinline__ float SumOfSquares(const Row<kVectors>& row, float* shared) {
-  float sum = 0.0f;
-#pragma unroll
-  for (int v = 0; v < kVectors; ++v)
-#pragma unroll
-    for (int i = 0; i < kVectorWidth; ++i) sum = fmaf(row.value[v][i], row.value[v][i], sum);
-#pragma unroll
-  for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
-  return CombineWarps(sum, shared, [](float a, float b) { return a + b; });
-}
-
-template <int kVectors>
 __global__ void __launch_bounds__(kRowThreads) RmsNormQuant(RmsNormQuantArgs args) {
   __shared__ float sums[kRowThreads / 32];
   __shared__ uint32_t maxima[kRowThreads / 32];
@@ -47,18 +35,8 @@ __global__ void __launch_bounds__(kRowThreads) RmsNormQuant(RmsNormQuantArgs arg
     }
     UnpackBf16(packed, row.value[v]);
   }
-  const float mean = SumOfSquares(row, sums) / static_cast<float>(args.k);
-  const float inv_rms = 1.0f / sqrtf(mean + args.eps);
-#pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    if (!row.Has(v)) continue;
-    const auto* weight = reinterpret_cast<const float4*>(args.weight) + 2 * row.Index(v);
-    const float4 low = __ldg(weight), high = __ldg(weight + 1);
-    const float w[kVectorWidth] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-    for (int i = 0; i < kVectorWidth; ++i) row.value[v][i] = row.value[v][i] * inv_rms * w[i];
-  }
-  WriteRow(row, RowAbsMax(row, maxima), index, args.k, args.out);
+  Normalise(row, args.weight, args.eps, args.k, sums);
+  WriteRow(row, RowAbsMax(row, maxima), GlobalRow(args.out, index, args.k));
 }
 
 template <int kVectors>

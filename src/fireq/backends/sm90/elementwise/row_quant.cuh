@@ -1,4 +1,4 @@
-// One CTA a row, the row in registers: what the producers of E4M3 rows share.
+// One CTA a row at a time, the row in registers: what the producers of E4M3 rows share.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -20,14 +20,15 @@ inline constexpr int kRowThreads = 256;
 inline constexpr int kVectorWidth = 8;  // BF16 values in 16 bytes
 inline constexpr int kVectorsPerGroup = kGroup / kVectorWidth;
 
-// 8 kVectors values a thread: vector v of a thread is vector v * kRowThreads + thread of the row.
-template <int kVectors>
+// 8 kVectors values a thread: vector v of a thread is vector v * kThreads + thread of the row.
+template <int kVectors, int kThreads_ = kRowThreads>
 struct Row {
+  static constexpr int kThreads = kThreads_;
   float value[kVectors][kVectorWidth];
   int count;  // vectors of the row
 
   __device__ explicit Row(int64_t k) : count(static_cast<int>(k / kVectorWidth)) {}
-  __device__ static int Index(int v) { return v * kRowThreads + static_cast<int>(threadIdx.x); }
+  __device__ static int Index(int v) { return v * kThreads + static_cast<int>(threadIdx.x); }
   __device__ bool Has(int v) const { return Index(v) < count; }
 };
 
@@ -40,20 +41,50 @@ __device__ __forceinline__ void UnpackBf16(const uint4& packed, float (&out)[kVe
   }
 }
 
-// Combines one value a warp over the CTA; `shared` holds a slot a warp, not in use by others.
-template <class T, class Combine>
+// Combines one value a warp over the first kThreads threads of the CTA; `shared` holds a slot a
+// warp, not in use by others.
+template <int kThreads, class T, class Combine>
 __device__ __forceinline__ T CombineWarps(T value, T* shared, Combine combine) {
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
-  __syncthreads();
+  NamedBarrierSync(1, kThreads);
   T all = shared[0];
 #pragma unroll
-  for (int w = 1; w < kRowThreads / 32; ++w) all = combine(all, shared[w]);
+  for (int w = 1; w < kThreads / 32; ++w) all = combine(all, shared[w]);
   return all;
 }
 
+template <class AnyRow>
+__device__ __forceinline__ float SumOfSquares(const AnyRow& row, float* shared) {
+  float sum = 0.0f;
+#pragma unroll
+  for (const auto& vector : row.value)
+#pragma unroll
+    for (const float x : vector) sum = fmaf(x, x, sum);
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
+  return CombineWarps<AnyRow::kThreads>(sum, shared, [](float a, float b) { return a + b; });
+}
+
+// row *= weight / sqrt(mean of squares + eps)
+template <int kVectors, int kThreads>
+__device__ __forceinline__ void Normalise(Row<kVectors, kThreads>& row, const float* weights,
+                                          float eps, int64_t k, float* shared) {
+  const float mean = SumOfSquares(row, shared) / static_cast<float>(k);
+  const float inv_rms = 1.0f / sqrtf(mean + eps);
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) {
+    if (!row.Has(v)) continue;
+    const auto* weight = reinterpret_cast<const float4*>(weights) + 2 * row.Index(v);
+    const float4 low = __ldg(weight), high = __ldg(weight + 1);
+    const float w[kVectorWidth] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < kVectorWidth; ++i) row.value[v][i] = row.value[v][i] * inv_rms * w[i];
+  }
+}
+
 // Largest magnitude of the row. As unsigned bits a NaN is larger than any number, so it stays.
-template <int kVectors>
-__device__ __forceinline__ float RowAbsMax(const Row<kVectors>& row, uint32_t* shared) {
+template <int kVectors, int kThreads>
+__device__ __forceinline__ float RowAbsMax(const Row<kVectors, kThreads>& row, uint32_t* shared) {
   uint32_t bits = 0;
 #pragma unroll
   for (int v = 0; v < kVectors; ++v)
@@ -62,7 +93,7 @@ __device__ __forceinline__ float RowAbsMax(const Row<kVectors>& row, uint32_t* s
       if (row.Has(v)) bits = max(bits, __float_as_uint(row.value[v][i]) & 0x7FFFFFFFu);
   bits = __reduce_max_sync(0xFFFFFFFFu, bits);
   return __uint_as_float(
-      CombineWarps(bits, shared, [](uint32_t a, uint32_t b) { return max(a, b); }));
+      CombineWarps<kThreads>(bits, shared, [](uint32_t a, uint32_t b) { return max(a, b); }));
 }
 
 // Sum of eight codes: exact in FP32.
@@ -78,13 +109,25 @@ __device__ __forceinline__ float SumCodes(uint2 codes) {
   return sum;
 }
 
+// Where the row `index` of a QuantizedRows goes.
+struct GlobalRow {
+  const QuantizedRows& out;
+  int64_t index, k, groups;
+  __device__ GlobalRow(const QuantizedRows& rows, int64_t row, int64_t columns)
+      : out(rows), index(row), k(columns), groups((columns + kGroup - 1) / kGroup) {}
+  __device__ void Scale(float scale) const { out.scales[index] = scale; }
+  __device__ void Codes(int vector, uint2 codes) const {
+    *reinterpret_cast<uint2*>(out.codes + index * k + vector * kVectorWidth) = codes;
+  }
+  __device__ void Sum(int group, float sum) const { out.sums[index * groups + group] = sum; }
+};
+
 // Rounds and writes the row: codes, scale, sums of groups (16 neighbouring threads hold a group).
-template <int kVectors>
-__device__ __forceinline__ void WriteRow(const Row<kVectors>& row, float absmax, int64_t index,
-                                         int64_t k, const QuantizedRows& out) {
+template <int kVectors, int kThreads, class To>
+__device__ __forceinline__ void WriteRow(const Row<kVectors, kThreads>& row, float absmax,
+                                         const To& to) {
   const TokenScale scale = MakeTokenScale(absmax);
-  const int64_t groups = (k + kGroup - 1) / kGroup;
-  if (threadIdx.x == 0) out.scales[index] = scale.scale;
+  if (threadIdx.x == 0) to.Scale(scale.scale);
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     float x[kVectorWidth];
@@ -94,12 +137,11 @@ __device__ __forceinline__ void WriteRow(const Row<kVectors>& row, float absmax,
     const uint2 codes{FloatsToE4M3x4(x[0], x[1], x[2], x[3]),
                       FloatsToE4M3x4(x[4], x[5], x[6], x[7])};
     const int place = row.Index(v);
-    if (row.Has(v)) *reinterpret_cast<uint2*>(out.codes + index * k + place * kVectorWidth) = codes;
+    if (row.Has(v)) to.Codes(place, codes);
     float sum = SumCodes(codes);
 #pragma unroll
     for (int d = kVectorsPerGroup / 2; d > 0; d /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
-    if (place % kVectorsPerGroup == 0 && row.Has(v))
-      out.sums[index * groups + place / kVectorsPerGroup] = sum;
+    if (place % kVectorsPerGroup == 0 && row.Has(v)) to.Sum(place / kVectorsPerGroup, sum);
   }
 }
 

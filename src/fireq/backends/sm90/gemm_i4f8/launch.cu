@@ -33,13 +33,19 @@ void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
           plan.units == GemmUnits(v, a.layout.k),
       kInvalidArgument, "gemm_i4f8: the plan (", plan.why, ") is not for m ", a.m, ", n ",
       a.layout.n, ", k ", a.layout.k);
-  FIREQ_CHECK(a.tiles && a.row_scales && a.x && a.x_scales && a.y && (wide || a.x_sums) &&
+  const bool tokens =
+      v.resident_groups > 0 ? a.bf16_x != nullptr : a.x && a.x_scales && (wide || a.x_sums);
+  FIREQ_CHECK(a.tiles && a.row_scales && a.y && tokens &&
                   (a.epilogue != GemmEpilogue::kResidual || a.residual),
               kInvalidArgument, "gemm_i4f8: a null pointer");
   FIREQ_CHECK(!plan.cuts_tiles() || a.workspace, kInvalidArgument, "gemm_i4f8: the plan (",
               plan.why, ") needs a workspace");
-  FIREQ_CHECK(Aligned(a.workspace) && Aligned(a.tiles) && Aligned(a.row_scales) &&
-                  Aligned(a.bias) && Aligned(a.x) && Aligned(a.residual) && Aligned(a.y),
+  FIREQ_CHECK(v.resident_groups == 0 || (a.m <= v.tokens && a.layout.k % kGroup == 0 &&
+                                         a.layout.groups() <= v.resident_groups),
+              kInvalidArgument, "gemm_i4f8: ", v.name, " for m ", a.m, ", k ", a.layout.k);
+  FIREQ_CHECK(Aligned(a.bf16_x) && Aligned(a.norm) && Aligned(a.workspace) && Aligned(a.tiles) &&
+                  Aligned(a.row_scales) && Aligned(a.bias) && Aligned(a.x) && Aligned(a.residual) &&
+                  Aligned(a.y),
               kInvalidArgument, "gemm_i4f8: a pointer is not 16-byte aligned");
 }
 
@@ -68,6 +74,9 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   p.counts = static_cast<uint32_t*>(a.workspace);
   p.partials = static_cast<float*>(a.workspace) + kCountBytes / sizeof(float);
   p.out = a.out;
+  p.bf16_x = a.bf16_x;
+  p.norm = a.norm;
+  p.norm_eps = a.norm_eps;
   return p;
 }
 
@@ -115,7 +124,8 @@ GemmMaps MakeMaps(const GemmI4F8Args& a, const GemmVariant& v, int box_tokens) {
   const bool wide = v.kernel == GemmKernel::kWide;
   GemmMaps maps{};
   maps.weights = MakeWeightMap(a, v);
-  maps.tokens = MakeTokenMap(a, box_tokens, a.layout.k % kGroup == 0 ? v.groups : 1, wide);
+  if (v.resident_groups == 0)
+    maps.tokens = MakeTokenMap(a, box_tokens, a.layout.k % kGroup == 0 ? v.groups : 1, wide);
   if (wide) maps.outputs = MakeOutputMap(a, a.y);
   if (wide && a.epilogue == GemmEpilogue::kResidual) maps.residual = MakeOutputMap(a, a.residual);
   return maps;

@@ -25,6 +25,11 @@ struct GemmI4F8Args {
   const uint8_t* x = nullptr;         // E4M3 [m, k], row-major
   const float* x_scales = nullptr;    // [m]
   const float* x_sums = nullptr;      // [m, ceil(k/128)] sums of x's codes (read by *exact* only)
+  // Instead of x, its scales and sums, where the plan is MakeResidentGemmPlan's: the BF16 values
+  // [m, k] that are to be quantised, and what normalises them before, if anything does.
+  const uint16_t* bf16_x = nullptr;
+  const float* norm = nullptr;  // [k]
+  float norm_eps = 0.0f;
   GemmEpilogue epilogue = GemmEpilogue::kPlain;
   OutType out = OutType::kBf16;
   const void* residual = nullptr;  // [m, n] of `out`'s type

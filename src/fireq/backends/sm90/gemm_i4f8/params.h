@@ -30,6 +30,9 @@ struct GemmI4F8Params {
   int tiles_per_cluster;     // stream kernel
   int x_box_groups;          // stream kernel: groups one copy of x brings; 0: one, by column
   OutType out;
+  const uint16_t* bf16_x;  // resident tokens: BF16 [m, k]
+  const float* norm;       // and the weights [k] of the norm before they are quantised, or null
+  float norm_eps;
 };
 
 // What the copy engine knows of the operands.

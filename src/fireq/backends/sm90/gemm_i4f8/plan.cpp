@@ -158,4 +158,21 @@ GemmPlan MakeGemmPlan(const GemmShape& shape, Products products, const GemmDevic
   return resolved == Products::kTable ? BestWidePlan(shape, device) : BestStreamPlan(shape, device);
 }
 
+std::optional<GemmPlan> MakeResidentGemmPlan(const GemmShape& shape, Products products,
+                                             const GemmDevice& device) {
+  constexpr int64_t kMaxValues = 16384;  // that every CTA reads
+  if (ResolveProducts(products, shape.m) != Products::kExact || shape.k % kGroup != 0 ||
+      shape.m * shape.k > kMaxValues)
+    return std::nullopt;
+  const int cluster = MakeGemmPlan(shape, products, device).cluster;
+  for (const char* name : {"exact_8x64_resident40", "exact_8x64_resident112"}) {
+    const int variant = FindGemmVariant(name);
+    const GemmVariant& v = kGemmVariants[static_cast<size_t>(variant)];
+    if (shape.m <= v.tokens && shape.k <= v.resident_groups * kGroup &&
+        cluster <= GemmUnits(v, shape.k))
+      return MakeForcedGemmPlan(shape, variant, cluster, device);
+  }
+  return std::nullopt;
+}
+
 }  // namespace fireq::sm90

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -24,6 +25,9 @@ struct GemmVariant {
   int row_blocks;
   int groups;
   int groups_per_warpgroup;
+  // Not 0: takes BF16 tokens, which every CTA normalises and quantises for itself; up to so many
+  // groups of K.
+  int resident_groups = 0;
 };
 
 inline constexpr std::array kGemmVariants = {
@@ -36,6 +40,8 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"exact_64x192", GemmKernel::kStream, 64, 3, 1, 1},
     GemmVariant{"exact_64x192_deep", GemmKernel::kStream, 64, 3, 2, 2},
     GemmVariant{"exact_128x128", GemmKernel::kStream, 128, 2, 1, 1},
+    GemmVariant{"exact_8x64_resident40", GemmKernel::kStream, 8, 1, 8, 2, 40},
+    GemmVariant{"exact_8x64_resident112", GemmKernel::kStream, 8, 1, 4, 1, 112},
     GemmVariant{"table_256x128", GemmKernel::kWide, 256, 2, 1, 1},
     GemmVariant{"table_128x128", GemmKernel::kWide, 128, 2, 1, 1},
 };
@@ -91,6 +97,12 @@ GemmPlan MakeGemmPlan(const GemmShape& shape, Products products, const GemmDevic
 // cluster has more CTAs than there are steps of K, or is not 2 for the wide kernel.
 GemmPlan MakeForcedGemmPlan(const GemmShape& shape, int variant, int cluster,
                             const GemmDevice& device = {}, bool cut = false);
+
+// The plan that takes few tokens as BF16, cut as the plan of their codes is. Empty where
+// there is none: *table* products, many tokens (every CTA reads all of them), a K that is too long
+// or no multiple of 128.
+std::optional<GemmPlan> MakeResidentGemmPlan(const GemmShape& shape, Products products,
+                                             const GemmDevice& device = {});
 
 // Pipeline steps of a tile.
 int GemmUnits(const GemmVariant& variant, int64_t k);

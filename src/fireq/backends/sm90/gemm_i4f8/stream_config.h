@@ -17,7 +17,8 @@ constexpr int ConsumerRegisters(int threads, int producer) {
 }
 
 // kTokens x (64 kRowBlocks) outputs a tile; kGroups groups of 128 along K a pipeline step.
-template <int kTokens_, int kRowBlocks_, int kGroups_, int kGroupsPerWarpgroup_>
+template <int kTokens_, int kRowBlocks_, int kGroups_, int kGroupsPerWarpgroup_,
+          int kResidentGroups_ = 0>
 struct StreamConfig {
   static constexpr int kTokens = kTokens_;
   static constexpr int kRowBlocks = kRowBlocks_;
@@ -35,10 +36,20 @@ struct StreamConfig {
   static constexpr int kProducerRegisters = 56;
   static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
 
+  // Tokens that stay in shared memory, all of K, made there from BF16 (resident_tokens.cuh); else
+  // they come through the ring as codes.
+  static constexpr int kResidentGroups = kResidentGroups_;
+  static constexpr bool kResident = kResidentGroups > 0;
+  static_assert(kResidentGroups % kGroups == 0, "a last step reads whole groups");
+
   static constexpr int kXGroupBytes = kTokens * kGroup;
-  static constexpr int kXBytes = kGroups * kXGroupBytes;
+  static constexpr int kXBytes = kResident ? 0 : kGroups * kXGroupBytes;
   static constexpr int kWeightBytes = kRowBlocks * kGroups * kTileBytes;
-  static constexpr int kSumBytes = kGroups * kTokens * 4;
+  static constexpr int kSumBytes = kResident ? 0 : kGroups * kTokens * 4;
+  // Codes, sums, scales, and a slot a warp for what is combined over the CTA.
+  static constexpr int kResidentCodeBytes = kResidentGroups * kXGroupBytes;
+  static constexpr int kResidentBytes =
+      kResident ? AlignUp(kResidentCodeBytes + (kResidentGroups + 1) * kTokens * 4 + 256, 1024) : 0;
   // 1024: the 128-byte swizzle's atom.
   static constexpr int kStageBytes = AlignUp(kXBytes + kWeightBytes + kSumBytes, 1024);
 
@@ -49,10 +60,11 @@ struct StreamConfig {
   // fences of a cluster barrier; that takes a second buffer, which large tiles have no room for.
   static constexpr bool kPairs = kTokens <= 64;
   static constexpr int kHandoverBytes = kPairs ? kPartialBytes : 0;
-  static constexpr int kStages =
-      (kSharedBytesPerCta - kPartialBytes - kHandoverBytes - 512) / kStageBytes;  // 512: barriers
+  static constexpr int kStages =  // 512: barriers
+      (kSharedBytesPerCta - kResidentBytes - kPartialBytes - kHandoverBytes - 512) / kStageBytes;
   static constexpr int kRingBytes = kStages * kStageBytes;
-  static constexpr int kBarrierOffset = kRingBytes + kPartialBytes + kHandoverBytes;
+  static constexpr int kBarrierOffset =
+      kResidentBytes + kRingBytes + kPartialBytes + kHandoverBytes;
   static constexpr int kSharedBytes = kBarrierOffset + (2 * kStages + 1) * 8;
   static_assert(kStages >= 3 && kSharedBytes <= kSharedBytesPerCta);
   static_assert(kPartialBytes <= kRingBytes, "a tail's sums reuse the ring");

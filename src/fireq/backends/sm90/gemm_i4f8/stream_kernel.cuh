@@ -15,6 +15,7 @@
 #include "fireq/backends/sm90/gemm_i4f8/epilogue.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/operand.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
+#include "fireq/backends/sm90/gemm_i4f8/resident_tokens.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/backends/sm90/gemm_i4f8/stream_config.h"
@@ -37,7 +38,7 @@ __device__ __forceinline__ void CopyAsyncArrive(Mbarrier* barrier) {
 
 template <class Config>
 struct StreamShared {
-  uint8_t* base;
+  uint8_t* base;  // of the ring, behind the resident tokens
   __device__ uint8_t* x(int stage) const { return base + stage * Config::kStageBytes; }
   __device__ uint8_t* w(int stage) const { return x(stage) + Config::kXBytes; }
   __device__ float* sums(int stage) const {
@@ -51,9 +52,11 @@ struct StreamShared {
   __device__ float* handover() const { return partial(false) + Config::kPartialBytes / 4; }
   __device__ Mbarrier* handed_over() const { return empty(Config::kStages); }
   __device__ Mbarrier* full(int stage) const {
-    return reinterpret_cast<Mbarrier*>(base + Config::kBarrierOffset) + stage;
+    return reinterpret_cast<Mbarrier*>(base - Config::kResidentBytes + Config::kBarrierOffset) +
+           stage;
   }
   __device__ Mbarrier* empty(int stage) const { return full(stage) + Config::kStages; }
+  __device__ ResidentTokens<Config> resident() const { return {base - Config::kResidentBytes}; }
 };
 
 // The two producer warps. What a step needs is computed once a segment: one warp's instructions are
@@ -143,13 +146,23 @@ struct StreamConsumer {
   int block;   // which of the unit's row blocks
   int group;   // the first of the unit's groups that are this warpgroup's
   RingPlace<Config::kStages> at{};
+  int unit = 0;  // of K, at hand
+
+  // Tokens' codes and sums of group g of the step.
+  __device__ const uint8_t* Codes(int g) const {
+    if constexpr (Config::kResident) return shared.resident().codes(unit * Config::kGroups + g);
+    return shared.x(at.stage) + g * Config::kXGroupBytes;
+  }
+  __device__ const float* Sums(int g) const {
+    if constexpr (Config::kResident) return shared.resident().sums(unit * Config::kGroups + g);
+    return shared.sums(at.stage) + g * kTokens;
+  }
 
   // Starts the products of one group of the step.
   __device__ void Multiply(float (&acc)[kTokens / 2], uint32_t (&a)[16], int g) const {
     ExactOperands(LoadCodes(Tile(g), thread), a);
     WgmmaFence();
-    MultiplyGroup<kTokens>(acc, a,
-                           DescriptorSwizzle128(shared.x(at.stage) + g * Config::kXGroupBytes), 0);
+    MultiplyGroup<kTokens>(acc, a, DescriptorSwizzle128(Codes(g)), 0);
     WgmmaCommit();
   }
   __device__ const uint8_t* Tile(int g) const {
@@ -158,7 +171,7 @@ struct StreamConsumer {
   // total -= scale x zero point x sum of tokens, while the products are on their way.
   __device__ void AddZeroPoints(float (&total)[kTokens / 2], const GroupScales& scales,
                                 int g) const {
-    const float* sums = shared.sums(at.stage) + g * kTokens + 2 * (thread % 4);
+    const float* sums = Sums(g) + 2 * (thread % 4);
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
       const float2 x_sum = *reinterpret_cast<const float2*>(sums + 8 * j);
@@ -211,7 +224,7 @@ struct StreamConsumer {
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) total[i] = 0.0f;
 #pragma unroll 1
-    for (int unit = segment.begin; unit < segment.end; ++unit) {
+    for (unit = segment.begin; unit < segment.end; ++unit) {
       MbarrierWait(shared.full(at.stage), at.parity);
       if (Config::kGroups == 1 || unit * Config::kGroups + group < p.groups) AddStep(total);
       // Orders this warp's reads of the stage before the producer's next copy into it.
@@ -261,7 +274,7 @@ struct PartialSums {
 
 // Outputs [share / shares, (share + 1) / shares) of a tile.
 template <class Config, class Epilogue>
-__device__ __forceinline__ void FinishTile(const GemmI4F8Params& p,
+__device__ __forceinline__ void FinishTile(const GemmI4F8Params& p, const float* x_scales,
                                            const PartialSums<Config>& partials, int tile, int share,
                                            int shares, int thread) {
   constexpr int kOutRows = Config::kRowBlocks * kTileRows / Epilogue::kRowsPerOutput;
@@ -278,7 +291,7 @@ __device__ __forceinline__ void FinishTile(const GemmI4F8Params& p,
     if (token >= p.m || out_row >= out_rows) continue;
     const int row = Epilogue::kRowsPerOutput == 1 ? local : local / 8 * 16 + local % 8;
     const int packed_row = super_block * Config::kRowBlocks * kTileRows + row;
-    const float x_scale = p.x_scales[token];
+    const float x_scale = x_scales[token];
     const int64_t at = token * p.ldy + out_row;
     float4 v = ScaleAndBias(p, partials.Sum(i / (kOutRows / 4), row), x_scale, packed_row);
     uint2 out;
@@ -293,6 +306,12 @@ __device__ __forceinline__ void FinishTile(const GemmI4F8Params& p,
   }
 }
 
+template <class Config>
+__device__ __forceinline__ const float* TokenScales(const GemmI4F8Params& p,
+                                                    const StreamShared<Config>& shared) {
+  return Config::kResident ? shared.resident().scales() : p.x_scales;
+}
+
 // The consumers' share of a CTA's run: whole tiles are finished, parts are left in shared memory.
 template <class Config, class Epilogue>
 __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
@@ -303,6 +322,8 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
   StreamConsumer<Config> consumer{p, shared, static_cast<int>(threadIdx.x % 128),
                                   warpgroup / Config::kGroupSets, warpgroup % Config::kGroupSets};
   GridDependencyWait();  // token scales and the residual are the kernel's before this one
+  if constexpr (Config::kResident) MakeResidentTokens<Config>(p, shared.resident());
+  const float* x_scales = TokenScales(p, shared);
   float total[Config::kTokens / 2];
   const int count = schedule.NumSegments(rank);
 #pragma unroll 1
@@ -321,7 +342,8 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
       NamedBarrierSync(1, Config::kConsumerThreads);
       if (tail) {
         const PartialSums<Config> both{shared.partial(false), shared.handover(), rank, 2, 0};
-        FinishTile<Config, Epilogue>(p, both, first_tile + segment.tile, 0, 1, threadIdx.x);
+        FinishTile<Config, Epilogue>(p, x_scales, both, first_tile + segment.tile, 0, 1,
+                                     threadIdx.x);
       } else if (threadIdx.x == 0) {
         BulkSendToCluster(shared.handover(), Config::kPartialBytes, shared.handed_over(), 0);
       }
@@ -333,7 +355,7 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
     if (!whole) continue;
     NamedBarrierSync(1, Config::kConsumerThreads);  // sums written -> sums read
     const PartialSums<Config> own{shared.partial(false), nullptr, rank, 1, 0};
-    FinishTile<Config, Epilogue>(p, own, first_tile + segment.tile, 0, 1, threadIdx.x);
+    FinishTile<Config, Epilogue>(p, x_scales, own, first_tile + segment.tile, 0, 1, threadIdx.x);
     NamedBarrierSync(1, Config::kConsumerThreads);  // sums read -> next sums written
   }
 }
@@ -351,8 +373,8 @@ __device__ __forceinline__ void StreamCombine(const GemmI4F8Params& p,
     const int first = schedule.FirstRank(segment.tile), last = schedule.LastRank(segment.tile);
     const PartialSums<Config> parts{shared.partial(true), shared.partial(false), first,
                                     last - first + 1, 1};
-    FinishTile<Config, Epilogue>(p, parts, first_tile + segment.tile, rank - first, parts.count,
-                                 threadIdx.x);
+    FinishTile<Config, Epilogue>(p, TokenScales(p, shared), parts, first_tile + segment.tile,
+                                 rank - first, parts.count, threadIdx.x);
   }
 }
 
@@ -361,7 +383,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     GemmI4F8Stream(const __grid_constant__ GemmI4F8Params p,
                    const __grid_constant__ GemmMaps maps) {
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
-  const StreamShared<Config> shared{dynamic_shared};
+  const StreamShared<Config> shared{dynamic_shared + Config::kResidentBytes};
   const int warp = threadIdx.x / 32;
   const int rank = static_cast<int>(ClusterRank());
   const int ranks = static_cast<int>(ClusterSize());
@@ -370,7 +392,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                                  Config::kPairs && ranks == 2};
   if (threadIdx.x == 0) {
     for (int s = 0; s < Config::kStages; ++s) {
-      MbarrierInit(shared.full(s), 2 + 32);  // two announcers of copies, 32 lanes of cp.async
+      // Two announcers of copies, 32 lanes of cp.async; or the weights' alone.
+      MbarrierInit(shared.full(s), Config::kResident ? 1 : 2 + 32);
       MbarrierInit(shared.empty(s), Config::kConsumerThreads / 32);
     }
     if (schedule.pair) {
@@ -389,7 +412,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     const int lane = threadIdx.x % 32;
     StreamProducer<Config> copies{p, shared, schedule, rank, first_tile};
     if (has_work && producer == 0 && lane == 0) copies.CopyWeights(maps.weights);
-    if (has_work && producer == 1) copies.CopyTokens(maps.tokens, lane);
+    if constexpr (!Config::kResident) {
+      if (has_work && producer == 1) copies.CopyTokens(maps.tokens, lane);
+    }
     __syncwarp();
     if (schedule.pair) ClusterWait();
   } else {

@@ -1,0 +1,62 @@
+// Few tokens, normalised and quantised by every CTA for itself: what a kernel of its own would take
+// to start, to end and to be waited for is more than what it does.
+#pragma once
+
+#include "fireq/backends/sm90/elementwise/row_quant.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/params.h"
+
+namespace fireq::sm90 {
+
+template <class Config>
+struct ResidentTokens {
+  uint8_t* base;  // 1024-byte aligned: the 128-byte swizzle's atom
+  __device__ uint8_t* codes(int group) const { return base + group * Config::kXGroupBytes; }
+  __device__ float* sums(int group) const {
+    return reinterpret_cast<float*>(base + Config::kResidentCodeBytes) + group * Config::kTokens;
+  }
+  __device__ float* scales() const { return sums(Config::kResidentGroups); }
+  __device__ float* slots() const { return scales() + Config::kTokens; }
+};
+
+// One token's place.
+template <class Config>
+struct ResidentRow {
+  ResidentTokens<Config> tokens;
+  int token;
+  __device__ void Scale(float scale) const { tokens.scales()[token] = scale; }
+  __device__ void Codes(int vector, uint2 codes) const {
+    const int chunk = vector % kVectorsPerGroup / 2;  // of 16 bytes
+    *reinterpret_cast<uint2*>(tokens.codes(vector / kVectorsPerGroup) + token * kGroup +
+                              (chunk ^ token % 8) * 16 + vector % 2 * 8) = codes;
+  }
+  __device__ void Sum(int group, float sum) const { tokens.sums(group)[token] = sum; }
+};
+
+// All consumer threads. Tokens past m stay what they are: they reach only outputs that are not
+// stored. Groups past K meet weights of zero and so must be numbers.
+template <class Config>
+__device__ __forceinline__ void MakeResidentTokens(const GemmI4F8Params& p,
+                                                   ResidentTokens<Config> tokens) {
+  constexpr int kThreads = Config::kConsumerThreads;
+  constexpr int kVectors = CeilDiv(Config::kResidentGroups * kVectorsPerGroup, kThreads);
+  const int k = p.groups * kGroup;
+  for (int token = 0; token < p.m; ++token) {
+    Row<kVectors, kThreads> row(k);
+    const auto* x = reinterpret_cast<const uint4*>(p.bf16_x + int64_t{token} * k);
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v)
+      UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
+    if (p.norm != nullptr) Normalise(row, p.norm, p.norm_eps, k, tokens.slots());
+    // In turn: a slow warp may still read the maxima of the token before.
+    auto* maxima = reinterpret_cast<uint32_t*>(tokens.slots() + (1 + token % 2) * (kThreads / 32));
+    WriteRow(row, RowAbsMax(row, maxima), ResidentRow<Config>{tokens, token});
+  }
+  const int end = AlignUp(p.groups, Config::kGroups);
+  for (int i = p.groups * Config::kXGroupBytes / 4 + static_cast<int>(threadIdx.x);
+       i < end * Config::kXGroupBytes / 4; i += kThreads)
+    reinterpret_cast<uint32_t*>(tokens.base)[i] = 0;
+  FenceProxyAsync();  // codes written -> codes multiplied
+  NamedBarrierSync(1, kThreads);
+}
+
+}  // namespace fireq::sm90
