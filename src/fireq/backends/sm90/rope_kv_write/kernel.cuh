@@ -51,10 +51,17 @@ class RopeKvWriter {
     active_ = query >= 0 && query < queries && head_ < p_.num_heads + 2 * p_.kv_heads;
     token_ = first + query;
     position_ = start + query;
+    // What does not come from the kernel before this one is on its way while that one ends.
     if (active_) {
-      Load();
       page_ = p_.page_table[int64_t{sequence} * p_.max_pages + position_ / kTokensPerPage];
+      if (head_ < p_.num_heads + p_.kv_heads) {
+        LoadRotation();
+      } else if constexpr (kShort) {
+        LoadNeighbours(Block(head_ - p_.num_heads - p_.kv_heads));
+      }
     }
+    GridDependencyWait();
+    if (active_) Load();
     Dispatch();
   }
 
@@ -108,6 +115,17 @@ class RopeKvWriter {
     }
   }
 
+  __device__ __forceinline__ void LoadRotation() {
+    const int64_t row = int64_t{position_} * (kDim / 2) + 8 * lane_;
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+      const float4 c = __ldg(reinterpret_cast<const float4*>(p_.rope_cos + row + i));
+      const float4 s = __ldg(reinterpret_cast<const float4*>(p_.rope_sin + row + i));
+      cosine_[i] = c.x, cosine_[i + 1] = c.y, cosine_[i + 2] = c.z, cosine_[i + 3] = c.w;
+      sine_[i] = s.x, sine_[i + 1] = s.y, sine_[i + 2] = s.z, sine_[i + 3] = s.w;
+    }
+  }
+
   __device__ __forceinline__ void Multiply(const float* factors) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) x_[i] *= factors[Dim(i)];
@@ -125,15 +143,12 @@ class RopeKvWriter {
       for (int i = 0; i < 16; ++i) x_[i] *= inverse;
       Multiply(norm);
     }
-    const int64_t row = int64_t{position_} * (kDim / 2) + 8 * lane_;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float cosine = p_.rope_cos[row + i];
-      const float sine = p_.rope_sin[row + i];
       const float a = x_[i];
       const float b = x_[i + 8];
-      x_[i] = a * cosine - b * sine;
-      x_[i + 8] = b * cosine + a * sine;
+      x_[i] = a * cosine_[i] - b * sine_[i];
+      x_[i + 8] = b * cosine_[i] + a * sine_[i];
     }
     if (crs != nullptr) Multiply(crs + int64_t{kv_head} * kDim);
     if (p_.hadamard) Hadamard();
@@ -282,18 +297,19 @@ class RopeKvWriter {
     }
   }
 
-  __device__ __forceinline__ void ReplaceNibbles(uint8_t* block, const uint32_t (&words)[4]) const {
-    uint32_t old[16];
+  // The bytes whose other nibbles stay: of tokens 8 apart, and so of another step.
+  __device__ __forceinline__ void LoadNeighbours(const uint8_t* block) {
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      old[i] = block[Layout().VCode(position_ % kTokensPerPage, Dim(i)).byte];
-    }
+    for (int i = 0; i < 16; ++i)
+      neighbours_[i] = block[Layout().VCode(position_ % kTokensPerPage, Dim(i)).byte];
+  }
+  __device__ __forceinline__ void ReplaceNibbles(uint8_t* block, const uint32_t (&words)[4]) const {
     const int shift = Layout().VCode(position_ % kTokensPerPage, 0).shift;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
       const uint32_t code = words[i / 4] >> (8 * (i % 4)) & 0xFu;
       block[Layout().VCode(position_ % kTokensPerPage, Dim(i)).byte] =
-          static_cast<uint8_t>((old[i] & (0xF0u >> shift)) | code << shift);
+          static_cast<uint8_t>((neighbours_[i] & (0xF0u >> shift)) | code << shift);
     }
   }
 
@@ -347,6 +363,9 @@ class RopeKvWriter {
   int32_t position_ = 0;
   int32_t page_ = 0;
   float x_[16] = {};
+  float cosine_[8] = {};
+  float sine_[8] = {};
+  uint32_t neighbours_[kShort ? 16 : 1] = {};
 };
 
 template <int kDim, bool kShort>
@@ -354,7 +373,6 @@ __global__ void __launch_bounds__(RopeKvWriter<kDim, kShort>::kThreads)
     RopeKvWrite(const __grid_constant__ RopeKvWriteParams p) {
   __shared__ __align__(16) uint8_t codes[kShort ? 16 : kRopeVectors * kDim];
   GridDependencyLaunch();
-  GridDependencyWait();
   RopeKvWriter<kDim, kShort>(p, codes).Run();
 }
 
