@@ -109,6 +109,7 @@ CHOOSE = [
     ("RPN and CRS for Hadamard", "default", "rpn=true crs=true hadamard.qk=false"),
     ("default without following", "default", "follow=false"),
     ("follow damping 0.3", "default", "follow.damping=0.3"),
+    ("follow damping 3", "default", "follow.damping=3"),
     ("without rotation of V", "default", "rotate.v=false"),
     ("signed grid, table products", "default", "weights.grid=signed weights.products=table"),
     ("damping 0.03", "default", "weights.damping=0.03"),
