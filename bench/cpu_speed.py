@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Speed of a model on the CPU backend: decode at a short and a long context, prefill, evaluation.
 
-    bench/cpu_speed.py MODEL [--threads 2] [--fireq build/cpu/fireq]
+    bench/cpu_speed.py MODEL [--threads 2] [--kernels avx512_bf16|avx2] [--fireq build/cpu/fireq]
 
 Each figure is the median of five runs of the program on an otherwise idle machine; text is a fixed
 random choice of words, since speed does not depend on what is said. Writes
-bench/results/cpu_speed.csv. Standard library only.
+bench/results/cpu_speed_KERNELS.csv: say which kernels this processor takes. Standard library only.
 """
 
 import argparse
 import csv
 import json
+import os
 import pathlib
 import random
 import statistics
@@ -26,6 +27,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--threads", default="2")
+    parser.add_argument("--kernels", default="avx2", choices=["avx512_bf16", "avx2"])
     parser.add_argument("--fireq", default="build/cpu/fireq")
     return parser.parse_args()
 
@@ -33,6 +35,7 @@ def parse_arguments():
 def main():
     arguments = parse_arguments()
     rng = random.Random(0)
+    load_before = os.getloadavg()[0]
 
     def run(*command):
         return json.loads(subprocess.run(
@@ -59,10 +62,11 @@ def main():
         ("prefill of 2048", median("prefill_tokens_per_second", 2048, 1)),
         ("evaluation at context 2048", evaluation),
     ]
-    path = pathlib.Path(__file__).parent / "results/cpu_speed.csv"
+    path = pathlib.Path(__file__).parent / f"results/cpu_speed_{arguments.kernels}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
-        file.write(f"# bench/cpu_speed.py {pathlib.Path(arguments.model).name} --threads {arguments.threads}\n")
+        file.write(f"# bench/cpu_speed.py {pathlib.Path(arguments.model).name} --threads {arguments.threads} "
+                   f"--kernels {arguments.kernels}; load average {load_before:.1f} before\n")
         out = csv.writer(file)
         out.writerow(["what", "tokens_per_second"])
         for what, rate in rows:

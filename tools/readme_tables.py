@@ -20,10 +20,14 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def speed():
-    rows = read("cpu_speed.csv")
-    if rows is None:
-        return missing("cpu_speed.csv")
-    return table(["", "tokens/s"], [[r["what"], f"{float(r['tokens_per_second']):.0f}"] for r in rows])
+    kernels = {name: read(f"cpu_speed_{name}.csv") for name in ("avx512_bf16", "avx2")}
+    kernels = {name: rows for name, rows in kernels.items() if rows is not None}
+    if not kernels:
+        return missing("cpu_speed_*.csv")
+    whats = [r["what"] for r in next(iter(kernels.values()))]
+    rates = {name: {r["what"]: float(r["tokens_per_second"]) for r in rows} for name, rows in kernels.items()}
+    return table(["tokens/s", *(name.upper().replace("_", "-") for name in kernels)],
+                 [[what, *(f"{rates[name][what]:.0f}" for name in kernels)] for what in whats])
 
 
 def llamacpp():
