@@ -1,11 +1,9 @@
-// An AttentionCase in device memory, what every attention kernel must show on it, and the skip of a
-// test that needs a GPU.
+// An AttentionCase in device memory and what every attention kernel must show on it.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <random>
@@ -13,18 +11,10 @@
 
 #include "fireq/backends/sm90/runtime/device_buffer.h"
 #include "fireq/formats/bf16.h"
+#include "tests/backends/sm90/needs_hopper.h"
 #include "tests/support/reference_attention.h"
 
 namespace fireq::testing {
-
-// Without a Hopper GPU: skips the test, or fails it where FIREQ_REQUIRE_GPU is set.
-#define FIREQ_NEEDS_HOPPER()                                                      \
-  do {                                                                            \
-    if (!::fireq::sm90::HasHopper()) {                                            \
-      if (std::getenv("FIREQ_REQUIRE_GPU") != nullptr) FAIL() << "no Hopper GPU"; \
-      GTEST_SKIP() << "no Hopper GPU";                                            \
-    }                                                                             \
-  } while (false)
 
 struct AttentionOnDevice {
   explicit AttentionOnDevice(const AttentionCase& c)

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <map>
 #include <random>
 
@@ -12,6 +11,7 @@
 #include "fireq/engine/generate.h"
 #include "fireq/measure/trace_compare.h"
 #include "fireq/model/synthetic.h"
+#include "tests/backends/sm90/needs_hopper.h"
 
 namespace fireq {
 namespace {
@@ -19,10 +19,7 @@ namespace {
 class DeviceModel : public testing::Test {
  protected:
   void SetUp() override {
-    if (!HasSm90()) {
-      if (std::getenv("FIREQ_REQUIRE_GPU") != nullptr) FAIL() << "no Hopper GPU";
-      GTEST_SKIP() << "no Hopper GPU";
-    }
+    FIREQ_NEEDS_HOPPER();
     gpu_ = MakeSm90Backend();
     model_ = MakeSyntheticModel(*gpu_, SyntheticConfig("tiny"));
   }

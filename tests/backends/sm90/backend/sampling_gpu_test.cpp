@@ -2,12 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <random>
 
 #include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/backends/sm90/backend/sm90_backend.h"
 #include "fireq/engine/token_sampler.h"
+#include "tests/backends/sm90/needs_hopper.h"
 
 namespace fireq {
 namespace {
@@ -15,10 +15,7 @@ namespace {
 class DeviceSampling : public testing::Test {
  protected:
   void SetUp() override {
-    if (!HasSm90()) {
-      if (std::getenv("FIREQ_REQUIRE_GPU") != nullptr) FAIL() << "no Hopper GPU";
-      GTEST_SKIP() << "no Hopper GPU";
-    }
+    FIREQ_NEEDS_HOPPER();
     gpu_ = MakeSm90Backend();
     cpu_ = MakeCpuBackend({.num_threads = 4});
   }

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <numeric>
 #include <random>
 
@@ -12,6 +11,7 @@
 #include "fireq/formats/bf16.h"
 #include "fireq/formats/e4m3.h"
 #include "fireq/formats/kv_page.h"
+#include "tests/backends/sm90/needs_hopper.h"
 
 namespace fireq {
 namespace {
@@ -19,10 +19,7 @@ namespace {
 class TwoBackends : public testing::Test {
  protected:
   void SetUp() override {
-    if (!HasSm90()) {
-      if (std::getenv("FIREQ_REQUIRE_GPU") != nullptr) FAIL() << "no Hopper GPU";
-      GTEST_SKIP() << "no Hopper GPU";
-    }
+    FIREQ_NEEDS_HOPPER();
     cpu_ = MakeCpuBackend();
     gpu_ = MakeSm90Backend();
   }

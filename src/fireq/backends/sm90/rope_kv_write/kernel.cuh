@@ -42,10 +42,10 @@ class RopeKvWriter {
       query = static_cast<int32_t>(blockIdx.x);
       head_ = static_cast<int>(blockIdx.y) * kRopeVectors + vector_;
     } else {
-      // Group of 16 positions number blockIdx.x from the one that holds query 0.
-      query = (start / kVGroupTokens + static_cast<int32_t>(blockIdx.x)) * kVGroupTokens + vector_ -
+      // Group of 16 positions number blockIdx.y from the one that holds query 0.
+      query = (start / kVGroupTokens + static_cast<int32_t>(blockIdx.y)) * kVGroupTokens + vector_ -
               start;
-      head_ = static_cast<int>(blockIdx.y);
+      head_ = static_cast<int>(blockIdx.x);
       if (query - vector_ >= queries) return;  // the whole CTA
     }
     active_ = query >= 0 && query < queries && head_ < p_.num_heads + 2 * p_.kv_heads;

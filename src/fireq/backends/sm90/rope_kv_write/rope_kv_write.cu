@@ -32,8 +32,11 @@ void LaunchDim(const RopeKvWriteParams& p, cudaStream_t stream) {
   } else {
     // A run of n tokens touches at most ceil((n - 1) / 16) + 1 groups.
     const int groups = CeilDiv(p.max_query_len - 1, kVGroupTokens) + 1;
+    FIREQ_CHECK(groups <= 65535, kUnsupported, "rope_kv_write: ", p.max_query_len,
+                " tokens of a sequence in a step");
+    // Heads first: CTAs that run together then read and write the same tokens' rows, and rotations.
     Launch<kDim, false>(
-        p, dim3(static_cast<unsigned>(groups), static_cast<unsigned>(heads), sequences), stream);
+        p, dim3(static_cast<unsigned>(heads), static_cast<unsigned>(groups), sequences), stream);
   }
 }
 
