@@ -1,7 +1,7 @@
 // Times the attention kernels; one CSV row a shape on stdout.
 //
-// The floor of decode is the cache's INT4 bytes at the rate of a kernel that only reads, measured by
-// this program. Caches rotate past the L2.
+// The floor of decode is the cache's INT4 bytes at the rate of a kernel that only reads, measured
+// by this program. Caches rotate past the L2.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>

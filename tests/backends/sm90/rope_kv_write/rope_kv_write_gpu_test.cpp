@@ -15,14 +15,7 @@
 namespace fireq::sm90 {
 namespace {
 
-struct Case {
-  const char* name;
-  std::vector<int32_t> query_len;
-  std::vector<int32_t> context_len;
-  int heads;
-  int kv_heads;
-  int head_dim;
-  KvGrid grid;
+struct Case : testing::NamedAttentionCase {
   bool norm;
   bool crs;
   bool hadamard;
@@ -202,15 +195,15 @@ constexpr KvGrid kAsym = KvGrid::kAsymmetric;
 INSTANTIATE_TEST_SUITE_P(
     , RopeKvWriteCases,
     ::testing::Values(
-        Case{"decode", {1, 1, 1, 1}, {1, 64, 65, 301}, 32, 8, 128, kAsym, false, false, false},
-        Case{"speculative", {8, 3, 0, 5}, {8, 66, 12, 69}, 8, 2, 128, kAsym, false, true, false},
-        Case{"prefill", {100, 64, 9}, {100, 64, 9}, 8, 2, 128, kAsym, false, false, false},
-        Case{"chunk", {70, 1, 30}, {205, 77, 45}, 8, 2, 128, kAsym, true, true, false},
-        Case{"hadamard", {40, 9}, {40, 150}, 4, 4, 128, kAsym, false, false, true},
-        Case{"64", {40, 9, 3}, {40, 150, 11}, 8, 2, 64, kAsym, true, true, true},
-        Case{"64 decode", {1, 2}, {40, 150}, 14, 2, 64, kAsym, false, false, true},
-        Case{"symmetric", {33, 2}, {40, 66}, 8, 2, 128, KvGrid::kSymmetric, false, false, false},
-        Case{"signed", {33, 2}, {40, 66}, 8, 2, 128, KvGrid::kSigned, false, false, false}),
+        Case{{"decode", {1, 1, 1, 1}, {1, 64, 65, 301}, 32, 8, 128, kAsym}, false, false, false},
+        Case{{"speculative", {8, 3, 0, 5}, {8, 66, 12, 69}, 8, 2, 128, kAsym}, false, true, false},
+        Case{{"prefill", {100, 64, 9}, {100, 64, 9}, 8, 2, 128, kAsym}, false, false, false},
+        Case{{"chunk", {70, 1, 30}, {205, 77, 45}, 8, 2, 128, kAsym}, true, true, false},
+        Case{{"hadamard", {40, 9}, {40, 150}, 4, 4, 128, kAsym}, false, false, true},
+        Case{{"64", {40, 9, 3}, {40, 150, 11}, 8, 2, 64, kAsym}, true, true, true},
+        Case{{"64 decode", {1, 2}, {40, 150}, 14, 2, 64, kAsym}, false, false, true},
+        Case{{"symmetric", {33, 2}, {40, 66}, 8, 2, 128, KvGrid::kSymmetric}, false, false, false},
+        Case{{"signed", {33, 2}, {40, 66}, 8, 2, 128, KvGrid::kSigned}, false, false, false}),
     [](const auto& which) { return "Case" + std::to_string(which.index); });
 
 }  // namespace
