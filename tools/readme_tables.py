@@ -46,40 +46,48 @@ def read_cards(name):
             for row in read(f"{name}_{card}.csv") or []]
 
 
+def spread(values):
+    """Geometric mean (lowest to highest)."""
+    return f"{statistics.geometric_mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def grouped(rows, *keys):
+    """(key values, rows) for each combination that occurs, sorted; M as a number."""
+    def key(row):
+        return tuple(int(row[k]) if k == "M" else row[k] for k in keys)
+    return [(k, [r for r in rows if key(r) == k]) for k in sorted({key(r) for r in rows})]
+
+
 def gemm():
     rows = [r for r in read_cards("gemm") if r["kernel"] == "fireq"]
     if not rows:
         return missing("gemm_CARD.csv")
     out = []
-    for card, m in sorted({(r["card"], int(r["M"])) for r in rows}):
-        at = [r for r in rows if r["card"] == card and int(r["M"]) == m]
-        fp8 = [float(r["ratio_fp8"]) for r in at]
+    for (card, m), at in grouped(rows, "card", "M"):
         floor = [float(r["ratio_floor"]) for r in at if r["ratio_floor"]]
-        out.append([card, str(m), str(len(at)),
-                    f"{statistics.geometric_mean(fp8):.2f} ({min(fp8):.2f} to {max(fp8):.2f})",
-                    f"{statistics.geometric_mean(floor):.2f} ({min(floor):.2f} to {max(floor):.2f})"
-                    if m <= 64 and floor else ""])
+        out.append([card, str(m), str(len(at)), spread([float(r["ratio_fp8"]) for r in at]),
+                    spread(floor) if m <= 64 and floor else ""])
     return ("Time of the INT4 x FP8 GEMM over cuBLASLt FP8's in the same run, geometric mean over the "
             "shapes (best to worst); for memory-bound sizes also over a plain read of the weights.\n\n"
             + table(["card", "M", "shapes", "time / cuBLASLt FP8", "time / floor"], out))
 
 
 def ffn():
-    rows = read_cards("ffn")
+    rows = [r for r in read_cards("ffn") if r["kernel"] == "fireq"]
     if not rows:
         return missing("ffn_CARD.csv")
-    return table(["card", "model", "M", "kernel", "time us", "cuBLAS FP16 us", "speed-up"],
-                 [[r["card"], r["model"], r["M"], r["kernel"], f"{float(r['median_us']):.1f}",
-                   f"{float(r['cublas_fp16_us']):.1f}", f"{float(r['ratio_fp16']):.2f}"] for r in rows])
+    return table(["card", "M", "models", "speed-up over cuBLAS FP16"],
+                 [[card, str(m), str(len(at)), spread([float(r["ratio_fp16"]) for r in at])]
+                  for (card, m), at in grouped(rows, "card", "M")])
 
 
 def producers():
     rows = read_cards("producers")
     if not rows:
         return missing("producers_CARD.csv")
-    return table(["card", "kernel", "M", "K", "time us", "rate / copy"],
-                 [[r["card"], r["kernel"], r["M"], r["K"], f"{float(r['median_us']):.1f}",
-                   f"{float(r['ratio_copy']):.2f}"] for r in rows])
+    return table(["card", "kernel", "M", "values of K", "rate / copy"],
+                 [[card, kernel, str(m), str(len(at)), spread([float(r["ratio_copy"]) for r in at])]
+                  for (card, kernel, m), at in grouped(rows, "card", "kernel", "M")])
 
 
 def attention_prefill():
