@@ -107,6 +107,8 @@ class MainJob(WithModel):
         self.assertTrue(row["backend"].startswith("2 x cpu"), row)
         run("bench", "decode", "--synthetic", "tiny", "--shape", "2x9x5", "--device", "cpu",
             "--tensor-parallel", 3, code=3)
+        run("bench", "decode", "--synthetic", "tiny", "--shape", "2x9x5", "--device", "cpu",
+            "--tensor-parallel", 2, "--memory-gib", 0.00001, code=7)
         run("bench", "decode", "--synthetic", "huge", "--shape", "1x1x1", code=5)
         run("bench", "decode", "--synthetic", "tiny", "--shape", "1x1", code=2)
 

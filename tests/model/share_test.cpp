@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <random>
 #include <thread>
 
@@ -61,6 +62,22 @@ TEST(Share, RanksTogetherComputeTheModel) {
       for (int64_t v = 0; v < config.vocab_size; ++v)
         ASSERT_NEAR(logits.as<float>()[v], expected[static_cast<size_t>(v)], 2e-4)
             << size << " ranks, logit " << v;
+}
+
+TEST(Share, ARankThatFailsDoesNotLeaveTheOthersWaiting) {
+  const auto ranks = MakeThreadRanks(3);
+  std::atomic<int> ended = 0;
+  std::vector<std::jthread> threads;
+  for (size_t r = 0; r < 2; ++r)
+    threads.emplace_back([&, r] {
+      EXPECT_THROW(ranks[r]->Sum(Tensor::Zeros(DType::kF32, {4})), Error);
+      ++ended;
+    });
+  EXPECT_NO_THROW(ranks[2]->Check());
+  ranks[2]->Fail();
+  threads.clear();
+  EXPECT_EQ(ended, 2);
+  EXPECT_THROW(ranks[0]->Check(), Error);
 }
 
 LinearPart RandomPart(int64_t n, int64_t k) {

@@ -152,7 +152,7 @@ class Bencher {
 };
 
 // The same request on every rank, each in a thread of its own. They schedule alike, so their steps
-// are the same; what one refuses (memory, a shape) all do.
+// are the same. One that fails ends the others.
 class BenchOnRanks {
  public:
   BenchOnRanks(const BenchRequest& request, const std::vector<PhaseShape>& shapes)
@@ -160,29 +160,34 @@ class BenchOnRanks {
         shapes_(shapes),
         size_(request.tensor_parallel),
         meeting_(size_),
-        backends_(static_cast<size_t>(size_)),
-        errors_(static_cast<size_t>(size_)) {}
+        backends_(static_cast<size_t>(size_)) {}
 
   void Run() {
     std::vector<std::jthread> threads;
     for (int rank = 0; rank < size_; ++rank) threads.emplace_back([this, rank] { RunRank(rank); });
     threads.clear();
-    for (const std::exception_ptr& error : errors_)
-      if (error) std::rethrow_exception(error);
+    if (first_error_) std::rethrow_exception(first_error_);
   }
 
  private:
-  // Whether no rank has failed so far; all meet.
   template <class Body>
-  bool Together(int rank, const Body& body) {
+  void Try(int rank, const Body& body) {
     try {
       body();
     } catch (...) {
-      errors_[static_cast<size_t>(rank)] = std::current_exception();
-      failed_ = true;
+      // What comes after the first are ranks that it has stopped.
+      if (!failed_.exchange(true)) first_error_ = std::current_exception();
+      if (!ranks_.empty()) ranks_[static_cast<size_t>(rank)]->Fail();
     }
+  }
+  // Whether no rank has failed. All meet, and again before any goes on to where it might.
+  template <class Body>
+  bool Together(int rank, const Body& body) {
+    Try(rank, body);
     meeting_.arrive_and_wait();
-    return !failed_;
+    const bool all_well = !failed_;
+    meeting_.arrive_and_wait();
+    return all_well;
   }
 
   void RunRank(int rank) {
@@ -197,7 +202,7 @@ class BenchOnRanks {
     });
     if (!connected) return;
     bencher->Join(ranks_[static_cast<size_t>(rank)]);
-    Together(rank, [&] {
+    Try(rank, [&] {
       for (const PhaseShape& shape : shapes_) bencher->Run(shape);
     });
   }
@@ -208,7 +213,7 @@ class BenchOnRanks {
   std::barrier<> meeting_;
   std::atomic<bool> failed_ = false;
   std::vector<Backend*> backends_;
-  std::vector<std::exception_ptr> errors_;
+  std::exception_ptr first_error_;
   std::vector<std::shared_ptr<Ranks>> ranks_;
 };
 

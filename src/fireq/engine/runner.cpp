@@ -89,6 +89,7 @@ void Runner::MakeCache() {
 }
 
 std::vector<TokenChoice> Runner::Run(std::span<const RunnerRow> rows) {
+  if (context_.ranks != nullptr) context_.ranks->Check();
   // Sequences of one token first: a backend runs them through another kernel than long runs.
   std::vector<size_t> order(rows.size());
   std::iota(order.begin(), order.end(), size_t{0});

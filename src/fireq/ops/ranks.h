@@ -18,8 +18,13 @@ class Ranks {
   virtual Share share() const = 0;
   // values (border, of one shape on every rank, in this rank's memory) = their sum over the ranks,
   // in order with the backend's ops, with the same bits on every rank. All ranks make the same
-  // calls in the same order; one that stops leaves the others waiting.
+  // calls in the same order.
   virtual void Sum(const Tensor& values) = 0;
+  // This rank has failed: the others are not left waiting for it. Their Sum and Check throw
+  // kCancelled from then on, and sums that are under way end with whatever they have.
+  virtual void Fail() = 0;
+  // Before a step that may be a recording, which does not call Sum.
+  virtual void Check() const = 0;
 };
 
 }  // namespace fireq

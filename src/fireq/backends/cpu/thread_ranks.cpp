@@ -1,7 +1,8 @@
 #include "fireq/backends/cpu/thread_ranks.h"
 
-#include <barrier>
+#include <condition_variable>
 #include <cstring>
+#include <mutex>
 
 #include "fireq/base/error.h"
 #include "fireq/formats/bf16.h"
@@ -14,10 +15,43 @@ float ValueAt(const Tensor& tensor, int64_t i) {
                                         : tensor.as<float>()[i];
 }
 
-struct Meeting {
-  explicit Meeting(int size) : barrier(size), values(static_cast<size_t>(size)) {}
-  std::barrier<> barrier;
-  std::vector<Tensor> values;
+// A barrier that one who fails takes down.
+class Meeting {
+ public:
+  explicit Meeting(int size) : values(static_cast<size_t>(size)), size_(size) {}
+
+  void Arrive() {
+    std::unique_lock lock(mutex_);
+    const int64_t round = round_;
+    if (++arrived_ == size_) {
+      arrived_ = 0;
+      ++round_;
+      changed_.notify_all();
+    }
+    changed_.wait(lock, [&] { return failed_ || round_ != round; });
+    ThrowIfFailed();
+  }
+  void Fail() {
+    const std::lock_guard lock(mutex_);
+    failed_ = true;
+    changed_.notify_all();
+  }
+  void Check() {
+    const std::lock_guard lock(mutex_);
+    ThrowIfFailed();
+  }
+
+  std::vector<Tensor> values;  // of each rank, written before and read after an arrival
+
+ private:
+  void ThrowIfFailed() const { FIREQ_CHECK(!failed_, kCancelled, "another rank has failed"); }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  const int size_;
+  int arrived_ = 0;
+  int64_t round_ = 0;
+  bool failed_ = false;
 };
 
 class ThreadRank final : public Ranks {
@@ -26,13 +60,15 @@ class ThreadRank final : public Ranks {
       : meeting_(std::move(meeting)), share_(share) {}
 
   Share share() const override { return share_; }
+  void Fail() override { meeting_->Fail(); }
+  void Check() const override { meeting_->Check(); }
 
   void Sum(const Tensor& values) override {
     FIREQ_CHECK(values.dtype() == DType::kBF16 || values.dtype() == DType::kF32, kUnsupported,
                 "a sum of ", Name(values.dtype()), " over ranks");
     std::vector<Tensor>& all = meeting_->values;
     all[static_cast<size_t>(share_.rank)] = values;
-    meeting_->barrier.arrive_and_wait();
+    meeting_->Arrive();
     const Tensor sum = Tensor::Empty(values.dtype(), values.shape());
     for (int64_t i = 0; i < values.num_elements(); ++i) {
       float total = 0.0f;
@@ -43,7 +79,7 @@ class ThreadRank final : public Ranks {
         sum.as<float>()[i] = total;
       }
     }
-    meeting_->barrier.arrive_and_wait();  // all have read
+    meeting_->Arrive();  // all have read
     std::memcpy(values.data(), sum.data(), static_cast<size_t>(values.size_bytes()));
   }
 

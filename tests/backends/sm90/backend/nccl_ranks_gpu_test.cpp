@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <random>
 #include <thread>
@@ -75,6 +76,23 @@ TEST(NcclRanks, SumsAreTheSumsCalledAndRecorded) {
       recording->Run();
       check();
     }
+  });
+}
+
+TEST(NcclRanks, ARankThatFailsDoesNotLeaveTheOtherWaiting) {
+  if (!TwoGpus()) GTEST_SKIP() << "needs two Hopper GPUs";
+  OnGpus([&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
+    const Tensor values = backend.Upload(Tensor::Zeros(DType::kBF16, {4096}));
+    ranks->Sum(values);
+    backend.Synchronize();
+    if (ranks->share().rank == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the other is waiting by now
+      return ranks->Fail();
+    }
+    ranks->Sum(values);
+    backend.Synchronize();
+    EXPECT_THROW(ranks->Check(), Error);
+    EXPECT_THROW(ranks->Sum(values), Error);
   });
 }
 

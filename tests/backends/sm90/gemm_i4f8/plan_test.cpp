@@ -153,15 +153,14 @@ TEST(GemmI4F8Plan, RegistersFitTheFile) {
   EXPECT_LE(ConsumerRegisters(512, 56) * 384 + 56 * 128, 65536);
 }
 
-TEST(ResidentGemmPlan, ServesFewTokensThatFitAndNothingElse) {
+TEST(ResidentGemmPlan, ServesOneTokenThatFitsAndNothingElse) {
   const auto name = [](int64_t m, int64_t n, int64_t k, Products products = Products::kServed) {
     const auto plan = MakeResidentGemmPlan({m, n, k}, products);
     return plan ? std::string(plan->kernel().name) : "none";
   };
   EXPECT_EQ(name(1, 6144, 4096), "exact_8x64_resident40");
-  EXPECT_EQ(name(4, 28672, 4096), "exact_8x64_resident40");
   EXPECT_EQ(name(1, 4096, 14336), "exact_8x64_resident112");
-  EXPECT_EQ(name(5, 28672, 4096), "none");  // too much for every CTA to read
+  EXPECT_EQ(name(2, 28672, 4096), "none");
   EXPECT_EQ(name(1, 8192, 28672), "none");  // too long
   EXPECT_EQ(name(1, 1536, 4096 + 64), "none");
   EXPECT_EQ(name(1, 6144, 4096, Products::kTable), "none");

@@ -1,5 +1,3 @@
-#include <mutex>
-
 #include "fireq/backends/sm90/attn_decode_i4/kernel.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
@@ -11,11 +9,8 @@ template <int kDim, int kTiles, class Probs>
 void Launch(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool programmatic,
             cudaStream_t stream) {
   const auto kernel = AttnDecodeI4<kDim, kTiles, Probs>;
-  static std::once_flag once;
-  std::call_once(once, [&] {
-    FIREQ_CUDA(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
-  });
+  // Of the current device, so at every launch.
+  FIREQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;

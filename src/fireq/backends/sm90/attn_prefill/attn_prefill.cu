@@ -1,5 +1,3 @@
-#include <mutex>
-
 #include "fireq/backends/sm90/attn_prefill/kernel.cuh"
 #include "fireq/backends/sm90/attn_prefill/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
@@ -12,11 +10,9 @@ void Launch(const AttnPrefillPlan& plan, AttnPrefillParams params, cudaStream_t 
   const auto kernel = AttnPrefill<kDim, kTerms>;
   constexpr int kSharedBytes = static_cast<int>(sizeof(PrefillShared<kDim>));
   static_assert(kSharedBytes <= 227 * 1024);
-  static std::once_flag once;
-  std::call_once(once, [&] {
-    FIREQ_CUDA(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
-  });
+  // Of the current device, so at every launch.
+  FIREQ_CUDA(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   for (int part = 0; part < kTerms; ++part) {
     params.first_channel = part * (kDim / kTerms);
     kernel<<<static_cast<unsigned>(plan.ctas), kPrefillThreads, kSharedBytes, stream>>>(params);

@@ -6,8 +6,8 @@
 namespace fireq::sm90 {
 namespace {
 
-// More rows are made at once: every multiprocessor would have to read all of them.
-constexpr int64_t kMaxAwaitedRows = 4;
+// More rows are made at once: no GEMM takes them (MakeResidentGemmPlan).
+constexpr int64_t kMaxAwaitedRows = 1;
 
 void Launch(const CodesToMake& codes, cudaStream_t stream) {
   const QuantizedRows out{codes.out.values.as<uint8_t>(), codes.out.scale.as<float>(),

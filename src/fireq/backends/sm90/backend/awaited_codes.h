@@ -1,4 +1,4 @@
-// Codes of few rows that are asked for but not made until it is known who reads them: a linear may
+// Codes of one row that are asked for but not made until it is known who reads them: a linear may
 // make them for itself (gemm_i4f8/resident_tokens.cuh), and then they never reach memory.
 #pragma once
 

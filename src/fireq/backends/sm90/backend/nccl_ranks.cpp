@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <numeric>
 #include <string>
 
@@ -23,6 +24,7 @@ class NcclLibrary {
     Find("ncclCommInitAll", init_all);
     Find("ncclAllReduce", all_reduce);
     Find("ncclCommDestroy", destroy);
+    Find("ncclCommAbort", abort);
     Find("ncclGetErrorString", error_string);
   }
   void Check(int status, const char* what) const {
@@ -33,6 +35,7 @@ class NcclLibrary {
   int (*all_reduce)(const void* from, void* to, size_t count, int type, int op, NcclComm comm,
                     cudaStream_t stream) = nullptr;
   int (*destroy)(NcclComm comm) = nullptr;
+  int (*abort)(NcclComm comm) = nullptr;
   const char* (*error_string)(int status) = nullptr;
 
  private:
@@ -50,26 +53,42 @@ const NcclLibrary& Nccl() {
   return library;
 }
 
+// All ends of a connection.
+struct NcclGroup {
+  std::vector<NcclComm> comms;
+  std::atomic<bool> failed = false;  // and the ends are gone
+  ~NcclGroup() {
+    if (failed) return;
+    for (const NcclComm comm : comms) static_cast<void>(Nccl().destroy(comm));
+  }
+};
+
 class NcclRank final : public Ranks {
  public:
-  NcclRank(NcclComm comm, const Stream& stream, Share share)
-      : comm_(comm), stream_(stream), share_(share) {}
-  ~NcclRank() override { static_cast<void>(Nccl().destroy(comm_)); }
-  NcclRank(const NcclRank&) = delete;
-  NcclRank& operator=(const NcclRank&) = delete;
+  NcclRank(std::shared_ptr<NcclGroup> group, const Stream& stream, Share share)
+      : group_(std::move(group)), stream_(stream), share_(share) {}
 
   Share share() const override { return share_; }
+  void Fail() override {
+    if (group_->failed.exchange(true)) return;
+    for (const NcclComm comm : group_->comms) static_cast<void>(Nccl().abort(comm));
+  }
+  void Check() const override {
+    FIREQ_CHECK(!group_->failed, kCancelled, "another rank has failed");
+  }
   void Sum(const Tensor& values) override {
     FIREQ_CHECK(values.dtype() == DType::kBF16, kUnsupported, "a sum of ", Name(values.dtype()),
                 " over GPUs");
-    Nccl().Check(
-        Nccl().all_reduce(values.data(), values.data(), static_cast<size_t>(values.num_elements()),
-                          kNcclBf16, kNcclSum, comm_, stream_.get()),
-        "ncclAllReduce");
+    Check();
+    const NcclComm comm = group_->comms[static_cast<size_t>(share_.rank)];
+    const auto count = static_cast<size_t>(values.num_elements());
+    Nccl().Check(Nccl().all_reduce(values.data(), values.data(), count, kNcclBf16, kNcclSum, comm,
+                                   stream_.get()),
+                 "ncclAllReduce");
   }
 
  private:
-  NcclComm comm_;
+  std::shared_ptr<NcclGroup> group_;
   const Stream& stream_;
   Share share_;
 };
@@ -81,13 +100,15 @@ std::vector<std::shared_ptr<Ranks>> MakeNcclRanks(std::span<Backend* const> back
   const int size = static_cast<int>(backends.size());
   std::vector<int> devices(backends.size());
   std::iota(devices.begin(), devices.end(), 0);
+  const sm90::NcclLibrary& nccl = sm90::Nccl();
+  const auto group = std::make_shared<sm90::NcclGroup>();
   std::vector<sm90::NcclComm> comms(backends.size());
-  sm90::Nccl().Check(sm90::Nccl().init_all(comms.data(), size, devices.data()), "ncclCommInitAll");
+  nccl.Check(nccl.init_all(comms.data(), size, devices.data()), "ncclCommInitAll");
+  group->comms = std::move(comms);
   std::vector<std::shared_ptr<Ranks>> ranks;
   for (int r = 0; r < size; ++r) {
     const auto& owner = dynamic_cast<const sm90::StreamOwner&>(*backends[static_cast<size_t>(r)]);
-    ranks.push_back(std::make_shared<sm90::NcclRank>(comms[static_cast<size_t>(r)], owner.stream(),
-                                                     Share{r, size}));
+    ranks.push_back(std::make_shared<sm90::NcclRank>(group, owner.stream(), Share{r, size}));
   }
   return ranks;
 }

@@ -160,9 +160,9 @@ GemmPlan MakeGemmPlan(const GemmShape& shape, Products products, const GemmDevic
 
 std::optional<GemmPlan> MakeResidentGemmPlan(const GemmShape& shape, Products products,
                                              const GemmDevice& device) {
-  constexpr int64_t kMaxValues = 16384;  // that every CTA reads
+  constexpr int64_t kMaxTokens = 1;  // one after another in every CTA: at four a kernel is faster
   if (ResolveProducts(products, shape.m) != Products::kExact || shape.k % kGroup != 0 ||
-      shape.m * shape.k > kMaxValues)
+      shape.m > kMaxTokens)
     return std::nullopt;
   const int cluster = MakeGemmPlan(shape, products, device).cluster;
   for (const char* name : {"exact_8x64_resident40", "exact_8x64_resident112"}) {

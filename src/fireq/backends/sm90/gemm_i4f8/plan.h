@@ -98,9 +98,8 @@ GemmPlan MakeGemmPlan(const GemmShape& shape, Products products, const GemmDevic
 GemmPlan MakeForcedGemmPlan(const GemmShape& shape, int variant, int cluster,
                             const GemmDevice& device = {}, bool cut = false);
 
-// The plan that takes few tokens as BF16, cut as the plan of their codes is. Empty where
-// there is none: *table* products, many tokens (every CTA reads all of them), a K that is too long
-// or no multiple of 128.
+// The plan that takes one token as BF16, cut as the plan of its codes is. Empty where there is
+// none: *table* products, more tokens, a K that is too long or no multiple of 128.
 std::optional<GemmPlan> MakeResidentGemmPlan(const GemmShape& shape, Products products,
                                              const GemmDevice& device = {});
 
