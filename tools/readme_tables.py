@@ -146,9 +146,25 @@ def engine_serve():
     return engine("serve", ["output", "requests"])
 
 
+def engine_tensor_parallel():
+    rows = read_cards("engine_tensor_parallel")
+    if not rows:
+        return missing("engine_tensor_parallel_CARD.csv")
+    out, alone = [], {}
+    for r in rows:
+        gpus = int((re.match(r"(\d+) x ", r["backend"]) or [0, 1])[1])
+        rate, key = float(r["tokens_per_second"]), (r["card"], r["model"], r["batch"], r["input"])
+        alone.setdefault(key, rate if gpus == 1 else None)
+        speed_up = f"{rate / alone[key]:.2f}" if alone[key] and gpus > 1 else ""
+        out.append([r["model"].replace("synthetic ", ""), f"{r['batch']} x {r['input']}", str(gpus),
+                    f"{rate:,.0f}", speed_up, r["card"]])
+    return table(["model (random weights)", "batch x input", "GPUs", "tokens/s", "speed-up", "card"], out)
+
+
 TABLES = {f.__name__: f for f in
           (*accuracy_tables.TABLES, speed, llamacpp, gemm, ffn, producers, attention_prefill, attention_decode,
-           rope_kv_write, engine_prefill, engine_decode, engine_serve)}
+           rope_kv_write, engine_prefill, engine_decode, engine_serve,
+           engine_tensor_parallel)}
 
 
 def main():
