@@ -32,10 +32,11 @@ def accuracy():
     rows = read("accuracy_main.csv")
     if rows is None:
         return missing("accuracy_main.csv")
-    full = {(r["row"], r["products"]): r for r in read("accuracy_full.csv") or []}
+    same = ("row", "products", "calib_tokens")
+    full = {tuple(r[f] for f in same): r for r in read("accuracy_full.csv") or []}
 
     def whole(row):
-        found = full.get((row["row"], row["products"]))
+        found = full.get(tuple(row[f] for f in same))
         return with_error(found, "perplexity", 2) if found else "-"
 
     return table(["", "products", "perplexity, 303,104 tokens", "perplexity, 65,536",

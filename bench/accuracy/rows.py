@@ -60,6 +60,7 @@ TASKS = [("float", "", ""), ("default", "default", ""), ("fireq", "fireq", ""),
 KV_ALONE = [("float", "", ""), ("K and V alone, default", "default", KV_ONLY)]
 
 ABLATION = [
+    ("qoq", "qoq", ""),
     ("rtn", "rtn", ""),
     ("fireq", "fireq", ""),
     ("fireq, CAS by absmax", "fireq-absmax", ""),

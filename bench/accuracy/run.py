@@ -93,10 +93,9 @@ class Table:
         self.path = out / f"accuracy_{name}.csv"
         self.order = [row[0] for row in SETS[name].rows]
         self.lock = threading.Lock()
-        self.rows = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                self.rows = list(csv.DictReader(file))
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.comments = [line for line in lines if line.startswith("#")]  # provenance
+        self.rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
         self.done = {self.key(row) for row in self.rows}
 
     @staticmethod
@@ -110,6 +109,7 @@ class Table:
             self.rows.sort(key=lambda r: self.order.index(r["row"]) if r["row"] in self.order
                            else len(self.order))
             with self.path.open("w", newline="") as file:
+                file.writelines(line + "\n" for line in self.comments)
                 writer = csv.DictWriter(file, self.fields)
                 writer.writeheader()
                 writer.writerows(self.rows)
