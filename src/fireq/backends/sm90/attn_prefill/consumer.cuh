@@ -136,7 +136,6 @@ class PrefillConsumer {
   }
 
   __device__ __forceinline__ void Attend(int32_t tiles) {
-    TakeTurn();
     for (int32_t left = tiles; left > 0; --left) {
       MbarrierWait(&shared_.full[place_.stage], place_.phase);
 #pragma unroll 1
@@ -144,7 +143,6 @@ class PrefillConsumer {
       Release(place_.stage);
       place_.Next();
     }
-    PassTurn();
   }
 
   // Term `term` of P' times V of a tile, `left` tiles from the end, added to out_. A second term
@@ -157,7 +155,6 @@ class PrefillConsumer {
       WgmmaFence();
       MultiplyKeys(s);
       WgmmaCommit();
-      PassTurn();
       WgmmaWait<0>();
       PinRegisters(s);
       Exponents(s, top);
@@ -172,6 +169,7 @@ class PrefillConsumer {
     WgmmaFence();
     MultiplyValues(p, part);
     WgmmaCommit();
+    PassTurn();
     WgmmaWait<0>();
     PinRegisters(part);
     PinRegisters(p);
@@ -179,8 +177,8 @@ class PrefillConsumer {
     for (int i = 0; i < kValues; ++i) out_[i] += part[i];
   }
 
-  // A turn at the tensor cores: P V of one tile and Q K of the next. Every warpgroup takes one for
-  // every tile of the piece, and one before the first.
+  // A turn at the tensor cores: P V of one tile, up to its issue. Every warpgroup takes one for
+  // every tile of the piece.
   __device__ __forceinline__ void TakeTurn() const {
     NamedBarrierSync(1 + kPrefillConsumers + static_cast<uint32_t>(group_), 256);
   }
