@@ -110,7 +110,7 @@ class Table:
                            else len(self.order))
             with self.path.open("w", newline="") as file:
                 file.writelines(line + "\n" for line in self.comments)
-                writer = csv.DictWriter(file, self.fields)
+                writer = csv.DictWriter(file, self.fields, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(self.rows)
             self.path.with_suffix(".md").write_text(markdown(self.rows))

@@ -14,6 +14,7 @@ import csv
 import math
 import pathlib
 import sys
+from statistics import geometric_mean
 
 
 def read_rows(path):
@@ -27,10 +28,6 @@ def read_rows(path):
     if not rows:
         sys.exit(f"{path}: no row of the kernel fireq")
     return rows, comment
-
-
-def geometric_mean(values):
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def print_table(rows):

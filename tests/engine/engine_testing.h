@@ -12,6 +12,7 @@
 #include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/engine/engine.h"
 #include "fireq/engine/generate.h"
+#include "tests/support/random_ids.h"
 #include "tests/support/tiny_quantized.h"
 
 namespace fireq::test {
@@ -88,10 +89,8 @@ class Outcomes {
   std::map<RequestId, Outcome> by_id_;
 };
 
-inline std::vector<int32_t> RandomIds(std::mt19937& rng, int64_t count, int64_t vocab = 61) {
-  std::vector<int32_t> ids(static_cast<size_t>(count));
-  for (int32_t& id : ids) id = static_cast<int32_t>(rng() % static_cast<uint64_t>(vocab));
-  return ids;
+inline std::vector<int32_t> RandomIds(std::mt19937& rng, int64_t count) {
+  return RandomIds(rng, count, 61);  // known to every model of these tests
 }
 
 // Every page is free or kept for later, and what was counted in has been counted out.

@@ -9,6 +9,7 @@
 #include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/eval/continuation_scorer.h"
 #include "tests/io/io_testing.h"
+#include "tests/support/random_ids.h"
 #include "tests/support/tiny_llama.h"
 
 namespace fireq::test {
@@ -23,10 +24,7 @@ class Scoring : public testing::Test {
   }
 
   std::vector<int32_t> RandomIds(size_t count) {
-    std::vector<int32_t> ids(count);
-    for (int32_t& id : ids)
-      id = static_cast<int32_t>(rng_() % static_cast<uint64_t>(config_.vocab_size));
-    return ids;
+    return test::RandomIds(rng_, static_cast<int64_t>(count), config_.vocab_size);
   }
 
   // `shared` tokens in common, then the given numbers of own tokens, of which the last half

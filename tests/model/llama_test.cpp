@@ -10,18 +10,11 @@
 #include "fireq/engine/session.h"
 #include "fireq/model/model.h"
 #include "tests/io/io_testing.h"
+#include "tests/support/random_ids.h"
 #include "tests/support/tiny_llama.h"
 
 namespace fireq::test {
 namespace {
-
-std::vector<int32_t> RandomIds(const ModelConfig& config, size_t count) {
-  std::mt19937 rng(42);
-  std::vector<int32_t> ids(count);
-  for (int32_t& id : ids)
-    id = static_cast<int32_t>(rng() % static_cast<uint64_t>(config.vocab_size));
-  return ids;
-}
 
 struct Case {
   std::string name;
@@ -67,7 +60,9 @@ TEST_P(FloatForward, LogitsOfEveryPositionMatchTheReference) {
   const auto backend = MakeCpuBackend({.num_threads = 2});
   const Model model = LoadModel(*backend, directory.path());
 
-  const std::vector<int32_t> ids = RandomIds(config, 150);  // crosses two page borders
+  std::mt19937 rng(42);
+  const std::vector<int32_t> ids =
+      RandomIds(rng, 150, config.vocab_size);  // crosses two page borders
   const auto expected = ReferenceLogits(config, weights, ids);
   Session session(*backend, model, {.prefill_chunk = 97});
   size_t at = 0;
@@ -89,7 +84,8 @@ TEST(Session, TruncateForgetsAndRepeatsExactly) {
   WriteHuggingFace(directory.path(), TinyConfig(), RandomWeights(TinyConfig(), 3));
   const auto backend = MakeCpuBackend({.num_threads = 1});
   const Model model = LoadModel(*backend, directory.path());
-  const std::vector<int32_t> ids = RandomIds(model.config, 80);
+  std::mt19937 rng(42);
+  const std::vector<int32_t> ids = RandomIds(rng, 80, model.config.vocab_size);
   Session session(*backend, model, {});
   session.Append({ids.data(), 40});
   const Tensor first = session.Append({ids.data() + 40, 1});

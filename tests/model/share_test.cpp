@@ -13,18 +13,11 @@
 #include "fireq/formats/e4m3.h"
 #include "fireq/model/model.h"
 #include "tests/io/io_testing.h"
+#include "tests/support/random_ids.h"
 #include "tests/support/tiny_llama.h"
 
 namespace fireq::test {
 namespace {
-
-std::vector<int32_t> RandomIds(const ModelConfig& config, size_t count) {
-  std::mt19937 rng(5);
-  std::vector<int32_t> ids(count);
-  for (int32_t& id : ids)
-    id = static_cast<int32_t>(rng() % static_cast<uint64_t>(config.vocab_size));
-  return ids;
-}
 
 // Logits of the last of `ids` by every rank of `size`, each in a thread with a backend of its own.
 std::vector<Tensor> LogitsOfRanks(const std::filesystem::path& path, int size,
@@ -55,7 +48,8 @@ TEST(Share, RanksTogetherComputeTheModel) {
   const TemporaryDirectory directory;
   const TinyWeights weights = RandomWeights(config, 7);
   WriteHuggingFace(directory.path(), config, weights);
-  const std::vector<int32_t> ids = RandomIds(config, 90);
+  std::mt19937 rng(5);
+  const std::vector<int32_t> ids = RandomIds(rng, 90, config.vocab_size);
   const std::vector<double> expected = ReferenceLogits(config, weights, ids).back();
   for (const int size : {1, 2, 4})
     for (const Tensor& logits : LogitsOfRanks(directory.path(), size, ids))

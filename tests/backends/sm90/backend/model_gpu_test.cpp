@@ -12,6 +12,7 @@
 #include "fireq/measure/trace_compare.h"
 #include "fireq/model/synthetic.h"
 #include "tests/backends/sm90/needs_hopper.h"
+#include "tests/support/random_ids.h"
 
 namespace fireq {
 namespace {
@@ -24,11 +25,7 @@ class DeviceModel : public testing::Test {
     model_ = MakeSyntheticModel(*gpu_, SyntheticConfig("tiny"));
   }
 
-  std::vector<int32_t> RandomIds(int64_t count) {
-    std::vector<int32_t> ids(static_cast<size_t>(count));
-    for (int32_t& id : ids) id = static_cast<int32_t>(rng_() % 512);
-    return ids;
-  }
+  std::vector<int32_t> RandomIds(int64_t count) { return test::RandomIds(rng_, count, 512); }
 
   EngineOptions Options(int64_t num_pages, Reduction reduction) const {
     EngineOptions options;
