@@ -21,7 +21,7 @@ echo "== model: $model (fetched once, then kept)"
 $fireq inspect $model | sed -n 1,12p
 
 score() {
-  $fireq eval perplexity "$1" --text "$out/text/score.txt"  \
+  $fireq eval perplexity "$1" --text "$out/text/score.txt" \
     --reference $model --json >"$2"
 }
 for recipe in rtn fireq default; do
@@ -32,7 +32,7 @@ for recipe in rtn fireq default; do
   score "$out/$recipe" "$out/$recipe.json"
 done
 echo "== score: the float model itself"
-$fireq eval perplexity $model --text "$out/text/score.txt"  --json \
+$fireq eval perplexity $model --text "$out/text/score.txt" --json \
   >"$out/float.json"
 
 python3 - "$out" <<'TABLE'

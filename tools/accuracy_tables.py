@@ -1,4 +1,4 @@
-"""The README's tables of accuracy, from bench/results/accuracy_*.csv; see readme_tables.py."""
+"""The tables of accuracy, from bench/results/accuracy_*.csv; see result_tables.py."""
 
 import csv
 import pathlib

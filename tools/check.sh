@@ -1,5 +1,6 @@
 #!/bin/sh
-# Hygiene of the sources: formatting, layers, ASCII, no printing in the library, file sizes.
+# Hygiene of the sources: formatting, layers, ASCII, no printing in the library, file sizes, documents
+# whose tables say what bench/results says.
 # With --tidy also clang-tidy on what differs from the given base (needs a build in build/cpu).
 set -eu
 cd "$(dirname "$0")/.."
@@ -21,6 +22,9 @@ if git ls-files src | grep -E '\.(h|cpp|cuh|cu)$' | xargs grep -nE 'std::cout|st
 fi
 long=$(echo "$sources" | xargs wc -l | awk '$2 != "total" && $1 > 600')
 [ -z "$long" ] || { echo "$long"; fail "files over 600 lines"; }
+
+python3 tools/result_tables.py --check || fail "a table is stale"
+python3 tools/performance_tables.py --check || fail "a table of docs/PERFORMANCE.md is stale"
 
 if [ "${1:-}" = "--tidy" ]; then
   changed=$(git diff --name-only "${2:-HEAD~1}" -- 'src/*.cpp' 'apps/*.cpp' | xargs -r ls 2>/dev/null)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Rewrites the tables of README.md from the CSV files under bench/results.
+"""Rewrites the tables of README.md and docs/RESULTS.md from the CSV files under bench/results.
 
-    tools/readme_tables.py            rewrite
-    tools/readme_tables.py --check    exit 1 if README.md does not say what the CSV files say
+    tools/result_tables.py            rewrite
+    tools/result_tables.py --check    exit 1 if a document does not say what the CSV files say
 
 A table stands between <!-- table:NAME --> and <!-- /table -->. A table whose CSV does not exist says
 so. Lines that begin with # in a CSV are its provenance and are skipped.
@@ -14,6 +14,7 @@ import statistics
 import sys
 
 import accuracy_tables
+import headline_table
 from accuracy_tables import missing, read, table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -162,21 +163,21 @@ def engine_tensor_parallel():
 
 
 TABLES = {f.__name__: f for f in
-          (*accuracy_tables.TABLES, speed, llamacpp, gemm, ffn, producers, attention_prefill, attention_decode,
+          (*headline_table.TABLES, *accuracy_tables.TABLES, speed, llamacpp, gemm, ffn, producers, attention_prefill, attention_decode,
            rope_kv_write, engine_prefill, engine_decode, engine_serve,
            engine_tensor_parallel)}
 
 
 def main():
-    path = ROOT / "README.md"
-    text = path.read_text()
-    new = re.sub(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)",
-                 lambda match: match[1] + TABLES[match[2]]() + "\n" + match[3], text, flags=re.DOTALL)
-    if "--check" in sys.argv[1:]:
-        if new != text:
-            sys.exit("README.md does not say what bench/results says: run tools/readme_tables.py")
-        return
-    path.write_text(new)
+    for name in ("README.md", "docs/RESULTS.md"):
+        path = ROOT / name
+        text = path.read_text()
+        new = re.sub(r"(<!-- table:(\w+) -->\n).*?(<!-- /table -->)",
+                     lambda match: match[1] + TABLES[match[2]]() + "\n" + match[3], text, flags=re.DOTALL)
+        if "--check" not in sys.argv[1:]:
+            path.write_text(new)
+        elif new != text:
+            sys.exit(f"{name} does not say what bench/results says: run tools/result_tables.py")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+"""The README's one table: what this project is judged by, beside what others published or the peer
+measured in the same run; see result_tables.py."""
+
+import statistics
+
+from accuracy_tables import missing, read, table
+
+CARD = "h200"
+
+
+def published(key):
+    row = next(r for r in read("published.csv") if r["key"] == key)
+    return f"{row['values']} ({row['who']}, {row['card']}, as published)"
+
+
+def values(name, column, digits, **where):
+    """The column of the rows of a CSV that agree with `where`, joined by slashes; None without any."""
+    rows = [r for r in read(name) or [] if all(r[k] == v for k, v in where.items())]
+    return " / ".join(f"{float(r[column]):,.{digits}f}" for r in rows) or None
+
+
+def accuracy():
+    main = "accuracy_main.csv"
+    for what, column, digits in (("perplexity", "perplexity", 2), ("KL to the float model", "kl", 3)):
+        of = {recipe: values(main, column, digits, row=recipe, products="table")
+              for recipe in ("rtn", "fireq", "default")}
+        beside = f"{of['fireq']} (the paper's method), {of['rtn']} (plain rounding)"
+        if column == "perplexity":
+            float_model = values("accuracy_float.csv", "perplexity", 2, tokens="65536")
+            beside += f", {float_model} (float)"
+        yield f"SmolLM2-135M, WikiText-2, {what}", beside, of["default"]
+
+
+def gemm():
+    rows = [r for r in read(f"gemm_{CARD}.csv") or [] if r["kernel"] == "fireq"]
+    at = [statistics.geometric_mean(float(r["ratio_fp8"]) for r in rows if r["M"] == m)
+          for m in ("1", "64", "1024", "16384") if any(r["M"] == m for r in rows)]
+    yield ("INT4 x FP8 GEMM, time at M = 1 / 64 / 1024 / 16384", "1 (cuBLASLt FP8, same run)",
+           " / ".join(f"{ratio:.2f}" for ratio in at) or None)
+
+
+def ffn():
+    ours = [values(f"ffn_{CARD}.csv", "ratio_fp16", 2, model="Llama-2-7B", kernel="fireq", M=m)
+            for m in ("1024", "4096", "16384")]
+    yield ("FFN block of Llama-2-7B over FP16, 1024 / 4096 / 16384 tokens", published("ffn_llama_2_7b"),
+           " / ".join(ours) if None not in ours else None)
+
+
+def attention():
+    for heads, kv_heads in (("32", "8"), ("32", "32")):
+        yield (f"causal prefill attention, {heads}/{kv_heads} heads, 16 x 1024 to 1 x 32768, rate",
+               "1 (cuDNN BF16, same run)",
+               values(f"attention_prefill_{CARD}.csv", "ratio_cudnn", 2, heads=heads, kv_heads=kv_heads))
+
+
+def engine():
+    llama, int4_head = "synthetic llama-3-8b", "synthetic llama-3-8b (INT4 lm_head)"
+    yield ("Llama-3-8B prefill, batch 16 of 1024 / 2048 / 4096, tokens/s", published("prefill_llama_3_8b"),
+           values(f"engine_prefill_{CARD}.csv", "tokens_per_second", 0, model=llama, batch="16"))
+    decode = [values(f"engine_decode_{CARD}.csv", "tokens_per_second", 0, model=model, batch="1")
+              for model in (llama, int4_head)]
+    yield ("Llama-3-8B decode, one sequence at 1024, BF16 / INT4 lm_head, tokens/s", published("decode_llama_3_8b"),
+           " / ".join(decode) if None not in decode else None)
+    yield ("Llama-3-8B served, 256 x 1024 in, 512 out, tokens/s with prefill", published("serve_llama_3_8b"),
+           values(f"engine_serve_{CARD}.csv", "tokens_per_second", 0, model=llama, output="512"))
+
+
+def cpu():
+    for what in ("decode, short context", "prefill 512"):
+        yield (f"SmolLM2-135M on two CPU cores, {what}, tokens/s",
+               f"{values('llamacpp_speed.csv', 'llamacpp', 0, what=what)} (llama.cpp Q4_1, same run)",
+               values("llamacpp_speed.csv", "fireq", 0, what=what))
+
+
+def headline():
+    rows = [row for part in (accuracy, gemm, ffn, attention, engine, cpu) for row in part()]
+    if read("accuracy_main.csv") is None:
+        return missing("accuracy_main.csv")
+    return table(["", "others", "FireQ"],
+                 [[what, beside, ours or "not measured yet"] for what, beside, ours in rows])
+
+
+TABLES = (headline,)
