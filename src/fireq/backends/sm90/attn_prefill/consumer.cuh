@@ -68,8 +68,6 @@ class PrefillConsumer {
   static constexpr int kValues = kChannels / 2;    // sums of P V
   static constexpr int kBlocks = kPrefillKeys / 16;
   static constexpr float kHighest = 0.75f;  // exponent: P' <= 256 2^0.75 < 448
-  static constexpr float kLowest =
-      -1024.0f;  // u of a row that has seen no key: the first raises it
   static constexpr float kMargin = 1.0f;
 
   using Probs = uint32_t[kPrefillKeys / 8];  // four keys a word
@@ -129,7 +127,7 @@ class PrefillConsumer {
   }
 
   __device__ __forceinline__ void Start() {
-    Lane() = {{Row(0).scale, Row(1).scale}, {kLowest, kLowest}};
+    Lane() = {{Row(0).scale, Row(1).scale}, {0.0f, 0.0f}};
     Sums() = make_float2(0.0f, 0.0f);
     shared_.places[group_][Thread() % 128] =
         make_int4(Row(0).limit - 4 * c_, Row(1).limit - 4 * c_, Row(0).index, Row(1).index);
@@ -142,7 +140,7 @@ class PrefillConsumer {
     for (int32_t left = tiles; left > 0; --left) {
       MbarrierWait(&shared_.full[place_.stage], place_.phase);
 #pragma unroll 1
-      for (int term = 0; term < kTerms; ++term) AddTile(term, left);
+      for (int term = 0; term < kTerms; ++term) AddTile(term, left, term == 0 && left == tiles);
       Release(place_.stage);
       place_.Next();
     }
@@ -151,7 +149,7 @@ class PrefillConsumer {
 
   // Term `term` of P' times V of a tile, `left` tiles from the end, added to out_. A second term
   // starts from Q K again: keeping the probabilities would take registers that are not there.
-  __device__ __forceinline__ void AddTile(int term, int32_t left) {
+  __device__ __forceinline__ void AddTile(int term, int32_t left, bool first) {
     Probs p;
     {
       Scores s;
@@ -164,9 +162,8 @@ class PrefillConsumer {
       PinRegisters(s);
       Exponents(s, top);
       if (left <= Uniform(Piece().masked_tiles[group_])) Mask(left, s, top);
-      if (__any_sync(0xFFFFFFFFu, max(top[0], top[1]) > __float_as_int(kHighest))) {
-        Raise(top, s);
-      }
+      const bool high = max(top[0], top[1]) > __float_as_int(kHighest);
+      if (first || __any_sync(0xFFFFFFFFu, high)) Raise(first, top, s);
       Probabilities(term, s, p);
     }
     PinRegisters(p);
@@ -245,7 +242,7 @@ class PrefillConsumer {
     for (int b = 0; b < kBlocks; ++b) {
       // Never true, but ptxas must keep these loads behind the scores of the blocks before, and has
       // no registers for them earlier.
-      if (b > 1) c += top[1] == INT32_MAX;
+      if (b % 2 == 0 && b > 0) c += top[1] == INT32_MAX;
       const PrefillScales& scales = shared_.scales[place_.stage][b / 4];
       const float bias[2] = {scales.log_r - lane.unit[0], scales.log_r - lane.unit[1]};
       const float4 score = *reinterpret_cast<const float4*>(scales.score + 16 * (b % 4) + 4 * c);
@@ -289,15 +286,19 @@ class PrefillConsumer {
     }
   }
 
-  // Larger u for the rows that have a `top` too high.
-  __device__ __forceinline__ void Raise(const int32_t (&top)[2], Scores& s) {
+  // Larger u for the rows that have a `top` too high; with the first tile, whose exponents are
+  // those for u = 0, the first u of every row.
+  __device__ __forceinline__ void Raise(bool first, const int32_t (&top)[2], Scores& s) {
     float by[2];
     float factor[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float highest = QuadMax(__int_as_float(top[h]));
-      by[h] = highest > kHighest ? ceilf(highest) + kMargin : 0.0f;
-      factor[h] = Exp2Approx(-by[h]);
+      float highest = __int_as_float(top[h]);
+      if (first) highest = Maximum(s, h);
+      highest = QuadMax(highest);
+      const bool raise = highest > (first ? -INFINITY : kHighest);
+      by[h] = raise ? ceilf(highest) + kMargin : 0.0f;
+      factor[h] = first ? 1.0f : Exp2Approx(-by[h]);
       Lane().unit[h] += by[h];
     }
     Sums() = make_float2(Sums().x * factor[0], Sums().y * factor[1]);
@@ -305,6 +306,14 @@ class PrefillConsumer {
     for (int i = 0; i < kPrefillKeys / 2; ++i) s[i] -= by[i >> 1 & 1];
 #pragma unroll
     for (int i = 0; i < kValues; ++i) out_[i] *= factor[i >> 1 & 1];
+  }
+  static __device__ __forceinline__ float Maximum(const Scores& s, int h) {
+    float highest = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < kPrefillKeys / 4; ++i) {
+      highest = fmaxf(highest, s[4 * (i / 2) + 2 * h + i % 2]);
+    }
+    return highest;
   }
 
   // Exponents of a tile to a term of P'; with the first, adds to the lane's sums.
