@@ -65,6 +65,11 @@ void AddQuantize(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--calib-context", r.calibration_context, "Tokens a window")
       ->capture_default_str();
+  command
+      ->add_option(
+          "--held-out-tokens", r.held_out_tokens,
+          "Tokens of it behind those: perplexity and KL on them go into the report; 0: none")
+      ->capture_default_str();
   command->add_option("--seed", r.seed, "Seed of whatever is random")->capture_default_str();
   command
       ->add_option("--save-every", r.save_every_seconds,

@@ -71,6 +71,21 @@ class MainJob(WithModel):
             self.assertLess(reports[recipe]["kl_mean"], 1)
         self.assertLess(reports["default"]["kl_mean"], reports["rtn"]["kl_mean"])
 
+    def test_report_measures_on_text_behind_the_calibration(self):
+        out, done = self.quantise("held_out", "--recipe", "rtn", "--held-out-tokens", 200, "--json")
+        report = json.loads(done.stdout)
+        self.assertEqual(report, json.loads((out / "quantisation_report.json").read_text()))
+        held_out = report["held_out"]
+        self.assertEqual((held_out["tokens"], held_out["context"]), (128, 128))  # whole windows
+        behind = self.dir / "behind.txt"
+        behind.write_text(TEXT[512:])  # every letter is a token
+        whole = run_json("eval", "perplexity", out, "--text", behind, "--context", 128, "--max-tokens", 128,
+                         "--products", "exact", "--reference", self.model)
+        for key in ("perplexity", "kl_mean", "kl_p99", "top1_agreement"):
+            self.assertAlmostEqual(held_out["exact"][key], whole[key], delta=1e-6 * abs(whole[key]))
+        _, done = self.quantise("not_held_out", "--recipe", "rtn", "--held-out-tokens", 0, "--json")
+        self.assertNotIn("held_out", json.loads(done.stdout))
+
     def test_float_model_is_its_own_reference(self):
         r = run_json("eval", "perplexity", self.model, "--text", self.text, "--context", 128,
                      "--max-tokens", 512, "--reference", self.model)

@@ -67,6 +67,26 @@ TEST(ReportHtml, SaysWhyAutoChose) {
     EXPECT_THAT(page, HasSubstr(part));
 }
 
+TEST(ReportHtml, ShowsWhatHeldOutTextSays) {
+  Report report = SmallReport();
+  EXPECT_THAT(ReportHtml(ToJson(report)), Not(HasSubstr("Perplexity and KL")));
+  nlohmann::json products = {{"perplexity", 11.5},   {"perplexity_stderr", 0.25},
+                             {"kl_mean", 0.125},     {"kl_stderr", 0.0625},
+                             {"kl_p99", 1.5},        {"top1_agreement", 0.75},
+                             {"top1_stderr", 0.125}, {"kl_along_window", {0.25, 0.03125}}};
+  report.held_out = {{"tokens", 64}, {"context", 32}, {"table", products}};
+  report.held_out["float"] = {{"perplexity", 10.5}, {"perplexity_stderr", 0.5}};
+  products["kl_mean"] = 0.0625;
+  report.held_out["exact"] = products;
+  const std::string page = ReportHtml(ToJson(report));
+  for (const char* part :
+       {"<td>float</td><td>10.5000 &plusmn; 0.5000</td>", "<td>11.5000 &plusmn; 0.2500</td>",
+        "<td>0.1250 &plusmn; 0.0625</td>", "<td>0.0625 &plusmn; 0.0625</td>", "<td>1.5000</td>",
+        "<td>0.7500 &plusmn; 0.1250</td>", "64 tokens of the calibration text", "windows of 32",
+        "table, sixteenth of the window 1: 0.0312</title>"})
+    EXPECT_THAT(page, HasSubstr(part));
+}
+
 TEST(ReportHtml, EscapesWhatARecipeHolds) {
   const std::string page = ReportHtml(ToJson(SmallReport()));
   EXPECT_THAT(page, Not(HasSubstr("<b>")));

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <optional>
 
-#include "fireq/eval/perplexity.h"
+#include "fireq/api/held_out.h"
 #include "fireq/model/model.h"
 
 namespace fireq {
@@ -30,11 +30,12 @@ const std::vector<Candidate>& Candidates() {
 
 struct TrialText {
   std::span<const int32_t> calibration, held_out;
+  int64_t first_unseen = 0;
 };
 
 TrialText Split(std::span<const int32_t> ids, int64_t calibration_tokens, int64_t context) {
   const int64_t windows = std::min(std::ssize(ids), calibration_tokens) / context;
-  const int64_t behind = std::max<int64_t>(std::ssize(ids) - windows * context, 0) / context;
+  const int64_t behind = (std::ssize(ids) - windows * context) / context;
   const int64_t wanted = std::max<int64_t>(kHeldOutTokens / context, 1);
   const int64_t held = behind > 0 ? std::min(behind, wanted) : 1;
   const int64_t first = behind > 0 ? windows : windows - 1;  // window where held-out text begins
@@ -45,7 +46,7 @@ TrialText Split(std::span<const int32_t> ids, int64_t calibration_tokens, int64_
   const auto part = [&](int64_t from, int64_t count) {
     return ids.subspan(static_cast<size_t>(from * context), static_cast<size_t>(count * context));
   };
-  return {part(0, used), part(first, held)};
+  return {part(0, used), part(first, held), (first + held) * context};
 }
 
 // The trial's checkpoint, gone again whatever happens.
@@ -62,21 +63,14 @@ class TrialDirectory {
   std::filesystem::path path_;
 };
 
-PerplexityResult::Distance Judge(Backend& backend, const Model& model, const Model& reference,
-                                 std::span<const int32_t> ids, int64_t context, Products products) {
-  PerplexityOptions options;
-  options.context = context;
-  options.products = products;
-  return *EvaluatePerplexity({&backend, &model}, ids, options, {&backend, &reference}).distance;
-}
-
 }  // namespace
 
 RecipeChoice ChooseRecipe(const quant::QuantizeJob& job, std::span<const int32_t> ids,
                           int64_t calibration_tokens, const std::vector<std::string>& settings) {
   const TrialText text = Split(ids, calibration_tokens, job.calibration_context);
-  const Model reference = LoadModel(*job.backend, job.source->path());
+  const Model reference = OpenModel(*job.backend, job.source->path());
   RecipeChoice out;
+  out.first_unseen = text.first_unseen;
   out.reasons = {{"held_out_tokens", text.held_out.size()},
                  {"calibration_tokens", text.calibration.size()},
                  {"candidates", nlohmann::json::array()}};
@@ -93,6 +87,7 @@ RecipeChoice ChooseRecipe(const quant::QuantizeJob& job, std::span<const int32_t
     trial.target = directory.path();
     trial.calibration_ids.assign(text.calibration.begin(), text.calibration.end());
     trial.progress = {};
+    trial.measure = {};
     try {
       quant::Quantize(trial);
     } catch (const Error& error) {
@@ -101,12 +96,10 @@ RecipeChoice ChooseRecipe(const quant::QuantizeJob& job, std::span<const int32_t
       out.reasons["candidates"].push_back(std::move(entry));
       continue;
     }
-    const Model model = LoadModel(*job.backend, directory.path());
-    const auto judge = [&](Products products) {
-      return Judge(*job.backend, model, reference, text.held_out, job.calibration_context,
-                   products);
-    };
-    const auto table = judge(Products::kTable), exact = judge(Products::kExact);
+    const HeldOutResult result =
+        MeasureHeldOut(*job.backend, OpenModel(*job.backend, directory.path()), reference,
+                       text.held_out, job.calibration_context, job.pool->num_threads());
+    const auto &table = *result.table.distance, &exact = *result.exact.distance;
     entry["kl_table"] = table.kl_mean;
     entry["kl_exact"] = exact.kl_mean;
     entry["kl_stderr"] = exact.kl_stderr;

@@ -16,6 +16,7 @@ struct RecipeChoice {
   //  "kl_exact", "kl_stderr"}]}: KL(float, quantised) in nats a token; null where the recipe does
   //  not fit the model, with "refused".
   nlohmann::json reasons;
+  int64_t first_unseen = 0;  // of the ids: from here on no trial has read them
 };
 
 // Quantises `job.source` by every candidate with `settings` over it, on up to 16,384 tokens of

@@ -205,6 +205,9 @@ struct QuantizeRequest {
   std::string calibration_text;       // empty: only recipes that need none
   int64_t calibration_tokens = 32768;
   int64_t calibration_context = 2048;
+  // Of the calibration text behind those: perplexity and KL on them go into the report, unless
+  // there are fewer than two. 0: none.
+  int64_t held_out_tokens = 1024;
   uint64_t seed = 0;
   // Finished blocks are kept in OUTPUT_DIR.resume until the checkpoint is whole, and the same
   // request goes on from them. At least so many seconds between two saves; 0: after every block.

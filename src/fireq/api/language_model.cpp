@@ -59,6 +59,7 @@ std::string Render(const TextTools& tools, const std::string& messages_json,
 }  // namespace
 
 struct LanguageModel::Impl {
+  int num_threads;
   std::unique_ptr<Backend> backend;
   Model model;
   TextTools text;
@@ -83,8 +84,12 @@ LanguageModel LanguageModel::Load(const std::string& model, const LoadOptions& o
   SessionOptions session;
   session.max_context = options.max_context;
   session.products = ToProducts(options.products);
-  return LanguageModel(std::make_unique<Impl>(
-      Impl{std::move(backend), std::move(loaded), LoadTextTools(path), session, {}}));
+  return LanguageModel(std::make_unique<Impl>(Impl{options.runtime.num_threads,
+                                                   std::move(backend),
+                                                   std::move(loaded),
+                                                   LoadTextTools(path),
+                                                   session,
+                                                   {}}));
 }
 
 int64_t LanguageModel::max_context() const {
@@ -139,6 +144,7 @@ PerplexityReport LanguageModel::EvaluatePerplexity(const PerplexityRequest& requ
   options.max_tokens = request.max_tokens;
   options.products = impl_->session_options.products;
   options.chunk = request.chunk;
+  options.num_threads = impl_->num_threads;
   options.progress = request.progress;
   const auto loaded = [](const Impl& impl) {
     return fireq::LoadedModel{impl.backend.get(), &impl.model};

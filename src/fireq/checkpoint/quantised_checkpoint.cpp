@@ -158,11 +158,17 @@ void QuantisedCheckpointWriter::AddFile(const std::string& name, std::string_vie
   WriteTextFile(directory_.staging() / name, text);
 }
 
-void QuantisedCheckpointWriter::Finish() {
+const fs::path& QuantisedCheckpointWriter::Complete() {
   tensors_.Finish();
   nlohmann::json json = ToHuggingFaceJson(config_);
   json["quantization_config"] = ToJson(quant_);
   WriteTextFile(directory_.staging() / kConfigName, json.dump(2) + "\n");
+  complete_ = true;
+  return directory_.staging();
+}
+
+void QuantisedCheckpointWriter::Finish() {
+  if (!complete_) Complete();
   directory_.Commit();
 }
 

@@ -69,7 +69,10 @@ class QuantisedCheckpointWriter {
   // plain file name or is one that the writer itself writes.
   void AddFile(const std::string& name, std::string_view text);
 
-  // Writes config.json last and moves the directory into place.
+  // All tensors are there: writes config.json, and the checkpoint can be read from this directory,
+  // where it lies until Finish.
+  const std::filesystem::path& Complete();
+  // Moves the directory into place.
   void Finish();
 
  private:
@@ -78,6 +81,7 @@ class QuantisedCheckpointWriter {
   QuantConfig quant_;
   std::map<std::string, Shape> linears_;
   SafetensorsWriter tensors_;
+  bool complete_ = false;
 };
 
 }  // namespace fireq

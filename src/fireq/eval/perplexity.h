@@ -10,6 +10,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "fireq/model/model.h"
 
@@ -19,7 +20,8 @@ struct PerplexityOptions {
   int64_t context = 2048;
   int64_t max_tokens = 0;  // rounded down to whole windows; 0: all
   Products products = Products::kServed;
-  int64_t chunk = 0;  // tokens of a window run at a time; 0: all, 1: as decoding does
+  int64_t chunk = 0;    // tokens of a window run at a time; 0: all, 1: as decoding does
+  int num_threads = 0;  // for the statistics, beside the backend's own; 0: one a hardware thread
   // Called after each window; may throw to stop.
   std::function<void(int64_t tokens_done, int64_t tokens_total, double perplexity_so_far)> progress;
 };
@@ -31,12 +33,18 @@ struct PerplexityResult {
   double seconds = 0.0;            // in the evaluated model alone
   double tokens_per_second = 0.0;
 
+  // From a reference model.
   struct Distance {
     double kl_mean = 0.0;  // KL(reference || model), nats a position
     double kl_stderr = 0.0;
     double kl_p99 = 0.0;
     double top1_agreement = 0.0;  // share of positions with the same first choice
     double top1_stderr = 0.0;
+    double reference_perplexity = 0.0;
+    double reference_perplexity_stderr = 0.0;
+    // KL of the positions 0 .. context/16 - 1 of all windows, of the next sixteenth, ...: at
+    // most 16.
+    std::vector<double> kl_along_window;
   };
   std::optional<Distance> distance;  // with a reference
 };
@@ -52,5 +60,12 @@ struct LoadedModel {
 PerplexityResult EvaluatePerplexity(const LoadedModel& model, std::span<const int32_t> ids,
                                     const PerplexityOptions& options,
                                     const LoadedModel& reference = {});
+
+// One result for each of `products`; the reference runs once, with options.products.
+std::vector<PerplexityResult> EvaluatePerplexity(const LoadedModel& model,
+                                                 std::span<const int32_t> ids,
+                                                 const PerplexityOptions& options,
+                                                 const LoadedModel& reference,
+                                                 std::span<const Products> products);
 
 }  // namespace fireq

@@ -178,14 +178,19 @@ Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
                      const std::vector<KvLayer>& kv) {
   FIREQ_CHECK(batch.num_tokens <= buffers.max_tokens(), kInvalidArgument, "a step of ",
               batch.num_tokens, " tokens in buffers for ", buffers.max_tokens());
-  FIREQ_CHECK(kv.size() == weights.blocks.size(), kInvalidArgument, kv.size(),
-              " cache layers for a model of ", weights.blocks.size());
+  const size_t layers = static_cast<size_t>(context.config->num_layers);
+  FIREQ_CHECK(kv.size() == layers, kInvalidArgument, kv.size(), " cache layers for a model of ",
+              layers);
   const Tensor x = buffers.residual_.Rows(0, batch.num_tokens);
   context.backend->Embed({.ids = batch.ids, .table = weights.embedding, .out = x});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "embed", {x, {}, {}});
-  for (size_t layer = 0; layer < weights.blocks.size(); ++layer)
-    ForwardBlock(context, buffers, static_cast<int64_t>(layer), weights.blocks[layer], batch,
+  BlockWeights read;
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const int64_t number = static_cast<int64_t>(layer);
+    if (weights.read_block) read = weights.read_block(number);
+    ForwardBlock(context, buffers, number, weights.read_block ? read : weights.blocks[layer], batch,
                  kv[layer], x);
+  }
   return x;
 }
 

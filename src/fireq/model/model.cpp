@@ -20,30 +20,31 @@ class TensorStore {
 
 class FloatStore : public TensorStore {
  public:
-  explicit FloatStore(const ModelSource& source) : source_(source) {}
+  explicit FloatStore(std::shared_ptr<const ModelSource> source) : source_(std::move(source)) {}
   LinearPart LoadLinear(const std::string& linear) const override {
-    return {.name = linear, .weight = source_.Load(linear + ".weight")};
+    return {.name = linear, .weight = source_->Load(linear + ".weight")};
   }
-  Tensor Load(const std::string& name) const override { return source_.Load(name); }
-  bool Has(const std::string& name) const override { return source_.Has(name); }
+  Tensor Load(const std::string& name) const override { return source_->Load(name); }
+  bool Has(const std::string& name) const override { return source_->Has(name); }
 
  private:
-  const ModelSource& source_;
+  std::shared_ptr<const ModelSource> source_;
 };
 
 class QuantisedStore : public TensorStore {
  public:
-  explicit QuantisedStore(const QuantisedCheckpoint& checkpoint) : checkpoint_(checkpoint) {}
+  explicit QuantisedStore(std::shared_ptr<const QuantisedCheckpoint> checkpoint)
+      : checkpoint_(std::move(checkpoint)) {}
   LinearPart LoadLinear(const std::string& linear) const override {
-    if (checkpoint_.IsExcluded(linear))
-      return {.name = linear, .weight = checkpoint_.Load(linear + ".weight")};
-    return {.name = linear, .i4 = checkpoint_.LoadLinear(linear)};
+    if (checkpoint_->IsExcluded(linear))
+      return {.name = linear, .weight = checkpoint_->Load(linear + ".weight")};
+    return {.name = linear, .i4 = checkpoint_->LoadLinear(linear)};
   }
-  Tensor Load(const std::string& name) const override { return checkpoint_.Load(name); }
-  bool Has(const std::string& name) const override { return checkpoint_.Has(name); }
+  Tensor Load(const std::string& name) const override { return checkpoint_->Load(name); }
+  bool Has(const std::string& name) const override { return checkpoint_->Has(name); }
 
  private:
-  const QuantisedCheckpoint& checkpoint_;
+  std::shared_ptr<const QuantisedCheckpoint> checkpoint_;
 };
 
 class BlockLoader {
@@ -68,11 +69,16 @@ class BlockLoader {
   }
 
   ModelWeights Whole(const HeadMaker& make_head) const {
+    ModelWeights weights = WithoutBlocks(make_head);
+    for (int64_t layer = 0; layer < config_.num_layers; ++layer)
+      weights.blocks.push_back(Block(layer));
+    return weights;
+  }
+
+  ModelWeights WithoutBlocks(const HeadMaker& make_head) const {
     ModelWeights weights;
     const Tensor embedding = store_.Load(kEmbeddingName);
     weights.embedding = backend_.Upload(embedding);
-    for (int64_t layer = 0; layer < config_.num_layers; ++layer)
-      weights.blocks.push_back(Block(layer));
     weights.final_norm = Norm(kFinalNormName);
     LinearPart stored{.name = kLmHeadName,
                       .weight = config_.tied_embeddings ? embedding : store_.Load(kLmHeadName)};
@@ -111,28 +117,39 @@ class BlockLoader {
   Share share_;
 };
 
+// The tensors at `path`, and in `model` what its files say of it.
+std::shared_ptr<const TensorStore> OpenStore(const std::filesystem::path& path, Model& model) {
+  if (DetectModelKind(path) == ModelKind::kFireqQuantised) {
+    auto checkpoint = std::make_shared<const QuantisedCheckpoint>(path);
+    model.config = checkpoint->config();
+    model.quant = checkpoint->quant();
+    model.quantized = true;
+    return std::make_shared<QuantisedStore>(std::move(checkpoint));
+  }
+  auto source = ModelSource::Open(path);
+  model.config = source->config();
+  return std::make_shared<FloatStore>(std::move(source));
+}
+
 }  // namespace
 
 Model LoadModel(Backend& backend, const std::filesystem::path& path, const HeadMaker& make_head,
                 Share share) {
   Model model;
-  if (DetectModelKind(path) == ModelKind::kFireqQuantised) {
-    const QuantisedCheckpoint checkpoint(path);
-    model.config = ShareOf(checkpoint.config(), share);
-    model.quant = checkpoint.quant();
-    model.quantized = true;
-    model.weights =
-        BlockLoader(backend, model.config, QuantisedStore(checkpoint), share).Whole(make_head);
-    return model;
-  }
-  const auto source = ModelSource::Open(path);
-  model.config = ShareOf(source->config(), share);
-  model.weights = BlockLoader(backend, model.config, FloatStore(*source), share).Whole(make_head);
+  const auto store = OpenStore(path, model);
+  model.config = ShareOf(model.config, share);
+  model.weights = BlockLoader(backend, model.config, *store, share).Whole(make_head);
   return model;
 }
 
-BlockWeights LoadFloatBlock(Backend& backend, const ModelSource& source, int64_t layer) {
-  return BlockLoader(backend, source.config(), FloatStore(source)).Block(layer);
+Model OpenModel(Backend& backend, const std::filesystem::path& path) {
+  Model model;
+  const auto store = OpenStore(path, model);
+  model.weights = BlockLoader(backend, model.config, *store).WithoutBlocks({});
+  model.weights.read_block = [&backend, store, config = model.config](int64_t layer) {
+    return BlockLoader(backend, config, *store).Block(layer);
+  };
+  return model;
 }
 
 ForwardContext MakeContext(Backend& backend, const Model& model, int64_t max_context,

@@ -31,8 +31,9 @@ using HeadMaker = std::function<LinearPart(LinearPart stored)>;
 Model LoadModel(Backend& backend, const std::filesystem::path& path,
                 const HeadMaker& make_head = {}, Share share = {});
 
-// The float block `layer` of `source`, prepared for `backend`: what calibration runs.
-BlockWeights LoadFloatBlock(Backend& backend, const ModelSource& source, int64_t layer);
+// The same, but each block is read when a forward comes to it and dropped behind it: for one pass
+// over a model that is larger than memory.
+Model OpenModel(Backend& backend, const std::filesystem::path& path);
 
 // A context for forwards of `model` over up to `max_context` tokens a sequence.
 ForwardContext MakeContext(Backend& backend, const Model& model, int64_t max_context,

@@ -1,6 +1,7 @@
 // A model's weights, prepared for one backend, block by block.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct BlockWeights {
 struct ModelWeights {
   Tensor embedding;  // F32, F16 or BF16 [V, D]
   std::vector<BlockWeights> blocks;
+  // Instead of `blocks`: reads one when a forward comes to it, so that memory holds one at a time.
+  std::function<BlockWeights(int64_t layer)> read_block;
   Tensor final_norm;                              // F32 [D]
   std::shared_ptr<const PreparedLinear> lm_head;  // [V, D]
 };

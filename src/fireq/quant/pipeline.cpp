@@ -64,6 +64,12 @@ class Pipeline {
       SaveBlock(layer);
     }
     Progress("writing", config_.num_layers);
+    const std::filesystem::path& checkpoint = writer_.Complete();
+    if (job_.measure) {
+      calibration_.reset();
+      Progress("measuring", config_.num_layers);
+      report_.held_out = job_.measure(checkpoint);
+    }
     report_.seconds = Seconds();
     const nlohmann::json report = ToJson(report_);
     writer_.AddFile("quantisation_report.json", report.dump());

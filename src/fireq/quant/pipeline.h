@@ -35,6 +35,9 @@ struct QuantizeJob {
   // auxiliary files are copied as well.
   std::vector<std::pair<std::string, std::string>> extra_files;
   SavePolicy save;
+  // Tried on the finished checkpoint before it appears under its name; for the report. May be
+  // empty.
+  std::function<nlohmann::json(const std::filesystem::path& checkpoint)> measure;
   // step is a short phrase; fraction of the whole in [0, 1].
   std::function<void(std::string_view step, double fraction)> progress;
 };

@@ -44,6 +44,7 @@ nlohmann::json ToJson(const Report& report) {
   nlohmann::json out;
   out["recipe"] = report.recipe;
   if (!report.choice.is_null()) out["choice"] = report.choice;
+  if (!report.held_out.is_null()) out["held_out"] = report.held_out;
   out["calibration_tokens"] = report.calibration_tokens;
   out["seconds"] = report.seconds;
   out["excluded"] = report.excluded;

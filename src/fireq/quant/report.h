@@ -25,7 +25,8 @@ struct KeyReport {
 
 struct Report {
   nlohmann::json recipe;
-  nlohmann::json choice;  // of recipe auto (api/choose_recipe.h), else null
+  nlohmann::json choice;    // of recipe auto (api/choose_recipe.h), else null
+  nlohmann::json held_out;  // what QuantizeJob::measure found, else null
   int64_t calibration_tokens = 0;
   double seconds = 0.0;
   std::vector<LinearReport> linears;
@@ -33,8 +34,8 @@ struct Report {
   std::vector<std::string> excluded;
 };
 
-// {"recipe":{...},"choice":{...} if there was
-// one,"calibration_tokens","seconds","excluded":[...],"mean":{errors},
+// {"recipe":{...},"choice":{...} if there was one,"held_out":{...} if it was measured,
+//  "calibration_tokens","seconds","excluded":[...],"mean":{errors},
 //  "linears":[{"name","n","k","t",errors}],
 //  "keys":[{"layer","channel_max_before":[...],"channel_max_after":[...]}]} with errors as in
 //  LinearErrors: relative, dimensionless.

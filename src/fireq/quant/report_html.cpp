@@ -207,12 +207,44 @@ std::string ChoiceSection(const json& report) {
   return out + "</table>\n";
 }
 
+// What the model lost, on text that calibration did not see.
+std::string HeldOutSection(const json& report) {
+  if (!report.contains("held_out")) return "";
+  const json& held_out = report.at("held_out");
+  std::string out = StrCat(
+      "<h2>Perplexity and KL</h2>\n<p>On ", held_out.at("tokens").dump(),
+      " tokens of the calibration text that are behind those calibrated on, in windows of ",
+      held_out.at("context").dump(),
+      ", with standard errors. <i>table</i> is the product that long prompts use, <i>exact</i> the "
+      "one that decoding uses; KL(float, quantised) is in nats a token, top-1 the share of tokens "
+      "with the same first choice.</p>\n<table><tr><th></th><th>perplexity</th><th>KL</th>"
+      "<th>KL, 99th percentile</th><th>top-1</th></tr>\n");
+  const auto with_error = [](const json& values, const char* name, const char* error) {
+    return StrCat("<td>", FourDigits(values.at(name)), " &plusmn; ", FourDigits(values.at(error)),
+                  "</td>");
+  };
+  out += StrCat("<tr><td>float</td>",
+                with_error(held_out.at("float"), "perplexity", "perplexity_stderr"),
+                "<td></td><td></td><td></td></tr>\n");
+  std::vector<Series> along;
+  for (const char* products : {"table", "exact"}) {
+    const json& values = held_out.at(products);
+    out +=
+        StrCat("<tr><td>", products, "</td>", with_error(values, "perplexity", "perplexity_stderr"),
+               with_error(values, "kl_mean", "kl_stderr"), "<td>", FourDigits(values.at("kl_p99")),
+               "</td>", with_error(values, "top1_agreement", "top1_stderr"), "</tr>\n");
+    along.push_back({products, values.at("kl_along_window")});
+  }
+  return StrCat(out, "</table>\n",
+                LineChart({"KL along the window", "sixteenth of the window", "mean KL"}, along));
+}
+
 }  // namespace
 
 std::string ReportHtml(const json& report) {
-  return StrCat(kHead, Summary(report), ErrorSection(report), KeySection(report),
-                ChoiceSection(report), RecipeSection(report), TableSection(report),
-                "</body></html>\n");
+  return StrCat(kHead, Summary(report), HeldOutSection(report), ErrorSection(report),
+                KeySection(report), ChoiceSection(report), RecipeSection(report),
+                TableSection(report), "</body></html>\n");
 }
 
 }  // namespace fireq::quant
