@@ -92,7 +92,7 @@ void ExpectRow(const HostRows& got, int64_t row, const std::vector<float>& x, bo
 }
 
 TEST_F(RowQuant, QuantizeRowsIsTheFormatsRule) {
-  for (const int64_t k : {64, 576, 4096, 11008, 14336, 28672}) {
+  for (const int64_t k : {64, 576, 4096, 5120, 6144, 11008, 14336, 28672}) {
     const int64_t rows = 7;
     std::vector<uint16_t> x = RandomBf16(rows * k, 3.0f, static_cast<uint32_t>(k));
     for (int64_t j = 0; j < k; ++j) x[static_cast<size_t>(2 * k + j)] = 0;
@@ -113,7 +113,7 @@ TEST_F(RowQuant, QuantizeRowsIsTheFormatsRule) {
 }
 
 TEST_F(RowQuant, RmsNormQuantAddsNormsAndRounds) {
-  for (const int64_t k : {64, 576, 4096, 8192}) {
+  for (const int64_t k : {64, 576, 4096, 5120, 8192, 14336, 28672}) {
     for (const bool with_residual : {false, true}) {
       const int64_t rows = 5;
       const float eps = 1e-5f;

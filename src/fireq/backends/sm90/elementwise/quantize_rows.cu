@@ -4,23 +4,23 @@
 namespace fireq::sm90 {
 namespace {
 
-template <int kVectors>
-__global__ void __launch_bounds__(kRowThreads) QuantizeRows(QuantizeRowsArgs args) {
-  __shared__ uint32_t shared[kRowThreads / 32];
+template <int kVectors, int kThreads>
+__global__ void __launch_bounds__(kThreads) QuantizeRows(QuantizeRowsArgs args) {
+  __shared__ float slots[2 * kThreads / 32];
   GridDependencyLaunch();
   GridDependencyWait();
-  Row<kVectors> row(args.k);
+  Row<kVectors, kThreads> row(args.k);
   const int64_t index = blockIdx.x;
   const auto* x = reinterpret_cast<const uint4*>(args.x + index * args.k);
 #pragma unroll
   for (int v = 0; v < kVectors; ++v)
     UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
-  WriteRow(row, RowAbsMax(row, shared), GlobalRow(args.out, index, args.k));
+  WriteRow(row, 1.0f, RowAbsMax(row, slots), GlobalRow(args.out, index, args.k));
 }
 
-template <int kVectors>
+template <int kVectors, int kThreads>
 struct Kernel {
-  static constexpr auto kFunction = QuantizeRows<kVectors>;
+  static constexpr auto kFunction = QuantizeRows<kVectors, kThreads>;
 };
 
 }  // namespace

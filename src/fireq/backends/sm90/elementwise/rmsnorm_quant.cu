@@ -13,13 +13,12 @@ __device__ __forceinline__ uint4 AddBf16(const uint4& x, const uint4& residual) 
           FloatsToBf16x2(a[4] + b[4], a[5] + b[5]), FloatsToBf16x2(a[6] + b[6], a[7] + b[7])};
 }
 
-template <int kVectors>
-__global__ void __launch_bounds__(kRowThreads) RmsNormQuant(RmsNormQuantArgs args) {
-  __shared__ float sums[kRowThreads / 32];
-  __shared__ uint32_t maxima[kRowThreads / 32];
+template <int kVectors, int kThreads>
+__global__ void __launch_bounds__(kThreads) RmsNormQuant(RmsNormQuantArgs args) {
+  __shared__ float slots[2 * kThreads / 32];
   GridDependencyLaunch();
   GridDependencyWait();
-  Row<kVectors> row(args.k);
+  Row<kVectors, kThreads> row(args.k);
   const int64_t index = blockIdx.x;
   const int64_t first = index * args.k / kVectorWidth;
 #pragma unroll
@@ -35,13 +34,13 @@ __global__ void __launch_bounds__(kRowThreads) RmsNormQuant(RmsNormQuantArgs arg
     }
     UnpackBf16(packed, row.value[v]);
   }
-  Normalise(row, args.weight, args.eps, args.k, sums);
-  WriteRow(row, RowAbsMax(row, maxima), GlobalRow(args.out, index, args.k));
+  const Normalised normalised = Normalise(row, args.weight, args.eps, args.k, slots);
+  WriteRow(row, normalised.inv_rms, normalised.absmax, GlobalRow(args.out, index, args.k));
 }
 
-template <int kVectors>
+template <int kVectors, int kThreads>
 struct Kernel {
-  static constexpr auto kFunction = RmsNormQuant<kVectors>;
+  static constexpr auto kFunction = RmsNormQuant<kVectors, kThreads>;
 };
 
 }  // namespace

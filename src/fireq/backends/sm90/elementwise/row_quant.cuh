@@ -16,12 +16,11 @@
 
 namespace fireq::sm90 {
 
-inline constexpr int kRowThreads = 256;
 inline constexpr int kVectorWidth = 8;  // BF16 values in 16 bytes
 inline constexpr int kVectorsPerGroup = kGroup / kVectorWidth;
 
 // 8 kVectors values a thread: vector v of a thread is vector v * kThreads + thread of the row.
-template <int kVectors, int kThreads_ = kRowThreads>
+template <int kVectors, int kThreads_>
 struct Row {
   static constexpr int kThreads = kThreads_;
   float value[kVectors][kVectorWidth];
@@ -41,36 +40,57 @@ __device__ __forceinline__ void UnpackBf16(const uint4& packed, float (&out)[kVe
   }
 }
 
-// Combines one value a warp over the first kThreads threads of the CTA; `shared` holds a slot a
+// What the CTA must know of a row before it can write it.
+struct RowStats {
+  float squares;  // sum of squares
+  uint32_t bits;  // the largest magnitude: as unsigned bits a NaN is larger than any number
+};
+
+// Combines the warps' statistics over the first kThreads threads of the CTA. `slots`: two words a
 // warp, not in use by others.
-template <int kThreads, class T, class Combine>
-__device__ __forceinline__ T CombineWarps(T value, T* shared, Combine combine) {
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+template <int kThreads>
+__device__ __forceinline__ RowStats CombineWarps(RowStats warp, float* slots) {
+  constexpr int kWarps = kThreads / 32;
+  auto* maxima = reinterpret_cast<uint32_t*>(slots + kWarps);
+  if (threadIdx.x % 32 == 0) {
+    slots[threadIdx.x / 32] = warp.squares;
+    maxima[threadIdx.x / 32] = warp.bits;
+  }
   NamedBarrierSync(1, kThreads);
-  T all = shared[0];
+  RowStats all{slots[0], maxima[0]};
 #pragma unroll
-  for (int w = 1; w < kThreads / 32; ++w) all = combine(all, shared[w]);
+  for (int w = 1; w < kWarps; ++w) {
+    all.squares += slots[w];
+    all.bits = max(all.bits, maxima[w]);
+  }
   return all;
 }
 
 template <class AnyRow>
-__device__ __forceinline__ float SumOfSquares(const AnyRow& row, float* shared) {
-  float sum = 0.0f;
+__device__ __forceinline__ uint32_t LargestBits(const AnyRow& row) {
+  uint32_t bits = 0;
 #pragma unroll
   for (const auto& vector : row.value)
 #pragma unroll
-    for (const float x : vector) sum = fmaf(x, x, sum);
-#pragma unroll
-  for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
-  return CombineWarps<AnyRow::kThreads>(sum, shared, [](float a, float b) { return a + b; });
+    for (const float x : vector) bits = max(bits, __float_as_uint(x) & 0x7FFFFFFFu);
+  return __reduce_max_sync(0xFFFFFFFFu, bits);
 }
 
-// row *= weight / sqrt(mean of squares + eps)
+// Largest magnitude of the row. What a row has not is zero.
 template <int kVectors, int kThreads>
-__device__ __forceinline__ void Normalise(Row<kVectors, kThreads>& row, const float* weights,
-                                          float eps, int64_t k, float* shared) {
-  const float mean = SumOfSquares(row, shared) / static_cast<float>(k);
-  const float inv_rms = 1.0f / sqrtf(mean + eps);
+__device__ __forceinline__ float RowAbsMax(const Row<kVectors, kThreads>& row, float* slots) {
+  return __uint_as_float(CombineWarps<kThreads>({0.0f, LargestBits(row)}, slots).bits);
+}
+
+// row *= weight; returns 1 / sqrt(mean of squares + eps), by which it is to be multiplied yet, and
+// the largest magnitude of that: one wait for the other warps instead of two.
+struct Normalised {
+  float inv_rms, absmax;
+};
+template <int kVectors, int kThreads>
+__device__ __forceinline__ Normalised Normalise(Row<kVectors, kThreads>& row, const float* weights,
+                                                float eps, int64_t k, float* slots) {
+  float squares = 0.0f;
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     if (!row.Has(v)) continue;
@@ -78,22 +98,16 @@ __device__ __forceinline__ void Normalise(Row<kVectors, kThreads>& row, const fl
     const float4 low = __ldg(weight), high = __ldg(weight + 1);
     const float w[kVectorWidth] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-    for (int i = 0; i < kVectorWidth; ++i) row.value[v][i] = row.value[v][i] * inv_rms * w[i];
+    for (int i = 0; i < kVectorWidth; ++i) {
+      squares = fmaf(row.value[v][i], row.value[v][i], squares);
+      row.value[v][i] *= w[i];
+    }
   }
-}
-
-// Largest magnitude of the row. As unsigned bits a NaN is larger than any number, so it stays.
-template <int kVectors, int kThreads>
-__device__ __forceinline__ float RowAbsMax(const Row<kVectors, kThreads>& row, uint32_t* shared) {
-  uint32_t bits = 0;
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v)
-#pragma unroll
-    for (int i = 0; i < kVectorWidth; ++i)
-      if (row.Has(v)) bits = max(bits, __float_as_uint(row.value[v][i]) & 0x7FFFFFFFu);
-  bits = __reduce_max_sync(0xFFFFFFFFu, bits);
-  return __uint_as_float(
-      CombineWarps<kThreads>(bits, shared, [](uint32_t a, uint32_t b) { return max(a, b); }));
+  for (int d = 16; d > 0; d /= 2) squares += __shfl_xor_sync(0xFFFFFFFFu, squares, d);
+  const RowStats all = CombineWarps<kThreads>({squares, LargestBits(row)}, slots);
+  const float inv_rms = 1.0f / sqrtf(all.squares / static_cast<float>(k) + eps);
+  return {inv_rms, __uint_as_float(all.bits) * inv_rms};
 }
 
 // Sum of eight codes: exact in FP32.
@@ -122,18 +136,19 @@ struct GlobalRow {
   __device__ void Sum(int group, float sum) const { out.sums[index * groups + group] = sum; }
 };
 
-// Rounds and writes the row: codes, scale, sums of groups (16 neighbouring threads hold a group).
+// Rounds and writes the row times `factor`, whose largest magnitude is `absmax`: codes, scale, sums
+// of groups (16 neighbouring threads hold a group).
 template <int kVectors, int kThreads, class To>
-__device__ __forceinline__ void WriteRow(const Row<kVectors, kThreads>& row, float absmax,
-                                         const To& to) {
+__device__ __forceinline__ void WriteRow(const Row<kVectors, kThreads>& row, float factor,
+                                         float absmax, const To& to) {
   const TokenScale scale = MakeTokenScale(absmax);
+  const float inv_scale = factor * scale.inv_scale;
   if (threadIdx.x == 0) to.Scale(scale.scale);
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
     float x[kVectorWidth];
 #pragma unroll
-    for (int i = 0; i < kVectorWidth; ++i)
-      x[i] = row.Has(v) ? row.value[v][i] * scale.inv_scale : 0.0f;
+    for (int i = 0; i < kVectorWidth; ++i) x[i] = row.Has(v) ? row.value[v][i] * inv_scale : 0.0f;
     const uint2 codes{FloatsToE4M3x4(x[0], x[1], x[2], x[3]),
                       FloatsToE4M3x4(x[4], x[5], x[6], x[7])};
     const int place = row.Index(v);
@@ -145,8 +160,16 @@ __device__ __forceinline__ void WriteRow(const Row<kVectors, kThreads>& row, flo
   }
 }
 
-// Runs `kernel<kVectors>` with the fewest vectors a thread that hold a row of k.
-template <template <int> class Kernel, class Args>
+// Vectors a thread, and threads: the first that holds a row is used. Those of 320 and 352 threads
+// are for rows of 5120 and 11008.
+template <template <int, int> class Kernel, int kVectors, int kThreads, class Args>
+struct RowLaunch {
+  static constexpr int kCapacity = kVectors * kThreads;
+  static constexpr int kBlock = kThreads;
+  static constexpr void (*kFunction)(Args) = Kernel<kVectors, kThreads>::kFunction;
+};
+
+template <template <int, int> class Kernel, class Args>
 void LaunchRows(const Args& args, const char* name, cudaStream_t stream) {
   FIREQ_CHECK(args.k > 0 && args.k % 64 == 0 && args.k <= 32768, kUnsupported, name, ": rows of ",
               args.k, ": must be a multiple of 64, at most 32768");
@@ -156,17 +179,22 @@ void LaunchRows(const Args& args, const char* name, cudaStream_t stream) {
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(args.rows));
-  config.blockDim = dim3(kRowThreads);
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  const int64_t vectors = (args.k / kVectorWidth + kRowThreads - 1) / kRowThreads;
-  const auto pick = vectors <= 1   ? Kernel<1>::kFunction
-                    : vectors <= 2 ? Kernel<2>::kFunction
-                    : vectors <= 4 ? Kernel<4>::kFunction
-                    : vectors <= 8 ? Kernel<8>::kFunction
-                                   : Kernel<16>::kFunction;
-  CheckCuda(cudaLaunchKernelEx(&config, pick, args), name);
+  const auto launch = [&]<class... Launches>(Launches...) {
+    const int64_t vectors = args.k / kVectorWidth;
+    void (*function)(Args) = nullptr;
+    ((function == nullptr && vectors <= Launches::kCapacity
+          ? void((function = Launches::kFunction, config.blockDim = dim3(Launches::kBlock)))
+          : void()),
+     ...);
+    CheckCuda(cudaLaunchKernelEx(&config, function, args), name);
+  };
+  launch(RowLaunch<Kernel, 1, 256, Args>{}, RowLaunch<Kernel, 2, 256, Args>{},
+         RowLaunch<Kernel, 2, 320, Args>{}, RowLaunch<Kernel, 3, 256, Args>{},
+         RowLaunch<Kernel, 4, 256, Args>{}, RowLaunch<Kernel, 4, 352, Args>{},
+         RowLaunch<Kernel, 7, 256, Args>{}, RowLaunch<Kernel, 16, 256, Args>{});
 }
 
 }  // namespace fireq::sm90

@@ -46,10 +46,11 @@ __device__ __forceinline__ void MakeResidentTokens(const GemmI4F8Params& p,
 #pragma unroll
     for (int v = 0; v < kVectors; ++v)
       UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
-    if (p.norm != nullptr) Normalise(row, p.norm, p.norm_eps, k, tokens.slots());
-    // In turn: a slow warp may still read the maxima of the token before.
-    auto* maxima = reinterpret_cast<uint32_t*>(tokens.slots() + (1 + token % 2) * (kThreads / 32));
-    WriteRow(row, RowAbsMax(row, maxima), ResidentRow<Config>{tokens, token});
+    // In turn: a slow warp may still read what the token before left.
+    float* slots = tokens.slots() + token % 2 * (2 * kThreads / 32);
+    const Normalised normalised = p.norm != nullptr ? Normalise(row, p.norm, p.norm_eps, k, slots)
+                                                    : Normalised{1.0f, RowAbsMax(row, slots)};
+    WriteRow(row, normalised.inv_rms, normalised.absmax, ResidentRow<Config>{tokens, token});
   }
   const int end = AlignUp(p.groups, Config::kGroups);
   for (int i = p.groups * Config::kXGroupBytes / 4 + static_cast<int>(threadIdx.x);
