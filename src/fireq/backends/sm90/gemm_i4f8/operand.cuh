@@ -60,15 +60,16 @@ __device__ __forceinline__ GroupScales MakeGroupScales(uint32_t packed) {
 // *table*: E4M3((q - z) s), the product in FP16, where it is exact: |q - z| has 4 bits, s has 4,
 // and both are in range. So is every step on the way:
 //   0x5400 | byte is the FP16 number 64 + high nibble + low nibble / 16,
-//   (0x5400 | low nibble << 4) is 64 + low nibble, and a sixteenth of it taken from the above
-//   leaves 60 + high nibble,
-// and (64 + z) s or (60 + z) s, at most 79 x 15 units of s, has 11 bits. Half of the work falls to
+//   without its last four bits it is 64 + high nibble, and the difference the low nibble's
+//   sixteenth,
+// and z s, 16 s and (64 + z) s, at most 79 x 15 units of s, have 11 bits. Half of the work falls to
 // the FMA pipe this way. Looking 16 products up by byte permutes leaves all of it to the integer
 // pipe, at half whose rate it then runs, beside the tensor cores' use of the registers.
 struct HalfScales {
-  uint32_t scale[2];  // s, in both halves, of row half h
-  uint32_t even[2];   // -(64 + z) s
-  uint32_t odd[2];    // -(60 + z) s
+  uint32_t high[2];  // s, in both halves, of row half h
+  uint32_t low[2];   // 16 s
+  uint32_t even[2];  // -z s
+  uint32_t odd[2];   // -(64 + z) s
 };
 __device__ __forceinline__ HalfScales MakeHalfScales(uint32_t packed) {
   HalfScales out;
@@ -77,28 +78,35 @@ __device__ __forceinline__ HalfScales MakeHalfScales(uint32_t packed) {
     // s, and a zero point read as E4M3: z * 2^-9
     const uint32_t halves = E4M3x2ToHalf2(static_cast<uint16_t>(packed >> (16 * h)));
     const uint32_t zero = HighHalfTwice(halves);
-    out.scale[h] = LowHalfTwice(halves);
-    constexpr uint32_t kMinus512 = 0xE000E000, kMinus64 = 0xD400D400, kFour = 0x44004400;
-    out.even[h] = MulHalf2(FmaHalf2(zero, kMinus512, kMinus64), out.scale[h]);
-    out.odd[h] = FmaHalf2(out.scale[h], kFour, out.even[h]);
+    out.high[h] = LowHalfTwice(halves);
+    constexpr uint32_t kMinus512 = 0xE000E000, kMinus64 = 0xD400D400, kSixteen = 0x4C004C00;
+    out.low[h] = MulHalf2(out.high[h], kSixteen);
+    out.even[h] = MulHalf2(MulHalf2(zero, kMinus512), out.high[h]);
+    out.odd[h] = FmaHalf2(out.high[h], kMinus64, out.even[h]);
   }
   return out;
 }
 
+// 64 twice, as the compiler cannot know from an address in shared memory: as a constant it would be
+// part of every permute and the selectors be moved into registers.
+__device__ __forceinline__ uint32_t OpaqueSixtyFours(uint32_t shared_address) {
+  return 0x54005400 | shared_address >> 31;
+}
+
 __device__ __forceinline__ void TableOperands(const CodeWords& codes, const HalfScales& scales,
-                                              uint32_t (&a)[16]) {
-  constexpr uint32_t k64 = 0x54005400, kLowNibble = 0x00F000F0, kMinusSixteenth = 0xAC00AC00;
+                                              uint32_t sixty_fours, uint32_t (&a)[16]) {
+  constexpr uint32_t kHighNibble = 0xFFF0FFF0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
     const int h = i % 2;
     uint32_t even[2], odd[2];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const uint32_t both = PermuteBytes(codes.word[i], k64, j == 0 ? 0x5150 : 0x5352);
-      const uint32_t low = Lop3<0xEA>(both << 4, kLowNibble, k64);
-      const uint32_t high = FmaHalf2(low, kMinusSixteenth, both);
-      even[j] = FmaHalf2(low, scales.scale[h], scales.even[h]);
-      odd[j] = FmaHalf2(high, scales.scale[h], scales.odd[h]);
+      const uint32_t both = PermuteBytes(codes.word[i], sixty_fours, j == 0 ? 0x5150 : 0x5352);
+      const uint32_t high = both & kHighNibble;
+      const uint32_t low = SubHalf2(both, high);
+      even[j] = FmaHalf2(low, scales.low[h], scales.even[h]);
+      odd[j] = FmaHalf2(high, scales.high[h], scales.odd[h]);
     }
     a[4 * (i / 2) + h] = Halves2ToE4M3x4(even[0], even[1]);
     a[4 * (i / 2) + 2 + h] = Halves2ToE4M3x4(odd[0], odd[1]);

@@ -175,6 +175,7 @@ struct WideConsumer {
   uint32_t scales_address;
   uint32_t empty_address;  // of what this lane releases
   bool releases;
+  uint32_t sixty_fours;
   // Stages are known to the compiler but for where the unit's first one is: addresses worked out at
   // every step would be a tenth of its instructions, and instructions are what binds.
   struct Unit {
@@ -201,6 +202,7 @@ struct WideConsumer {
     empty_address = ClusterAddress(shared.x_empty(tokens ? 0 : 2 * Config::kStages),
                                    tokens ? lane : ClusterRank());
     asm volatile("" : "+r"(codes_address), "+r"(scales_address), "+r"(empty_address));
+    sixty_fours = OpaqueSixtyFours(codes_address);
   }
 
   struct Raw {
@@ -229,7 +231,7 @@ struct WideConsumer {
   __device__ void Convert(const Raw& raw, const Place& at, const Place& after, uint32_t (&a)[16]) {
     w_ready = MbarrierTestWait(shared.w_full(after.stage), after.parity);
     x_ready = MbarrierTestWait(shared.x_full(at.stage), at.parity);
-    TableOperands(raw.codes, MakeHalfScales(raw.scale_zeros), a);
+    TableOperands(raw.codes, MakeHalfScales(raw.scale_zeros), sixty_fours, a);
     PinRegisters(a);
   }
   // The tokens of a stage whose products have retired, and the weights of the one after.

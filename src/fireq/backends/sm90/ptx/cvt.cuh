@@ -39,7 +39,7 @@ __device__ __forceinline__ uint32_t Halves2ToE4M3x4(uint32_t low, uint32_t high)
   return packed;
 }
 
-// fma.rn.f16x2 and mul.rn.f16x2: subnormals are kept.
+// fma.rn.f16x2, mul.rn.f16x2 and sub.rn.f16x2: subnormals are kept.
 __device__ __forceinline__ uint32_t FmaHalf2(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t out;
   asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
@@ -48,6 +48,11 @@ __device__ __forceinline__ uint32_t FmaHalf2(uint32_t a, uint32_t b, uint32_t c)
 __device__ __forceinline__ uint32_t MulHalf2(uint32_t a, uint32_t b) {
   uint32_t out;
   asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+  return out;
+}
+__device__ __forceinline__ uint32_t SubHalf2(uint32_t a, uint32_t b) {
+  uint32_t out;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
   return out;
 }
 
