@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 fs::path FindKernelBench(const std::string& name) {
   const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
   for (const fs::path& libexec : {here / "libexec", here.parent_path() / "libexec"}) {
-    const fs::path program = libexec / "fireq" / name;
+    fs::path program = libexec / "fireq" / name;
     if (fs::exists(program)) return program;
   }
   Throw(ErrorCode::kUnsupported,

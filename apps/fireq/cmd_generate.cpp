@@ -1,4 +1,5 @@
 #include <memory>
+#include <utility>
 
 #include "sampling_options.h"
 
@@ -25,12 +26,13 @@ void Run(const Options& options) {
                {"decode_tokens_per_second", result.decode_tokens_per_second}});
     return;
   }
-  PrintOut(options.request.prompt);
-  model.Generate(options.request, [](std::string_view text) {
-    PrintOut(std::string(text));
+  // With the first new text, so that a request that is refused prints nothing.
+  std::string prompt = options.request.prompt;
+  model.Generate(options.request, [&](std::string_view text) {
+    PrintOut(std::exchange(prompt, "") + std::string(text));
     return true;
   });
-  PrintOut("\n");
+  PrintOut(prompt + "\n");
 }
 
 }  // namespace

@@ -12,9 +12,6 @@
 
 namespace fireq::app {
 
-const char* const kModelHelp =
-    "Hugging Face directory, .gguf file, FireQ checkpoint, or the alias smollm2-135m";
-
 void CommonOptions::AddTo(CLI::App& command, bool with_json) {
   command.add_option("--threads", threads, "Threads to use (default: all)")
       ->check(CLI::Range(1, 1024));

@@ -42,7 +42,8 @@ void AddProducts(CLI::App& command, ProductsMode& products);
 void AddLmHead(CLI::App& command, LmHead& lm_head);
 
 // Text of MODEL for --help.
-extern const char* const kModelHelp;
+inline constexpr const char* kModelHelp =
+    "Hugging Face directory, .gguf file, FireQ checkpoint, or the alias smollm2-135m";
 
 // One line on stderr that is rewritten, only where stderr is a terminal; a plain line a tenth of
 // the way elsewhere.

@@ -24,9 +24,8 @@ int Fail(fireq::ErrorCode code, const std::string& message) {
   return fireq::ExitCode(code);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+// Errors of the arguments are answered here, all others are thrown.
+int Run(int argc, char** argv) {
   // A file size limit (ulimit -f) is then an error like a full disk, not the end of the process.
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"FireQ: 4-bit LLM inference (INT4 weights and KV cache, FP8 activations)", "fireq"};
@@ -46,6 +45,14 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : fireq::ExitCode(fireq::ErrorCode::kInvalidArgument);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Run(argc, argv);
   } catch (const fireq::Error& e) {
     return Fail(e.code(), e.what());
   } catch (const std::filesystem::filesystem_error& e) {

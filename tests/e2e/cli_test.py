@@ -246,18 +246,21 @@ class Hostile(WithModel):
         (model / "config.json").write_text("[" * 100000)
         self.refuse(model, 4, "config.json")
 
-    def test_nan_weight_is_refused_by_the_quantiser(self):
-        model = self.broken("nan")
-        path = model / "model.safetensors"
-        data = bytearray(path.read_bytes())
-        size = struct.unpack("<Q", data[:8])[0]
-        header = json.loads(data[8:8 + size])
-        at = 8 + size + header["model.layers.1.mlp.up_proj.weight"]["data_offsets"][0] + 4 * 5
-        data[at:at + 4] = struct.pack("<f", float("nan"))
-        path.write_bytes(data)
-        out, done = self.quantise("nan_out", model=model, code=4)
-        self.assertIn("model.layers.1.mlp.up_proj.weight", done.stderr)
-        self.assertFalse(out.exists())
+    def test_weights_that_are_not_finite(self):
+        for value, name in (("nan", "model.layers.1.mlp.up_proj"), ("inf", "model.embed_tokens"),
+                            ("-inf", "model.norm")):
+            model = self.broken(name + value)
+            path = model / "model.safetensors"
+            data = bytearray(path.read_bytes())
+            size = struct.unpack("<Q", data[:8])[0]
+            header = json.loads(data[8:8 + size])
+            at = 8 + size + header[name + ".weight"]["data_offsets"][0] + 4 * 5
+            data[at:at + 4] = struct.pack("<f", float(value))
+            path.write_bytes(data)
+            self.refuse(model, 4, name + ".weight", value)
+            out, done = self.quantise("not_finite", model=model, code=4)
+            self.assertIn(name + ".weight", done.stderr)
+            self.assertFalse(out.exists())
 
     def test_missing_shard(self):
         model = self.broken("shard")
@@ -276,6 +279,23 @@ class Hostile(WithModel):
         self.assertIn("default", done.stderr)
         _, done = self.quantise("no_key", "--set", "wheights=1", code=2)
         self.assertIn("wheights", done.stderr)
+
+    def test_calibration_that_cannot_be(self):
+        for arguments, word in ((("--calib", self.text, "--calib-context", 0), "context must be >= 2, got 0"),
+                                (("--calib", self.text, "--calib-tokens", -5), "tokens must be >= 1, got -5"),
+                                (("--calib", self.text, "--held-out-tokens", -1), "must be >= 0, got -1"),
+                                (("--calib", "/dev/null"), "needs calibration text"),
+                                ((), "needs calibration text")):
+            out = self.dir / "cannot_be"
+            done = run("quantize", self.model, "-o", out, *arguments, code=2)
+            self.assertIn(word, done.stderr)
+            self.assertFalse(out.exists())
+
+    def test_refused_settings_of_the_sampler_print_nothing(self):
+        for arguments in (("--temperature", -1), ("--top-p", 3), ("-n", -3)):
+            done = run("generate", self.model, "--prompt", "abc", *arguments, code=2)
+            self.assertEqual(done.stdout, "")
+            self.assertIn(str(arguments[1]), done.stderr)
 
     def test_text_shorter_than_a_window(self):
         short = self.dir / "short.txt"

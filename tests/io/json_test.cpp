@@ -28,6 +28,7 @@ TEST(Json, NamesTheByteOfASyntaxError) {
   EXPECT_THAT(ParseError(""), HasSubstr("byte 0"));
   EXPECT_THAT(ParseError("[1] x"), HasSubstr("byte 5"));
   EXPECT_THAT(ParseError("\"\xff\""), HasSubstr("ill-formed UTF-8"));
+  EXPECT_THAT(ParseError("\"\xff\""), HasSubstr("last read: '\"\\xFF'"));
   EXPECT_THAT(ParseError("[1e999]"), HasSubstr("number overflow"));
   EXPECT_THAT(ParseError("{\"a\":"), HasSubstr("byte 5"));
   EXPECT_THAT(ParseError("[NaN]"), HasSubstr("byte 2"));

@@ -164,6 +164,7 @@ class BenchOnRanks {
 
   void Run() {
     std::vector<std::jthread> threads;
+    threads.reserve(static_cast<size_t>(size_));
     for (int rank = 0; rank < size_; ++rank) threads.emplace_back([this, rank] { RunRank(rank); });
     threads.clear();
     if (first_error_) std::rethrow_exception(first_error_);

@@ -22,14 +22,19 @@ std::vector<std::pair<std::string, std::string>> TokenizerFilesOf(const ModelSou
           {"tokenizer_config.json", files.config.dump(2)}};
 }
 
+void CheckRequest(const QuantizeRequest& request) {
+  const auto at_least = [](const char* name, int64_t value, int64_t least) {
+    FIREQ_CHECK(value >= least, kInvalidArgument, name, " must be >= ", least, ", got ", value);
+  };
+  at_least("calibration tokens", request.calibration_tokens, 1);
+  at_least("calibration context", request.calibration_context, 2);
+  at_least("held-out tokens", request.held_out_tokens, 0);
+}
+
 // All of the text: what is behind the calibration tokens is to judge on.
 std::vector<int32_t> TextIds(const std::filesystem::path& model, const QuantizeRequest& request) {
   if (request.calibration_text.empty()) return {};
   const TextTools tools = LoadTextTools(model);
-  FIREQ_CHECK(request.calibration_tokens > 0, kInvalidArgument,
-              "calibration tokens must be > 0, got ", request.calibration_tokens);
-  FIREQ_CHECK(request.held_out_tokens >= 0, kInvalidArgument, "held-out tokens must be >= 0, got ",
-              request.held_out_tokens);
   return tools.tokenizer.Encode(request.calibration_text);
 }
 
@@ -55,6 +60,7 @@ nlohmann::json Measure(const quant::QuantizeJob& job, const std::filesystem::pat
 }  // namespace
 
 std::string Quantize(const QuantizeRequest& request) {
+  CheckRequest(request);
   const std::filesystem::path model = ResolveModel(request.model, request.runtime);
   quant::QuantizeJob job;
   const bool choose = request.recipe == "auto";

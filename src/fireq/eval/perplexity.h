@@ -3,7 +3,7 @@
 // The ids are cut into windows of `context`, each run from an empty cache through the same forward
 // and the same backend that serve; the short last window is dropped. Perplexity is over the
 // context - 1 targets of each window; KL and agreement over all positions.
-// Source: served arithmetic, "Evaluation" (docs/FORMATS.md).
+// Source: served arithmetic, "Evaluation" (docs/SERVED_ARITHMETIC.md).
 #pragma once
 
 #include <cstdint>

@@ -90,9 +90,11 @@ struct KvPageLayout {
   }
 };
 
-static_assert(KvPageLayout{KvGrid::kAsymmetric, 1, 128}.page_bytes() == kTokensPerPage * 2 * 67);
+static_assert(KvPageLayout{KvGrid::kAsymmetric, 1, 128}.page_bytes() ==
+              int64_t{kTokensPerPage} * 2 * 67);
 static_assert(KvPageLayout{KvGrid::kAsymmetric, 8, 128}.head_bytes() % 16 == 0);
-static_assert(KvPageLayout{KvGrid::kAsymmetric, 8, 64}.head_bytes() == kTokensPerPage * 2 * 35);
+static_assert(KvPageLayout{KvGrid::kAsymmetric, 8, 64}.head_bytes() ==
+              int64_t{kTokensPerPage} * 2 * 35);
 
 FIREQ_HD constexpr uint8_t GetCode(const uint8_t* block, NibblePlace at) {
   return static_cast<uint8_t>((block[at.byte] >> at.shift) & 0xF);
@@ -107,13 +109,13 @@ FIREQ_HD constexpr void SetCode(uint8_t* block, NibblePlace at, uint8_t code) {
 inline KvScale GetKvScale(const uint8_t* block, int64_t scale_offset, int64_t zero_offset,
                           int token) {
   KvScale s{};
-  std::memcpy(&s.scale, block + scale_offset + token * 2, 2);
+  std::memcpy(&s.scale, block + scale_offset + int64_t{token} * 2, 2);
   s.zero = block[zero_offset + token];
   return s;
 }
 inline void SetKvScale(uint8_t* block, int64_t scale_offset, int64_t zero_offset, int token,
                        KvScale s) {
-  std::memcpy(block + scale_offset + token * 2, &s.scale, 2);
+  std::memcpy(block + scale_offset + int64_t{token} * 2, &s.scale, 2);
   block[zero_offset + token] = s.zero;
 }
 

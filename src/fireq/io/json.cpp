@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 #include "fireq/base/error.h"
 #include "fireq/io/text_file.h"
@@ -10,6 +11,21 @@ namespace fireq {
 namespace {
 
 using Json = nlohmann::json;
+
+// For what a message quotes of a text that need not be UTF-8.
+std::string Printable(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (static_cast<unsigned char>(c) < 0x80) {
+      out += c;
+      continue;
+    }
+    char hex[8];
+    std::snprintf(hex, sizeof hex, "\\x%02X", static_cast<unsigned>(static_cast<unsigned char>(c)));
+    out += hex;
+  }
+  return out;
+}
 
 // Iterates over the text and tells how far the parser has read: the SAX callbacks for keys and
 // containers carry no position of their own.
@@ -71,7 +87,7 @@ class StrictBuilder final : public nlohmann::json_sax<Json> {
     // The library's message begins with "[json.exception...] "; the rest says what is wrong.
     const std::string_view text = e.what();
     const size_t bracket = text.find("] ");
-    return Fail(std::string(bracket == text.npos ? text : text.substr(bracket + 2)));
+    return Fail(Printable(bracket == text.npos ? text : text.substr(bracket + 2)));
   }
 
  private:

@@ -13,7 +13,7 @@ class TensorStore {
  public:
   virtual ~TensorStore() = default;
   virtual LinearPart LoadLinear(const std::string& linear) const = 0;
-  virtual Tensor Load(const std::string& name) const = 0;  // as stored
+  virtual Tensor Load(const std::string& name) const = 0;  // as stored; finite
   virtual bool Has(const std::string& name) const = 0;
   Tensor LoadF32(const std::string& name) const { return ToF32(Load(name), name); }
 };
@@ -22,9 +22,13 @@ class FloatStore : public TensorStore {
  public:
   explicit FloatStore(std::shared_ptr<const ModelSource> source) : source_(std::move(source)) {}
   LinearPart LoadLinear(const std::string& linear) const override {
-    return {.name = linear, .weight = source_->Load(linear + ".weight")};
+    return {.name = linear, .weight = Load(linear + ".weight")};
   }
-  Tensor Load(const std::string& name) const override { return source_->Load(name); }
+  Tensor Load(const std::string& name) const override {
+    Tensor tensor = source_->Load(name);
+    CheckFinite(tensor, name);
+    return tensor;
+  }
   bool Has(const std::string& name) const override { return source_->Has(name); }
 
  private:

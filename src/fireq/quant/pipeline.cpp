@@ -256,6 +256,8 @@ bool NeedsCalibration(const Recipe& recipe) {
 
 Report Quantize(const QuantizeJob& job) {
   CheckRecipe(job.recipe);
+  FIREQ_CHECK(!NeedsCalibration(job.recipe) || !job.calibration_ids.empty(), kInvalidArgument,
+              "the recipe needs calibration text, and there is none");
   return Pipeline(job).Run();
 }
 
