@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -99,6 +100,8 @@ void PrintJson(const nlohmann::ordered_json& value) {
 
 std::string ReadWhole(const std::string& path) {
   if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  FIREQ_CHECK(!std::filesystem::is_directory(path), kInvalidArgument, path,
+              " is a directory, not a text");
   std::ifstream file(path, std::ios::binary);
   FIREQ_CHECK(file.good(), kNotFound, "cannot open ", path);
   std::string text{std::istreambuf_iterator<char>(file), {}};

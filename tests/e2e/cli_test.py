@@ -301,6 +301,7 @@ class Hostile(WithModel):
         short = self.dir / "short.txt"
         short.write_text("tiny")
         self.assertIn("window", run("eval", "perplexity", self.model, "--text", short, code=2).stderr)
+        self.assertIn("is a directory", run("eval", "perplexity", self.model, "--text", self.dir, code=2).stderr)
 
     def test_full_disk_leaves_nothing(self):
         def small_files():

@@ -67,7 +67,8 @@ class Bencher {
   Model Load() {
     if (!request_.model.empty())
       return LoadModel(*backend_, ResolveModel(request_.model, request_.runtime),
-                       MakeHead(request_.lm_head, ResolveModel(request_.model, request_.runtime)),
+                       MakeHead(request_.lm_head, ResolveModel(request_.model, request_.runtime),
+                                request_.runtime.num_threads),
                        share_);
     ModelConfig config = SyntheticConfig(request_.synthetic);
     if (request_.layers > 0) config.num_layers = request_.layers;

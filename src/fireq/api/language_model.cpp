@@ -80,7 +80,8 @@ LanguageModel::~LanguageModel() = default;
 LanguageModel LanguageModel::Load(const std::string& model, const LoadOptions& options) {
   const std::filesystem::path path = ResolveModel(model, options.runtime);
   auto backend = MakeBackend(options.runtime, path);
-  Model loaded = LoadModel(*backend, path, MakeHead(options.lm_head, path));
+  Model loaded =
+      LoadModel(*backend, path, MakeHead(options.lm_head, path, options.runtime.num_threads));
   SessionOptions session;
   session.max_context = options.max_context;
   session.products = ToProducts(options.products);
@@ -170,6 +171,7 @@ std::vector<TaskScore> LanguageModel::EvaluateTasks(const TasksRequest& request)
     TaskOptions options;
     options.max_context = max_context();
     options.products = impl_->session_options.products;
+    options.num_threads = impl_->num_threads;
     options.progress = [&](int64_t done, int64_t total) {
       if (request.progress) request.progress(task.name, done, total);
     };

@@ -9,7 +9,7 @@
 namespace fireq {
 namespace {
 
-LinearPart ToInt4(LinearPart stored) {
+LinearPart ToInt4(LinearPart stored, ThreadPool& pool) {
   const Tensor values = ToF32(stored.weight, stored.name);
   quant::FloatLinear<float> linear{.name = stored.name, .weight = {values.dim(0), values.dim(1)}};
   std::copy_n(values.as<float>(), values.num_elements(), linear.weight.data.begin());
@@ -19,7 +19,6 @@ LinearPart ToInt4(LinearPart stored) {
   recipe.weights_t = true;
   // Logits are mostly those of a few rows, so decoding's products.
   recipe.weights_products = quant::ErrorProducts::kExact;
-  ThreadPool pool;
   // Without calibration every column counts the same.
   const quant::InputKnowledge input{
       std::vector<float>(static_cast<size_t>(linear.weight.cols), 1.0f), {}};
@@ -30,11 +29,14 @@ LinearPart ToInt4(LinearPart stored) {
 
 }  // namespace
 
-HeadMaker MakeHead(LmHead lm_head, const std::filesystem::path& model) {
+HeadMaker MakeHead(LmHead lm_head, const std::filesystem::path& model, int num_threads) {
   if (lm_head == LmHead::kAsStored) return {};
   FIREQ_CHECK(DetectModelKind(model) == ModelKind::kFireqQuantised, kInvalidArgument,
               "an INT4 lm_head of a float model: ", model.string());
-  return ToInt4;
+  return [num_threads](LinearPart stored) {
+    ThreadPool pool(num_threads);
+    return ToInt4(std::move(stored), pool);
+  };
 }
 
 }  // namespace fireq

@@ -9,6 +9,6 @@
 namespace fireq {
 
 // Empty for kAsStored. Throws kInvalidArgument for kInt4 of a float model.
-HeadMaker MakeHead(LmHead lm_head, const std::filesystem::path& model);
+HeadMaker MakeHead(LmHead lm_head, const std::filesystem::path& model, int num_threads);
 
 }  // namespace fireq

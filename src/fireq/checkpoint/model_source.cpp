@@ -40,7 +40,7 @@ int64_t FirstNonFinite(const T* values, int64_t count, T mask) {
 std::string IndexText(const Shape& shape, int64_t flat) {
   std::string text;
   for (auto dim = shape.rbegin(); dim != shape.rend(); ++dim) {
-    text = std::to_string(flat % *dim) + (text.empty() ? "" : ", ") + text;
+    text.insert(0, StrCat(flat % *dim, text.empty() ? "" : ", "));
     flat /= *dim;
   }
   return "[" + text + "]";

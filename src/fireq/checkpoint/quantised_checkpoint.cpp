@@ -50,7 +50,7 @@ std::string LayerGroupOf(const std::string& linear) {
 std::set<std::string> CheckedExcluded(const ModelConfig& config, const QuantConfig& quant,
                                       const std::map<std::string, Shape>& linears,
                                       const std::string& place) {
-  const std::set<std::string> excluded(quant.excluded.begin(), quant.excluded.end());
+  std::set<std::string> excluded(quant.excluded.begin(), quant.excluded.end());
   std::map<std::string, std::set<bool>> groups;
   for (const auto& [name, shape] : linears) {
     groups[LayerGroupOf(name)].insert(excluded.contains(name));
@@ -115,7 +115,7 @@ WeightI4 QuantisedCheckpoint::LoadLinear(const std::string& linear) const {
 }
 
 Tensor QuantisedCheckpoint::Load(const std::string& name) const {
-  const Tensor tensor = tensors_.Get(name);
+  Tensor tensor = tensors_.Get(name);
   CheckFinite(tensor, name);
   return tensor;
 }

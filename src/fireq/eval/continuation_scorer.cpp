@@ -68,12 +68,13 @@ struct ContinuationScorer::Row {
 };
 
 ContinuationScorer::ContinuationScorer(Backend& backend, const Model& model, int64_t max_context,
-                                       Products products)
+                                       Products products, int num_threads)
     : backend_(backend),
       model_(model),
       max_context_(max_context),
       context_(MakeContext(backend, model, max_context, products)),
-      buffers_(context_, kStepTokens) {}
+      buffers_(context_, kStepTokens),
+      pool_(num_threads) {}
 
 ContinuationScorer::Plan ContinuationScorer::PlanGroup(const ContinuationGroup& group,
                                                        GroupScores& scores) const {

@@ -34,7 +34,9 @@ struct ContinuationScore {
 class ContinuationScorer {
  public:
   // At most `max_context` tokens are run for a continuation: longer ones lose their first tokens.
-  ContinuationScorer(Backend& backend, const Model& model, int64_t max_context, Products products);
+  // `num_threads` are for the sums over logits, beside the backend's own; 0: one a hardware thread.
+  ContinuationScorer(Backend& backend, const Model& model, int64_t max_context, Products products,
+                     int num_threads = 0);
 
   // One entry a group and continuation, in order. `progress` is called with the number of groups
   // done and may throw to stop. Throws kInvalidArgument for ids outside the vocabulary and for a

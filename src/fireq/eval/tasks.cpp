@@ -44,7 +44,7 @@ TaskResult EvaluateTask(Backend& backend, const Model& model, const Task& task,
   FIREQ_CHECK(total > 0, kInvalidArgument, "task ", task.name, " has no items");
   const int64_t max_context =
       options.max_context > 0 ? options.max_context : model.config.max_context;
-  ContinuationScorer scorer(backend, model, max_context, options.products);
+  ContinuationScorer scorer(backend, model, max_context, options.products, options.num_threads);
   const auto scores = scorer.Score(EncodeItems(task, encode), [&](int64_t done) {
     if (options.progress) options.progress(done, total);
   });

@@ -17,6 +17,7 @@ using TaskEncoder = std::function<std::vector<int32_t>(std::string_view text)>;
 struct TaskOptions {
   int64_t max_context = 0;  // tokens; 0: what the model states
   Products products = Products::kServed;
+  int num_threads = 0;  // as ContinuationScorer has it
   // May throw to stop.
   std::function<void(int64_t items_done, int64_t items_total)> progress;
 };

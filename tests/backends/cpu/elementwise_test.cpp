@@ -142,12 +142,31 @@ struct RopeCase {
   KvGrid grid;
 };
 
-// One sequence of `total` tokens written in two steps, the second starting inside a group of 16.
+// One sequence of `kTotal` tokens written in two steps, the second starting inside a group of 16.
 class CpuRopeTest : public ::testing::TestWithParam<RopeCase> {
  protected:
   static constexpr int64_t kTotal = 150;
+  static constexpr int32_t kPages[] = {2, 0, 1};
 
-  BatchView Batch(int64_t begin, int64_t end) {
+  void SetUp() override {
+    std::mt19937 rng(4);
+    args_.kv.layout = {c_.grid, static_cast<int>(c_.kv_heads), static_cast<int>(c_.dim)};
+    args_.kv.pages = Poisoned(DType::kU8, {3, args_.kv.layout.page_bytes()});
+    args_.num_heads = c_.heads;
+    args_.norm_eps = 1e-6f;
+    args_.qk_hadamard = c_.hadamard;
+    args_.rope_cos = RandomTensor(DType::kF32, {kTotal, c_.dim / 2}, 0.7f, rng);
+    args_.rope_sin = RandomTensor(DType::kF32, {kTotal, c_.dim / 2}, 0.7f, rng);
+    if (c_.norm) args_.q_norm = RandomTensor(DType::kF32, {c_.dim}, 1.0f, rng);
+    if (c_.norm) args_.k_norm = RandomTensor(DType::kF32, {c_.dim}, 1.0f, rng);
+    if (c_.crs) args_.crs_q = RandomTensor(DType::kF32, {c_.kv_heads, c_.dim}, 1.0f, rng);
+    if (c_.crs) args_.crs_k = RandomTensor(DType::kF32, {c_.kv_heads, c_.dim}, 1.0f, rng);
+    qkv_ = RandomTensor(DType::kBF16, {kTotal, (c_.heads + 2 * c_.kv_heads) * c_.dim}, 1.0f, rng);
+    q_.values = Poisoned(c_.e4m3 ? DType::kE4M3 : DType::kF32, {kTotal, c_.heads * c_.dim});
+    q_.scale = Poisoned(DType::kF32, {kTotal, c_.heads});
+  }
+
+  void Write(int64_t begin, int64_t end) {
     BatchView batch;
     batch.num_tokens = end - begin;
     batch.num_sequences = 1;
@@ -156,88 +175,88 @@ class CpuRopeTest : public ::testing::TestWithParam<RopeCase> {
     batch.positions = Tensor::FromVector(DType::kI32, {end - begin}, positions);
     batch.query_start = Tensor::FromVector<int32_t>(DType::kI32, {2}, {0, int32_t(end - begin)});
     batch.context_len = Tensor::FromVector<int32_t>(DType::kI32, {1}, {int32_t(end)});
-    batch.page_table = Tensor::FromVector<int32_t>(DType::kI32, {1, 3}, {2, 0, 1});
-    return batch;
+    batch.page_table =
+        Tensor::FromVector<int32_t>(DType::kI32, {1, 3}, {kPages[0], kPages[1], kPages[2]});
+    args_.batch = &batch;
+    args_.qkv = qkv_.Rows(begin, end);
+    args_.q = {q_.values.Rows(begin, end), c_.e4m3 ? q_.scale.Rows(begin, end) : Tensor(), {}};
+    MakeCpuBackend({2, false})->RopeKvWrite(args_);
   }
+
+  // Head `head` of the fused projection, as it is.
+  std::vector<double> Projected(int64_t t, int64_t head) const {
+    return Slice(qkv_, t * qkv_.dim(1) + head * c_.dim, c_.dim);
+  }
+  testing::HeadTurn Turn(int64_t t, const Tensor& norm, const Tensor& crs, int64_t kv_head) const {
+    testing::HeadTurn turn;
+    turn.eps = args_.norm_eps;
+    turn.hadamard = c_.hadamard;
+    turn.cos = Slice(args_.rope_cos, t * c_.dim / 2, c_.dim / 2);
+    turn.sin = Slice(args_.rope_sin, t * c_.dim / 2, c_.dim / 2);
+    if (c_.norm) turn.norm = Slice(norm, 0, c_.dim);
+    if (c_.crs) turn.crs = Slice(crs, kv_head * c_.dim, c_.dim);
+    return turn;
+  }
+
+  void CheckQuery(int64_t t, int64_t head) const {
+    const auto turn = Turn(t, args_.q_norm, args_.crs_q, head / (c_.heads / c_.kv_heads));
+    const auto x = testing::ReferenceTurn(Projected(t, head), turn);
+    double absmax = 0.0;
+    for (const double v : x) absmax = std::max(absmax, std::abs(v));
+    const double scale = c_.e4m3 ? ValueAt(q_.scale, t * c_.heads + head) : 1.0;
+    if (c_.e4m3) {
+      ASSERT_NEAR(scale, absmax / 448, 1e-5 * absmax);
+    }
+    for (int64_t d = 0; d < c_.dim; ++d) {
+      const double v = x[static_cast<size_t>(d)] / scale;
+      ASSERT_NEAR(ValueAt(q_.values, (t * c_.heads + head) * c_.dim + d), v,
+                  c_.e4m3 ? E4M3HalfStep(v) : 1e-5 * absmax);
+    }
+  }
+
+  // Half a step of the grid; asymmetric zero points and the signed grid's far end may clip by up to
+  // a step.
+  double Tolerance(const std::vector<double>& x) const {
+    double lo = 0.0;
+    double hi = 0.0;
+    for (const double v : x) lo = std::min(lo, v), hi = std::max(hi, v);
+    const double most = std::max(hi, -lo);
+    if (c_.grid == KvGrid::kFloat) return 1e-5 * most;
+    return 1.02 * (c_.grid == KvGrid::kAsymmetric ? (hi - lo) / 15 : most / 7);
+  }
+
+  void CheckStored(int64_t t, int64_t kv_head, bool is_k) const {
+    const auto raw = Projected(t, c_.heads + (is_k ? 0 : c_.kv_heads) + kv_head);
+    const auto x =
+        is_k ? testing::ReferenceTurn(raw, Turn(t, args_.k_norm, args_.crs_k, kv_head)) : raw;
+    const uint8_t* page =
+        args_.kv.pages.as<uint8_t>() + kPages[t / kTokensPerPage] * args_.kv.layout.page_bytes();
+    std::vector<float> stored(static_cast<size_t>(c_.dim));
+    const KvPageHost pages(args_.kv.layout);
+    const int head = static_cast<int>(kv_head);
+    const int slot = static_cast<int>(t % kTokensPerPage);
+    (is_k ? pages.LoadK(page, head, slot, stored.data())
+          : pages.LoadV(page, head, slot, stored.data()));
+    const double tolerance = Tolerance(x);
+    for (size_t d = 0; d < x.size(); ++d)
+      ASSERT_NEAR(stored[d], x[d], tolerance)
+          << "token " << t << (is_k ? " K" : " V") << " head " << head << " d " << d;
+  }
+
+  const RopeCase c_ = GetParam();
+  RopeKvWriteArgs args_;
+  Tensor qkv_;
+  ActTensor q_;
 };
 
 TEST_P(CpuRopeTest, AgreesWithDoublePrecision) {
-  const RopeCase c = GetParam();
-  std::mt19937 rng(4);
-  const auto backend = MakeCpuBackend({2, false});
-  RopeKvWriteArgs args;
-  args.kv.layout = {c.grid, static_cast<int>(c.kv_heads), static_cast<int>(c.dim)};
-  args.kv.pages = Poisoned(DType::kU8, {3, args.kv.layout.page_bytes()});
-  args.num_heads = c.heads;
-  args.norm_eps = 1e-6f;
-  args.qk_hadamard = c.hadamard;
-  args.rope_cos = RandomTensor(DType::kF32, {kTotal, c.dim / 2}, 0.7f, rng);
-  args.rope_sin = RandomTensor(DType::kF32, {kTotal, c.dim / 2}, 0.7f, rng);
-  if (c.norm) args.q_norm = RandomTensor(DType::kF32, {c.dim}, 1.0f, rng);
-  if (c.norm) args.k_norm = RandomTensor(DType::kF32, {c.dim}, 1.0f, rng);
-  if (c.crs) args.crs_q = RandomTensor(DType::kF32, {c.kv_heads, c.dim}, 1.0f, rng);
-  if (c.crs) args.crs_k = RandomTensor(DType::kF32, {c.kv_heads, c.dim}, 1.0f, rng);
-  const int64_t width = (c.heads + 2 * c.kv_heads) * c.dim;
-  const Tensor qkv = RandomTensor(DType::kBF16, {kTotal, width}, 1.0f, rng);
-  ActTensor q;
-  q.values = Poisoned(c.e4m3 ? DType::kE4M3 : DType::kF32, {kTotal, c.heads * c.dim});
-  q.scale = Poisoned(DType::kF32, {kTotal, c.heads});
-  for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 71}, {71, kTotal}}) {
-    const BatchView batch = Batch(begin, end);
-    args.batch = &batch;
-    args.qkv = qkv.Rows(begin, end);
-    args.q = {q.values.Rows(begin, end), c.e4m3 ? q.scale.Rows(begin, end) : Tensor(), {}};
-    backend->RopeKvWrite(args);
-  }
-  const KvPageHost pages(args.kv.layout);
-  const int32_t table[] = {2, 0, 1};
+  Write(0, 71);
+  Write(71, kTotal);
   for (int64_t t = 0; t < kTotal; ++t) {
-    testing::HeadTurn turn;
-    turn.eps = args.norm_eps;
-    turn.hadamard = c.hadamard;
-    turn.cos = Slice(args.rope_cos, t * c.dim / 2, c.dim / 2);
-    turn.sin = Slice(args.rope_sin, t * c.dim / 2, c.dim / 2);
-    if (c.norm) turn.norm = Slice(args.q_norm, 0, c.dim);
-    for (int64_t h = 0; h < c.heads; ++h) {
-      if (c.crs) turn.crs = Slice(args.crs_q, h / (c.heads / c.kv_heads) * c.dim, c.dim);
-      const auto x = testing::ReferenceTurn(Slice(qkv, t * width + h * c.dim, c.dim), turn);
-      double absmax = 0.0;
-      for (const double v : x) absmax = std::max(absmax, std::abs(v));
-      const double scale = c.e4m3 ? ValueAt(q.scale, t * c.heads + h) : 1.0;
-      if (c.e4m3) {
-        ASSERT_NEAR(scale, absmax / 448, 1e-5 * absmax);
-      }
-      for (int64_t d = 0; d < c.dim; ++d) {
-        const double v = x[static_cast<size_t>(d)] / scale;
-        ASSERT_NEAR(ValueAt(q.values, (t * c.heads + h) * c.dim + d), v,
-                    c.e4m3 ? E4M3HalfStep(v) : 1e-5 * absmax);
-      }
-    }
-    if (c.norm) turn.norm = Slice(args.k_norm, 0, c.dim);
-    const uint8_t* page =
-        args.kv.pages.as<uint8_t>() + table[t / kTokensPerPage] * args.kv.layout.page_bytes();
-    for (int64_t h = 0; h < 2 * c.kv_heads; ++h) {
-      const bool is_k = h < c.kv_heads;
-      if (c.crs) turn.crs = Slice(args.crs_k, h % c.kv_heads * c.dim, c.dim);
-      const auto raw = Slice(qkv, t * width + (c.heads + h) * c.dim, c.dim);
-      const auto x = is_k ? testing::ReferenceTurn(raw, turn) : raw;
-      std::vector<float> stored(static_cast<size_t>(c.dim));
-      const int head = static_cast<int>(h % c.kv_heads);
-      const int slot = static_cast<int>(t % kTokensPerPage);
-      (is_k ? pages.LoadK(page, head, slot, stored.data())
-            : pages.LoadV(page, head, slot, stored.data()));
-      double lo = 0.0;
-      double hi = 0.0;
-      for (const double v : x) lo = std::min(lo, v), hi = std::max(hi, v);
-      const double most = std::max(hi, -lo);
-      // Half a step of the grid; asymmetric zero points and the signed grid's far end may clip by
-      // up to a step.
-      const double step = c.grid == KvGrid::kAsymmetric ? (hi - lo) / 15 : most / 7;
-      const double tolerance = c.grid == KvGrid::kFloat ? 1e-5 * most : 1.02 * step;
-      for (int64_t d = 0; d < c.dim; ++d) {
-        ASSERT_NEAR(stored[static_cast<size_t>(d)], x[static_cast<size_t>(d)], tolerance)
-            << "token " << t << (is_k ? " K" : " V") << " head " << head << " d " << d;
-      }
+    for (int64_t head = 0; head < c_.heads; ++head) ASSERT_NO_FATAL_FAILURE(CheckQuery(t, head));
+    for (int64_t head = 0; head < c_.kv_heads; ++head) {
+      ASSERT_NO_FATAL_FAILURE(CheckStored(t, head, /*is_k=*/true));
+      ASSERT_NO_FATAL_FAILURE(CheckStored(t, head, /*is_k=*/false));
     }
   }
 }
