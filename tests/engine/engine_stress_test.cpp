@@ -33,10 +33,15 @@ std::vector<Base> MakeBases(const TinyServing& serving, int count) {
   return bases;
 }
 
-TEST(EngineStress, TenThousandRequestsEndOnceAndEqualThemselvesAlone) {
+class EngineStressSteps : public testing::TestWithParam<RunAhead> {};
+INSTANTIATE_TEST_SUITE_P(RunAhead, EngineStressSteps,
+                         testing::Values(RunAhead::kNever, RunAhead::kAlways));
+
+TEST_P(EngineStressSteps, TenThousandRequestsEndOnceAndEqualThemselvesAlone) {
   const TinyServing serving;
   const std::vector<Base> bases = MakeBases(serving, 200 / kSanitizerDivisor);
-  EngineOptions options = serving.Options(9);  // for up to 24 sequences of up to 5 pages
+  EngineOptions options =
+      serving.Options(9, GetParam());  // for up to 24 sequences of up to 5 pages
   options.queue_capacity = 64;
   Engine engine(*serving.backend, serving.model, options);
   Outcomes outcomes;
@@ -100,7 +105,7 @@ TEST(EngineStress, TenThousandRequestsEndOnceAndEqualThemselvesAlone) {
 // Submit and cancel from three threads while a fourth steps; then stop in the midst of it.
 TEST(EngineStress, ThreadsSubmitAndCancelWhileTheEngineRuns) {
   const TinyServing serving;
-  EngineOptions options = serving.Options(14);
+  EngineOptions options = serving.Options(14, RunAhead::kAlways);
   options.queue_capacity = 8;
   Engine engine(*serving.backend, serving.model, options);
   Outcomes outcomes;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <tuple>
 
 #include "tests/engine/engine_testing.h"
 
@@ -16,9 +17,14 @@ void Drain(Engine& engine) {
   FAIL() << "the engine does not come to rest";
 }
 
-TEST(Engine, MixedBatchEqualsSessionsAlone) {
+// Steps started behind each other, or behind the tokens of the last.
+class EngineSteps : public testing::TestWithParam<RunAhead> {};
+INSTANTIATE_TEST_SUITE_P(RunAhead, EngineSteps,
+                         testing::Values(RunAhead::kNever, RunAhead::kAlways));
+
+TEST_P(EngineSteps, MixedBatchEqualsSessionsAlone) {
   const TinyServing serving;
-  Engine engine(*serving.backend, serving.model, serving.Options(200));
+  Engine engine(*serving.backend, serving.model, serving.Options(200, GetParam()));
   Outcomes outcomes;
   std::mt19937 rng(1);
   std::vector<std::pair<RequestId, Request>> sent;
@@ -41,9 +47,9 @@ TEST(Engine, MixedBatchEqualsSessionsAlone) {
   CheckAllGivenBack(engine);
 }
 
-TEST(Engine, StopsAtStopIdLengthAndContext) {
+TEST_P(EngineSteps, StopsAtStopIdLengthAndContext) {
   const TinyServing serving;
-  Engine engine(*serving.backend, serving.model, serving.Options(200));
+  Engine engine(*serving.backend, serving.model, serving.Options(200, GetParam()));
   Outcomes outcomes;
   const std::vector<int32_t> prompt = {5, 6, 7};
   const std::vector<int32_t> all = serving.Alone({.prompt = prompt, .max_new_tokens = 12});
@@ -68,9 +74,9 @@ TEST(Engine, StopsAtStopIdLengthAndContext) {
   EXPECT_EQ(outcomes[c].ids.size(), 3u);  // as a session: the last of them is not run
 }
 
-TEST(Engine, CacheSmallerThanTheContextIsTheLimit) {
+TEST_P(EngineSteps, CacheSmallerThanTheContextIsTheLimit) {
   const TinyServing serving;
-  Engine engine(*serving.backend, serving.model, serving.Options(2));
+  Engine engine(*serving.backend, serving.model, serving.Options(2, GetParam()));
   EXPECT_EQ(engine.max_sequence_tokens(), 128);
   Outcomes outcomes;
   std::vector<RequestId> ids;
@@ -135,9 +141,35 @@ TEST(Engine, CancelEndsWaitingRunningAndFromInsideTheSink) {
   CheckAllGivenBack(engine);
 }
 
-TEST(Engine, SinkThatThrowsEndsItsRequestAlone) {
+// A stop id that comes while the next step runs already, and a cancel of one in flight.
+TEST(Engine, TokensInFlightOfTheEndedAreDropped) {
   const TinyServing serving;
-  Engine engine(*serving.backend, serving.model, serving.Options(100));
+  Engine engine(*serving.backend, serving.model, serving.Options(100, RunAhead::kAlways));
+  Outcomes outcomes;
+  const Request request{.prompt = {1, 2, 3}, .max_new_tokens = 300};
+  const std::vector<int32_t> alone = serving.Alone(request);
+  const auto cancelled = engine.Submit(request, outcomes.Sink());
+  for (int i = 0; i < 4; ++i) engine.Step();
+  EXPECT_EQ(outcomes[cancelled->id()].ids.size(), 3u);  // the fourth is on its way
+  cancelled->Cancel();
+  EXPECT_FALSE(engine.Step());
+  CheckAllGivenBack(engine);
+  Request stopped = request;
+  stopped.stop_ids = {alone[6]};
+  const auto length = static_cast<size_t>(std::ranges::find(alone, alone[6]) - alone.begin());
+  const RequestId id = engine.Submit(stopped, outcomes.Sink())->id();
+  Drain(engine);
+  for (const RequestId each : {cancelled->id(), id}) outcomes.CheckEndedOnce(each);
+  EXPECT_EQ(outcomes[cancelled->id()].ids.size(), 3u);
+  EXPECT_EQ(outcomes[id].ids,
+            std::vector(alone.begin(), alone.begin() + static_cast<int64_t>(length)));
+  EXPECT_EQ(engine.metrics().output_tokens, 3 + static_cast<int64_t>(length));
+  CheckAllGivenBack(engine);
+}
+
+TEST_P(EngineSteps, SinkThatThrowsEndsItsRequestAlone) {
+  const TinyServing serving;
+  Engine engine(*serving.backend, serving.model, serving.Options(100, GetParam()));
   Outcomes outcomes;
   const Request request{.prompt = {1, 2, 3}, .max_new_tokens = 8};
   const auto bad = engine.Submit(request, [sink = outcomes.Sink()](const TokenEvent& event) {
@@ -151,13 +183,13 @@ TEST(Engine, SinkThatThrowsEndsItsRequestAlone) {
   EXPECT_EQ(outcomes[good->id()].ids.size(), 8u);
 }
 
-TEST(Engine, PrefixIsFoundAndChangesNothing) {
+TEST_P(EngineSteps, PrefixIsFoundAndChangesNothing) {
   const TinyServing serving;
   std::mt19937 rng(4);
   const std::vector<int32_t> system = RandomIds(rng, 200);
   const auto run = [&](bool prefix_cache) {
     Outcomes outcomes;
-    EngineOptions options = serving.Options(40);
+    EngineOptions options = serving.Options(40, GetParam());
     options.prefix_cache = prefix_cache;
     Engine engine(*serving.backend, serving.model, options);
     std::vector<std::vector<int32_t>> outputs;
@@ -182,9 +214,10 @@ TEST(Engine, PrefixIsFoundAndChangesNothing) {
 class FailingSampler final : public TokenSampler {
  public:
   FailingSampler(Backend& backend, int good_steps) : host_(backend), good_steps_(good_steps) {}
-  std::vector<TokenChoice> Sample(const Tensor& logits, std::span<const SampleRow> rows) override {
+  std::unique_ptr<ChosenTokens> Start(const Tensor& logits, std::span<const SampleRow> rows,
+                                      const Tensor& ids) override {
     FIREQ_CHECK(good_steps_-- > 0, kCuda, "an illegal memory access");
-    return host_.Sample(logits, rows);
+    return host_.Start(logits, rows, ids);
   }
 
  private:
@@ -213,11 +246,11 @@ TEST(Engine, FailedStepEndsEverythingByNameAndTakesNoMore) {
   CheckAllGivenBack(engine);
 }
 
-TEST(Engine, NanLogitsEndTheirRequest) {
+TEST_P(EngineSteps, NanLogitsEndTheirRequest) {
   TinyServing serving;
   serving.model.weights.final_norm =
       Tensor::FromVector(DType::kF32, {32}, std::vector<float>(32, NAN));
-  Engine engine(*serving.backend, serving.model, serving.Options(100));
+  Engine engine(*serving.backend, serving.model, serving.Options(100, GetParam()));
   Outcomes outcomes;
   const RequestId id = engine.Submit({.prompt = {1, 2}}, outcomes.Sink())->id();
   Drain(engine);
@@ -225,12 +258,12 @@ TEST(Engine, NanLogitsEndTheirRequest) {
   EXPECT_EQ(outcomes[id].finishes[0].reason, FinishReason::kError);
 }
 
-TEST(Engine, DestructionEndsWhatIsOpen) {
+TEST_P(EngineSteps, DestructionEndsWhatIsOpen) {
   const TinyServing serving;
   Outcomes outcomes;
   std::vector<RequestId> ids;
   {
-    Engine engine(*serving.backend, serving.model, serving.Options(100));
+    Engine engine(*serving.backend, serving.model, serving.Options(100, GetParam()));
     for (int i = 0; i < 2; ++i) {
       ids.push_back(engine.Submit({.prompt = {1, 2}, .max_new_tokens = 99}, outcomes.Sink())->id());
       if (i == 0) engine.Step();
@@ -242,14 +275,14 @@ TEST(Engine, DestructionEndsWhatIsOpen) {
   }
 }
 
-class EngineFastest : public testing::TestWithParam<RecordDecode> {};
+class EngineFastest : public testing::TestWithParam<std::tuple<RecordDecode, RunAhead>> {};
 
 // Without batch invariance outputs may part only where two logits nearly tie; decode steps filled
 // up and recorded or not.
 TEST_P(EngineFastest, PartsOnlyAtNearTies) {
   const TinyServing serving;
-  EngineOptions options = serving.Options(200);
-  options.runner.record_decode = GetParam();
+  EngineOptions options = serving.Options(200, std::get<1>(GetParam()));
+  options.runner.record_decode = std::get<0>(GetParam());
   options.runner.products = Products::kServed;
   options.runner.reduction = Reduction::kFastest;
   Engine engine(*serving.backend, serving.model, options);
@@ -283,7 +316,9 @@ TEST_P(EngineFastest, PartsOnlyAtNearTies) {
 }
 
 INSTANTIATE_TEST_SUITE_P(RecordDecode, EngineFastest,
-                         testing::Values(RecordDecode::kNever, RecordDecode::kAlways));
+                         testing::Combine(testing::Values(RecordDecode::kNever,
+                                                          RecordDecode::kAlways),
+                                          testing::Values(RunAhead::kNever, RunAhead::kAlways)));
 
 }  // namespace
 }  // namespace fireq::test

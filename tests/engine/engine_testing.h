@@ -30,8 +30,9 @@ struct TinyServing {
         model(RandomQuantisedModel(*backend, TiniestConfig(), seed)) {}
 
   // Batch-invariant, with `num_pages` pages.
-  EngineOptions Options(int64_t num_pages) const {
+  EngineOptions Options(int64_t num_pages, RunAhead run_ahead = RunAhead::kNever) const {
     EngineOptions options;
+    options.run_ahead = run_ahead;
     options.runner = {.max_tokens = 96,
                       .max_sequences = 24,
                       .memory_bytes = int64_t{64} << 20,

@@ -3,6 +3,11 @@
 // One thread steps the engine (Run, or Step by hand); any thread submits and cancels. Every
 // accepted request ends in exactly one Finish. A step that throws (a device error, a bug) ends
 // every open request as kError, and the engine takes no more.
+//
+// On a backend that runs ahead a step is started before the tokens of the one in front of it are
+// read: they stay on the device, and stand-ins stand for them in the plan. The host's work then
+// takes no time of the device's. A sequence that turns out to have ended with the step in front is
+// run once more for nothing.
 #pragma once
 
 #include <atomic>
@@ -22,8 +27,11 @@
 
 namespace fireq {
 
+enum class RunAhead : uint8_t { kWhereItGains, kAlways, kNever };
+
 struct EngineOptions {
   RunnerOptions runner;
+  RunAhead run_ahead = RunAhead::kWhereItGains;
   bool prefix_cache = true;
   int64_t queue_capacity = 1024;  // requests accepted and not yet seen by the engine's thread
 };
@@ -66,32 +74,51 @@ class Engine {
   EngineMetrics metrics() const;  // any thread
 
  private:
-  using SequencePtr = std::unique_ptr<Sequence>;
+  using SequencePtr = std::shared_ptr<Sequence>;
+
+  // A step in flight, and whom it is for.
+  struct Flight {
+    struct Row {
+      SequencePtr sequence;
+      int64_t num_computed;  // behind the step
+      bool samples;
+    };
+    std::vector<Row> rows;
+    StepInFlight step;
+  };
 
   bool StepOnce();
   void Receive();
   void EndCancelled();
   void Admit();
+  BatchPlan MakePlan() const;
+  // Whether `plan` cannot be run before the tokens in flight are known.
+  bool WaitsForTokens(const BatchPlan& plan) const;
   void Preempt(const BatchPlan& plan);
   void Reserve(const BatchPlan& plan);
-  std::vector<TokenChoice> RunPlan(const BatchPlan& plan);
-  void Commit(const BatchPlan& plan, std::vector<TokenChoice> choices);
+  Flight Start(const BatchPlan& plan);
+  // Waits for the tokens of `flight` and tells whose they are.
+  void Land(std::optional<Flight> flight);
 
   bool Samples(const BatchPlan::Entry& entry) const;
-  Sequence& At(const BatchPlan::Entry& entry) { return *running_[EntryIndex(entry)]; }
-  static size_t EntryIndex(const BatchPlan::Entry& entry) {
-    return static_cast<size_t>(entry.sequence);
+  const SequencePtr& At(const BatchPlan::Entry& entry) const {
+    return running_[static_cast<size_t>(entry.sequence)];
   }
+  // Whether the token in flight is the last that `sequence` may have.
+  bool HasItsLast(const Sequence& sequence) const;
   std::vector<SequenceView> Views() const;
   void CheckRequest(const Request& request) const;
-  void AddToken(SequencePtr& sequence, TokenChoice choice);
-  // Tells the sink; a finish gives the pages back and empties `sequence`.
-  void Emit(SequencePtr& sequence, std::optional<TokenChoice> token, std::optional<Finish> finish);
+  void AddToken(const Flight::Row& row, TokenChoice choice);
+  void EraseEnded();
+  // Tells the sink; a finish ends `sequence`, whose pages are free then. A step in flight that
+  // still writes to them does so before any later one.
+  void Emit(Sequence& sequence, std::optional<TokenChoice> token, std::optional<Finish> finish);
   void EndAll(const Finish& finish);
   void Publish();
 
   const Model& model_;
   const EngineOptions options_;
+  const bool runs_ahead_;
   Runner runner_;
   const SchedulerLimits limits_;
   const int64_t max_sequence_tokens_;
@@ -99,6 +126,7 @@ class Engine {
   PrefixCache cache_;
   std::deque<SequencePtr> waiting_;   // by arrival; the preempted are in front
   std::vector<SequencePtr> running_;  // by arrival
+  std::optional<Flight> flight_;      // started and not landed
   EngineMetrics now_;
 
   BoundedQueue<Submission> queue_;

@@ -10,6 +10,8 @@ Engine::Engine(Backend& backend, const Model& model, const EngineOptions& option
                std::unique_ptr<TokenSampler> sampler)
     : model_(model),
       options_(options),
+      runs_ahead_(options.run_ahead == RunAhead::kAlways ||
+                  (options.run_ahead == RunAhead::kWhereItGains && backend.RunsAhead())),
       runner_(backend, model, options.runner,
               sampler ? std::move(sampler) : std::make_unique<BackendTokenSampler>(backend)),
       limits_{options.runner.max_tokens, options.runner.max_sequences},
@@ -67,45 +69,46 @@ void Engine::Receive() {
   while (static_cast<int64_t>(waiting_.size()) < options_.queue_capacity) {
     std::optional<Submission> submission = queue_.TryPop();
     if (!submission) return;
-    waiting_.push_back(std::make_unique<Sequence>(std::move(*submission), pool_));
+    waiting_.push_back(std::make_shared<Sequence>(std::move(*submission), pool_));
     ++now_.num_accepted;
   }
 }
 
-void Engine::Emit(SequencePtr& sequence, std::optional<TokenChoice> token,
+void Engine::Emit(Sequence& sequence, std::optional<TokenChoice> token,
                   std::optional<Finish> finish) {
-  TokenEvent event{sequence->id(), std::move(token), std::move(finish)};
-  if (event.token && sequence->first_token_us == 0)
-    sequence->first_token_us = ElapsedUs(sequence->submitted());
+  TokenEvent event{sequence.id(), std::move(token), std::move(finish)};
+  if (event.token && sequence.first_token_us == 0)
+    sequence.first_token_us = ElapsedUs(sequence.submitted());
   if (event.finish) {
-    event.finish->prompt_tokens = sequence->num_prompt();
-    event.finish->cached_tokens = std::max<int64_t>(sequence->num_cached, 0);
-    event.finish->output_tokens = sequence->num_output();
-    event.finish->first_token_us = sequence->first_token_us;
-    event.finish->total_us = ElapsedUs(sequence->submitted());
+    event.finish->prompt_tokens = sequence.num_prompt();
+    event.finish->cached_tokens = std::max<int64_t>(sequence.num_cached, 0);
+    event.finish->output_tokens = sequence.num_known_output();
+    event.finish->first_token_us = sequence.first_token_us;
+    event.finish->total_us = ElapsedUs(sequence.submitted());
     ++now_.num_finished[static_cast<size_t>(event.finish->reason)];
   }
   try {
-    sequence->sink()(event);
+    sequence.sink()(event);
   } catch (...) {
-    sequence->Cancel();
+    sequence.Cancel();
   }
-  if (event.finish) sequence.reset();
+  if (event.finish) sequence.End();
 }
 
 // Nothing gets in any more; what is in, in the queue or further, ends like `finish`.
 void Engine::EndAll(const Finish& finish) {
   queue_.Close();
   while (std::optional<Submission> submission = queue_.TryPop()) {
-    waiting_.push_back(std::make_unique<Sequence>(std::move(*submission), pool_));
+    waiting_.push_back(std::make_shared<Sequence>(std::move(*submission), pool_));
     ++now_.num_accepted;
   }
-  for (SequencePtr& sequence : running_)
-    if (sequence) Emit(sequence, {}, finish);
-  for (SequencePtr& sequence : waiting_)
-    if (sequence) Emit(sequence, {}, finish);
+  for (const SequencePtr& sequence : running_)
+    if (!sequence->ended()) Emit(*sequence, {}, finish);
+  for (const SequencePtr& sequence : waiting_)
+    if (!sequence->ended()) Emit(*sequence, {}, finish);
   running_.clear();
   waiting_.clear();
+  flight_.reset();
   Publish();
 }
 

@@ -61,6 +61,7 @@ Runner::Runner(Backend& backend, const Model& model, const RunnerOptions& option
       max_decode_(std::min(RoundNumber(options_.max_sequences), options_.max_tokens)),
       logits_(context_, model.weights, max_decode_),
       sampled_(backend.Allocate(context_.border(), {options_.max_sequences, model.config.hidden})),
+      chosen_(backend.Allocate(DType::kI32, {options_.max_sequences})),
       arrays_(backend, options_.max_tokens, max_decode_, MaxPageWidth(options_)),
       sampler_(std::move(sampler)) {
   MakeCache();
@@ -71,7 +72,8 @@ int64_t Runner::working_bytes() const {
       BackendTokenSampler::SizeBytes(options_.max_sequences, options_.max_context) +
       options_.max_sequences * SizeBytes(DType::kI32);  // rows that sample
   return context_.rope_cos.size_bytes() + context_.rope_sin.size_bytes() + buffers_.size_bytes() +
-         logits_.size_bytes() + sampled_.size_bytes() + arrays_.size_bytes() + sampling;
+         logits_.size_bytes() + sampled_.size_bytes() + chosen_.size_bytes() +
+         arrays_.size_bytes() + sampling;
 }
 
 void Runner::MakeCache() {
@@ -88,7 +90,21 @@ void Runner::MakeCache() {
   cache_.emplace(backend_, config, model_.quant.arithmetic.kv, config.num_layers, num_pages_ + 1);
 }
 
-std::vector<TokenChoice> Runner::Run(std::span<const RunnerRow> rows) {
+std::vector<TokenChoice> StepInFlight::Wait() {
+  if (chosen_ == nullptr) return {};
+  std::vector<TokenChoice> chosen = chosen_->Wait();
+  std::vector<TokenChoice> out;
+  for (const size_t place : places_) out.push_back(std::move(chosen[place]));
+  return out;
+}
+
+BatchView Runner::Fill(std::span<const SequenceStep> steps, int64_t max_pages) {
+  BatchView batch = arrays_.Fill(steps, max_pages);
+  batch.chosen = chosen_;
+  return batch;
+}
+
+StepInFlight Runner::Start(std::span<const RunnerRow> rows) {
   if (context_.ranks != nullptr) context_.ranks->Check();
   // Sequences of one token first: a backend runs them through another kernel than long runs.
   std::vector<size_t> order(rows.size());
@@ -109,14 +125,12 @@ std::vector<TokenChoice> Runner::Run(std::span<const RunnerRow> rows) {
   }
   const Tensor logits = IsDecode(rows) ? Decode(std::move(steps)) : Mixed(steps, last_tokens);
   if (samples.empty()) return {};
-  std::vector<TokenChoice> chosen = sampler_->Sample(logits, samples);
+  const Tensor ids = chosen_.Rows(0, static_cast<int64_t>(samples.size()));
   // Back into the order of `rows`.
-  std::vector<size_t> places(chosen.size());
+  std::vector<size_t> places(samples.size());
   std::iota(places.begin(), places.end(), size_t{0});
   std::ranges::sort(places, {}, [&](size_t p) { return sampled[p]; });
-  std::vector<TokenChoice> out;
-  for (const size_t p : places) out.push_back(std::move(chosen[p]));
-  return out;
+  return {sampler_->Start(logits, samples, ids), std::move(places)};
 }
 
 // Every row brings one token and wants the next.
@@ -140,7 +154,7 @@ Tensor Runner::Decode(std::vector<SequenceStep> steps) {
   steps.resize(static_cast<size_t>(filled), SequenceStep{kFillerId, 0, filler_page});
 
   DecodeWork& work = decode_[{filled, pages}];
-  work.batch = arrays_.Fill(steps, pages);
+  work.batch = Fill(steps, pages);
   if (work.recording) {
     work.recording->Run();
     return logits_.logits.Rows(0, count);
@@ -163,7 +177,7 @@ Tensor Runner::ForwardDecode(const DecodeWork& work) {
 
 // Logits of `last_tokens`.
 Tensor Runner::Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens) {
-  const BatchView batch = arrays_.Fill(steps, MaxPages(steps));
+  const BatchView batch = Fill(steps, MaxPages(steps));
   const Tensor hidden = ForwardHidden(context_, buffers_, model_.weights, batch, cache_->layers());
   const int64_t count = static_cast<int64_t>(last_tokens.size());
   if (count == 0) return {};

@@ -33,8 +33,25 @@ struct RunnerOptions {
 
 // A sequence's part in a step.
 struct RunnerRow {
-  SequenceStep step;
+  SequenceStep step;                // the ids may be stand-ins of the step before
   std::optional<SampleRow> sample;  // choose a token from the logits of the last id
+};
+
+// A step that the backend has been given and may not have finished.
+class StepInFlight {
+ public:
+  StepInFlight() = default;
+  StepInFlight(std::unique_ptr<ChosenTokens> chosen, std::vector<size_t> places)
+      : chosen_(std::move(chosen)), places_(std::move(places)) {}
+
+  // The id that stands, in the next step and no other, for the choice of the i-th row that samples.
+  int32_t StandIn(size_t i) const { return ~static_cast<int32_t>(places_[i]); }
+  // One choice for each row that samples, in order. Once.
+  std::vector<TokenChoice> Wait();
+
+ private:
+  std::unique_ptr<ChosenTokens> chosen_;  // null if no row samples
+  std::vector<size_t> places_;            // of each row's choice among `chosen_`
 };
 
 // Not thread-safe. `backend` and `model` outlive it.
@@ -48,9 +65,11 @@ class Runner {
   Runner(Backend& backend, const Model& model, const RunnerOptions& options,
          std::unique_ptr<TokenSampler> sampler);
 
-  // Runs `rows` (at most max_tokens ids, max_sequences rows) as one batch; their K and V are in the
-  // cache then. One choice for each row that samples, in order.
-  std::vector<TokenChoice> Run(std::span<const RunnerRow> rows);
+  // Starts `rows` (at most max_tokens ids, max_sequences rows) as one batch behind the steps
+  // started before; their K and V are in the cache then.
+  StepInFlight Start(std::span<const RunnerRow> rows);
+  // The same, and waits for the choices.
+  std::vector<TokenChoice> Run(std::span<const RunnerRow> rows) { return Start(rows).Wait(); }
 
   int64_t num_pages() const { return num_pages_; }
   int64_t max_context() const { return options_.max_context; }
@@ -70,6 +89,7 @@ class Runner {
   Tensor Decode(std::vector<SequenceStep> steps);
   Tensor Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens);
   Tensor ForwardDecode(const DecodeWork& work);
+  BatchView Fill(std::span<const SequenceStep> steps, int64_t max_pages);
 
   Backend& backend_;
   const Model& model_;
@@ -79,6 +99,7 @@ class Runner {
   int64_t max_decode_;  // sequences of a decode step, fillers included
   LogitBuffers logits_;
   Tensor sampled_;  // border [S, D]: hidden rows that sample
+  Tensor chosen_;   // I32 [S]: the choices of the last step that sampled
   BatchArrays arrays_;
   std::unique_ptr<TokenSampler> sampler_;
   int64_t num_pages_ = 0;

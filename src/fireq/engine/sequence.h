@@ -26,7 +26,10 @@ struct Submission {
 class Sequence {
  public:
   Sequence(Submission submission, PagePool& pool)
-      : ids(submission.request.prompt), lease(pool), submission_(std::move(submission)) {}
+      : ids(submission.request.prompt),
+        num_known(static_cast<int64_t>(ids.size())),
+        lease(pool),
+        submission_(std::move(submission)) {}
 
   RequestId id() const { return submission_.id; }
   const Request& request() const { return submission_.request; }
@@ -38,6 +41,7 @@ class Sequence {
   int64_t num_tokens() const { return static_cast<int64_t>(ids.size()); }
   int64_t num_prompt() const { return static_cast<int64_t>(request().prompt.size()); }
   int64_t num_output() const { return num_tokens() - num_prompt(); }
+  int64_t num_known_output() const { return num_known - num_prompt(); }
 
   SequenceView View() const {
     return {num_tokens(), num_computed, lease.size(), lease.num_exclusive()};
@@ -48,8 +52,15 @@ class Sequence {
     cursor = {};
     num_computed = 0;
   }
+  // After its Finish: steps in flight may still hold it.
+  bool ended() const { return ended_; }
+  void End() {
+    lease.Release();
+    ended_ = true;
+  }
 
-  std::vector<int32_t> ids;  // prompt, then output
+  std::vector<int32_t> ids;  // prompt, then output; at the end stand-ins of tokens in flight
+  int64_t num_known;         // of ids, in front of the stand-ins
   int64_t num_computed = 0;  // of ids, in the cache
   KvLease lease;
   PrefixCache::Cursor cursor;  // how far `lease` is in the prefix cache
@@ -58,6 +69,7 @@ class Sequence {
 
  private:
   Submission submission_;
+  bool ended_ = false;
 };
 
 }  // namespace fireq

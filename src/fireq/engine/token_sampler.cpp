@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 namespace fireq {
 namespace {
@@ -24,15 +25,37 @@ struct PackedRows {
   int64_t max_logprobs = 0;
 };
 
-TokenChoice Unpack(const int32_t* out, const SamplingParams& params) {
+TokenChoice Unpack(const int32_t* out, int64_t num_logprobs) {
   TokenChoice choice{.id = out[0]};
-  if (choice.id < 0 || params.num_logprobs < 0) return choice;
+  if (choice.id < 0 || num_logprobs < 0) return choice;
   choice.logprob = std::bit_cast<float>(out[1]);
   const int32_t* pair = out + kSampleHead;
-  for (int64_t i = 0; i < params.num_logprobs && pair[0] >= 0; ++i, pair += 2)
+  for (int64_t i = 0; i < num_logprobs && pair[0] >= 0; ++i, pair += 2)
     choice.top.push_back({pair[0], std::bit_cast<float>(pair[1])});
   return choice;
 }
+
+class ArrivingTokens final : public ChosenTokens {
+ public:
+  ArrivingTokens(std::unique_ptr<Arrival> out, std::span<const SampleRow> rows)
+      : out_(std::move(out)) {
+    for (const SampleRow& row : rows) num_logprobs_.push_back(row.params->num_logprobs);
+  }
+  std::vector<TokenChoice> Wait() override {
+    const Tensor out = out_->Wait();
+    std::vector<TokenChoice> choices;
+    const int32_t* row = out.as<int32_t>();
+    for (const int64_t num_logprobs : num_logprobs_) {
+      choices.push_back(Unpack(row, num_logprobs));
+      row += out.dim(1);
+    }
+    return choices;
+  }
+
+ private:
+  std::unique_ptr<Arrival> out_;
+  std::vector<int64_t> num_logprobs_;
+};
 
 }  // namespace
 
@@ -41,8 +64,9 @@ int64_t BackendTokenSampler::SizeBytes(int64_t max_rows, int64_t max_context) {
                      4 * (kSampleHead + 2 * kMaxLogprobs + max_context));
 }
 
-std::vector<TokenChoice> BackendTokenSampler::Sample(const Tensor& logits,
-                                                     std::span<const SampleRow> rows) {
+std::unique_ptr<ChosenTokens> BackendTokenSampler::Start(const Tensor& logits,
+                                                         std::span<const SampleRow> rows,
+                                                         const Tensor& ids) {
   const PackedRows packed(rows);
   const int64_t count = static_cast<int64_t>(rows.size());
   Tensor params = Tensor::Empty(DType::kU8, {count, static_cast<int64_t>(sizeof(SampleRowParams))});
@@ -53,14 +77,9 @@ std::vector<TokenChoice> BackendTokenSampler::Sample(const Tensor& logits,
         DType::kI32, {static_cast<int64_t>(packed.history.size())}, packed.history));
   args.max_logprobs = packed.max_logprobs;
   args.out = backend_.Allocate(DType::kI32, {count, kSampleHead + 2 * args.max_logprobs});
+  args.ids = ids;
   backend_.Sample(args);
-
-  const Tensor out = backend_.Download(args.out);
-  std::vector<TokenChoice> choices;
-  for (int64_t r = 0; r < count; ++r)
-    choices.push_back(
-        Unpack(out.as<int32_t>() + r * out.dim(1), *rows[static_cast<size_t>(r)].params));
-  return choices;
+  return std::make_unique<ArrivingTokens>(backend_.StartDownload(args.out), rows);
 }
 
 }  // namespace fireq

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -17,18 +18,27 @@ struct SampleRow {
   int64_t draw = 0;                  // tokens of output so far
 };
 
+// Choices on their way to the host.
+class ChosenTokens {
+ public:
+  virtual ~ChosenTokens() = default;
+  virtual std::vector<TokenChoice> Wait() = 0;  // once; one a row
+};
+
 class TokenSampler {
  public:
   virtual ~TokenSampler() = default;
-  // logits F32 [R, V] in the backend's memory; one choice a row. Waits for it.
-  virtual std::vector<TokenChoice> Sample(const Tensor& logits,
-                                          std::span<const SampleRow> rows) = 0;
+  // Chooses a token a row, in order with the backend's ops. logits F32 [R, V] and ids I32 [R] (the
+  // choices alone; may be undefined) in the backend's memory; `rows` may go on return.
+  virtual std::unique_ptr<ChosenTokens> Start(const Tensor& logits, std::span<const SampleRow> rows,
+                                              const Tensor& ids) = 0;
 };
 
 class BackendTokenSampler final : public TokenSampler {
  public:
   explicit BackendTokenSampler(Backend& backend) : backend_(backend) {}
-  std::vector<TokenChoice> Sample(const Tensor& logits, std::span<const SampleRow> rows) override;
+  std::unique_ptr<ChosenTokens> Start(const Tensor& logits, std::span<const SampleRow> rows,
+                                      const Tensor& ids) override;
 
   // What it takes from the backend at most.
   static int64_t SizeBytes(int64_t max_rows, int64_t max_context);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <utility>
 
@@ -69,11 +70,21 @@ class HandStepped {
     }
   }
 
+  // Starts the step before the tokens of the last one are read, as the engine does.
   void DecodeStep() {
     std::vector<RunnerRow> rows;
     for (Sequence& s : sequences_) rows.push_back(Row(s, 1, true));
     for (Sequence& s : sequences_) ++s.computed;
-    Append(0, runner_.Run(rows));
+    StepInFlight step = runner_.Start(rows);
+    Land();
+    for (size_t i = 0; i < sequences_.size(); ++i) sequences_[i].ids.push_back(step.StandIn(i));
+    flight_ = std::move(step);
+  }
+  void Land() {
+    if (!flight_) return;
+    for (Sequence& s : sequences_) s.ids.pop_back();
+    Append(0, flight_->Wait());
+    flight_.reset();
   }
 
  private:
@@ -101,6 +112,7 @@ class HandStepped {
   int64_t max_tokens_;
   Runner runner_;
   std::vector<Sequence> sequences_;
+  std::optional<StepInFlight> flight_;
 };
 
 ServeSpeed RunRequests(Backend& backend, const Model& model, const MeasureOptions& options,
@@ -163,11 +175,12 @@ PhaseSpeed MeasureDecode(Backend& backend, const Model& model, const MeasureOpti
   HandStepped sequences(marked, model, options, all);
   sequences.Prefill();
   for (int i = 0; i < kWarmUp; ++i) sequences.DecodeStep();
+  sequences.Land();
   marked.Take();
   PhaseSpeed speed{.tokens = shape.batch * shape.output, .steps = shape.output};
   const auto start = EngineClock::now();
   for (int64_t i = 0; i < shape.output; ++i) sequences.DecodeStep();
-  backend.Synchronize();
+  sequences.Land();
   speed.seconds = 1e-6 * static_cast<double>(ElapsedUs(start));
   speed.recorded_seconds = 1e-6 * marked.Take()["recording"].microseconds;
   return speed;

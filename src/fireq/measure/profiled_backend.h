@@ -40,6 +40,9 @@ class ProfiledBackend final : public Backend {
   }
   Tensor Upload(const Tensor& host) override { return inner_.Upload(host); }
   Tensor Download(const Tensor& tensor) override { return inner_.Download(tensor); }
+  std::unique_ptr<Arrival> StartDownload(const Tensor& tensor) override {
+    return inner_.StartDownload(tensor);
+  }
   void UploadTo(const Tensor& host, const Tensor& to) override { inner_.UploadTo(host, to); }
   void Copy(const Tensor& from, const Tensor& to) override { inner_.Copy(from, to); }
   void Synchronize() override { inner_.Synchronize(); }
@@ -48,6 +51,7 @@ class ProfiledBackend final : public Backend {
     return inner_.Prepare(std::move(spec));
   }
   std::unique_ptr<TimePoint> Mark() override { return inner_.Mark(); }
+  bool RunsAhead() const override { return inner_.RunsAhead(); }
   bool GainsByRecording() const override { return inner_.GainsByRecording(); }
   std::unique_ptr<Recording> Record(std::function<void()> body) override;
 

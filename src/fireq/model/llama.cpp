@@ -182,7 +182,8 @@ Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
   FIREQ_CHECK(kv.size() == layers, kInvalidArgument, kv.size(), " cache layers for a model of ",
               layers);
   const Tensor x = buffers.residual_.Rows(0, batch.num_tokens);
-  context.backend->Embed({.ids = batch.ids, .table = weights.embedding, .out = x});
+  context.backend->Embed(
+      {.ids = batch.ids, .table = weights.embedding, .chosen = batch.chosen, .out = x});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "embed", {x, {}, {}});
   BlockWeights read;
   for (size_t layer = 0; layer < layers; ++layer) {

@@ -57,10 +57,13 @@ struct RandomLinearSpec {
   uint64_t seed = 0;
 };
 
+// An id ~i below 0 stands for chosen[i], which the device has and the host may not know yet; an id
+// below 0 in there (no choice, kSampleHead) embeds as 0.
 struct EmbedArgs {
-  Tensor ids;    // I32 [T], each in [0, V)
-  Tensor table;  // F32, F16 or BF16 [V, D]
-  Tensor out;    // border [T, D]
+  Tensor ids;     // I32 [T], each in [-R, V)
+  Tensor table;   // F32, F16 or BF16 [V, D]
+  Tensor chosen;  // I32 [R] as SampleArgs::ids, or undefined: R is 0
+  Tensor out;     // border [T, D]
 };
 
 // out = x / sqrt(mean(x^2) + eps) * weight in FP32, then rounded as `out.values` has it (token
@@ -116,6 +119,7 @@ struct BatchView {
   int64_t max_query_len = 0;  // longest of the S runs of tokens
   int64_t max_context = 0;    // longest context_len
   Tensor ids;                 // [T]
+  Tensor chosen;              // [*] what ids below 0 stand for (EmbedArgs); may be undefined
   Tensor positions;           // [T] position of each token in its sequence
   Tensor query_start;         // [S + 1] first token of each sequence in the step, cumulative
   Tensor context_len;         // [S] tokens in the cache once the step has written its own
@@ -182,6 +186,7 @@ struct SampleArgs {
   Tensor history;            // I32 [*] ids in [0, V); undefined if no row has any
   int64_t max_logprobs = 0;  // no row asks for more
   Tensor out;                // I32 [R, kSampleHead + 2 max_logprobs]
+  Tensor ids;                // I32 [R]: the ids of `out` once more, or undefined
 };
 
 }  // namespace fireq

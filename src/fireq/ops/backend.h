@@ -28,6 +28,13 @@ class Recording {
   virtual void Run() = 0;  // asynchronous and in order, like an op
 };
 
+// A copy on its way to the host.
+class Arrival {
+ public:
+  virtual ~Arrival() = default;
+  virtual Tensor Wait() = 0;  // once
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -36,6 +43,9 @@ class Backend {
   virtual Tensor Allocate(DType dtype, Shape shape) = 0;  // uninitialised
   virtual Tensor Upload(const Tensor& host) = 0;          // host -> backend memory
   virtual Tensor Download(const Tensor& tensor) = 0;      // backend -> host memory, synchronous
+  // Download in order with the ops, without waiting for it: ops called later run meanwhile. This
+  // one waits.
+  virtual std::unique_ptr<Arrival> StartDownload(const Tensor& tensor);
   // Upload into memory that is there already, in order with the ops; `host` may change on return.
   virtual void UploadTo(const Tensor& host, const Tensor& to) = 0;
   virtual void Copy(const Tensor& from, const Tensor& to) = 0;  // same dtype and size, same memory
@@ -50,6 +60,8 @@ class Backend {
   // Now. Inside Record: when each run gets there. This one is the host's clock.
   virtual std::unique_ptr<TimePoint> Mark();
 
+  // Whether ops run while the host does something else.
+  virtual bool RunsAhead() const { return false; }
   // Whether recorded ops run faster than the same ops called one by one.
   virtual bool GainsByRecording() const { return false; }
   // The ops that `body` calls, which allocates, uploads, downloads and synchronises nothing and has

@@ -45,12 +45,13 @@ void CheckActivations(const char* op, const char* what, const ActTensor& x, int6
 
 bool OnHost(const Tensor& tensor) { return tensor.space() == MemorySpace::kHost; }
 
-void CheckRange(const char* op, const char* what, const Tensor& tensor, int64_t limit) {
+void CheckRange(const char* op, const char* what, const Tensor& tensor, int64_t limit,
+                int64_t first = 0) {
   if (!OnHost(tensor)) return;
   for (int64_t i = 0; i < tensor.num_elements(); ++i) {
     const int32_t value = tensor.as<int32_t>()[i];
-    FIREQ_CHECK(value >= 0 && value < limit, kInvalidArgument, op, ": ", what, "[", i,
-                "] = ", value, " is not in [0, ", limit, ")");
+    FIREQ_CHECK(value >= first && value < limit, kInvalidArgument, op, ": ", what, "[", i,
+                "] = ", value, " is not in [", first, ", ", limit, ")");
   }
 }
 
@@ -150,7 +151,9 @@ void Validate(const EmbedArgs& args) {
               "embed: table of type ", Name(dtype));
   CheckTensor("embed", "table", args.table, dtype, {-1, -1});
   CheckBorder("embed", "out", args.out, {args.ids.dim(0), args.table.dim(1)});
-  CheckRange("embed", "ids", args.ids, args.table.dim(0));
+  if (args.chosen.defined()) CheckTensor("embed", "chosen", args.chosen, DType::kI32, {-1});
+  CheckRange("embed", "ids", args.ids, args.table.dim(0),
+             args.chosen.defined() ? -args.chosen.dim(0) : 0);
 }
 
 void Validate(const RmsNormArgs& args) {
@@ -225,6 +228,7 @@ void Validate(const SampleArgs& args) {
   FIREQ_CHECK(args.max_logprobs >= 0, kInvalidArgument, kOp, ": up to ", args.max_logprobs,
               " log-probabilities");
   CheckTensor(kOp, "out", args.out, DType::kI32, {rows, kSampleHead + 2 * args.max_logprobs});
+  if (args.ids.defined()) CheckTensor(kOp, "ids", args.ids, DType::kI32, {rows});
   if (!args.history.defined()) return;
   CheckTensor(kOp, "history", args.history, DType::kI32, {-1});
   CheckRange(kOp, "history", args.history, args.logits.dim(1));

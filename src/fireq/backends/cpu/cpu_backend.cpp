@@ -86,14 +86,15 @@ class CpuBackend final : public Backend {
 void CpuBackend::Embed(const EmbedArgs& args) {
   Validate(args);
   const int64_t n = args.table.dim(1);
-  const auto* ids = args.ids.as<int32_t>();
   ForRows(args.ids.dim(0), n, [&](int64_t i, float* row) {
     const float* values = row;
+    int32_t id = args.ids.as<int32_t>()[i];
+    if (id < 0) id = std::max(args.chosen.as<int32_t>()[~id], 0);
     if (args.table.dtype() == DType::kF16) {
-      const auto* from = args.table.as<uint16_t>() + ids[i] * n;
+      const auto* from = args.table.as<uint16_t>() + id * n;
       std::transform(from, from + n, row, F16ToFloat);
     } else {
-      values = cpu::BorderRow(context_, args.table, ids[i], n, row);
+      values = cpu::BorderRow(context_, args.table, id, n, row);
     }
     cpu::StoreBorderRow(context_, values, n, args.out, i);
   });
@@ -150,6 +151,7 @@ void CpuBackend::Sample(const SampleArgs& args) {
           row.draw);
       int32_t* out = args.out.as<int32_t>() + r * width;
       out[0] = choice.id;
+      if (args.ids.defined()) args.ids.as<int32_t>()[r] = choice.id;
       out[1] = std::bit_cast<int32_t>(choice.logprob);
       int32_t* pair = out + kSampleHead;
       for (const TokenLogprob& top : choice.top) {

@@ -32,8 +32,8 @@ class DeviceSampling : public testing::Test {
     std::vector<TokenChoice> cpu, gpu;
   };
   Pair Choose(const Tensor& logits, const std::vector<SampleRow>& rows) {
-    return {BackendTokenSampler(*cpu_).Sample(logits, rows),
-            BackendTokenSampler(*gpu_).Sample(gpu_->Upload(logits), rows)};
+    return {BackendTokenSampler(*cpu_).Start(logits, rows, {})->Wait(),
+            BackendTokenSampler(*gpu_).Start(gpu_->Upload(logits), rows, {})->Wait()};
   }
 
   std::mt19937 rng_{7};

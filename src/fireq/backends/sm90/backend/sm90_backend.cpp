@@ -9,6 +9,7 @@
 
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
 #include "fireq/backends/sm90/attn_prefill/launch.h"
+#include "fireq/backends/sm90/backend/arrivals.h"
 #include "fireq/backends/sm90/backend/awaited_codes.h"
 #include "fireq/backends/sm90/backend/bf16_gemm.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
@@ -131,6 +132,10 @@ class Sm90Backend final : public Backend, public StreamOwner {
     stream_->Synchronize();
     return out;
   }
+  std::unique_ptr<Arrival> StartDownload(const Tensor& tensor) override {
+    MakeCodes(tensor.data());
+    return arrivals_.Start(tensor, stream_->get());
+  }
   void Copy(const Tensor& from, const Tensor& to) override {
     ValidateCopy(from, to);
     MakeCodes(from.data());
@@ -165,6 +170,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
     MakeCodes();
     return std::make_unique<DeviceTimePoint>(*stream_);
   }
+  bool RunsAhead() const override { return true; }
   bool GainsByRecording() const override { return true; }
   std::unique_ptr<Recording> Record(std::function<void()> body) override {
     MakeCodes();
@@ -196,6 +202,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   std::string name_;
   std::shared_ptr<Stream> stream_;
   UploadRing ring_;
+  Arrivals arrivals_;
   GemmDevice device_;
   DeviceBuffer<uint8_t> gemm_workspace_;
   Bf16Gemm bf16_gemm_;
@@ -219,8 +226,9 @@ void Sm90Backend::Embed(const EmbedArgs& args) {
   MakeCodes();
   CheckBorder(args.table, "the embedding");
   CheckBorder(args.out, "the residual stream");
-  LaunchEmbed(args.ids.as<int32_t>(), args.table.as<bf16_t>(), args.ids.dim(0), args.table.dim(1),
-              args.out.as<bf16_t>(), stream_->get());
+  LaunchEmbed(args.ids.as<int32_t>(), args.chosen.defined() ? args.chosen.as<int32_t>() : nullptr,
+              args.table.as<bf16_t>(), args.ids.dim(0), args.table.dim(1), args.out.as<bf16_t>(),
+              stream_->get());
 }
 
 void Sm90Backend::GatherRows(const Tensor& x, const Tensor& rows, const Tensor& out) {
@@ -463,6 +471,7 @@ void Sm90Backend::Sample(const SampleArgs& args) {
   launch.rows = static_cast<const SampleRowParams*>(args.params.data());
   launch.history = args.history.defined() ? args.history.as<int32_t>() : nullptr;
   launch.out = args.out.as<int32_t>();
+  launch.ids = args.ids.defined() ? args.ids.as<int32_t>() : nullptr;
   launch.num_rows = args.logits.dim(0);
   launch.vocab = static_cast<int32_t>(args.logits.dim(1));
   launch.max_logprobs = static_cast<int32_t>(args.max_logprobs);

@@ -4,22 +4,14 @@
 
 namespace fireq::sm90 {
 
-UploadRing::UploadRing() {
-  for (Slot& slot : slots_) {
-    void* memory = nullptr;
-    FIREQ_CUDA(cudaMallocHost(&memory, static_cast<size_t>(kSlotBytes)));
-    slot.memory.reset(memory);
-  }
-}
-
 void UploadRing::Copy(const void* from, int64_t bytes, void* to, cudaStream_t stream) {
   FIREQ_CHECK(bytes <= kSlotBytes, kInvalidArgument, "an upload of ", bytes, " bytes in slots of ",
               kSlotBytes);
   Slot& slot = slots_[next_];
   next_ = (next_ + 1) % slots_.size();
   slot.copied.Synchronize();
-  std::memcpy(slot.memory.get(), from, static_cast<size_t>(bytes));
-  FIREQ_CUDA(cudaMemcpyAsync(to, slot.memory.get(), static_cast<size_t>(bytes),
+  std::memcpy(slot.memory.data(), from, static_cast<size_t>(bytes));
+  FIREQ_CUDA(cudaMemcpyAsync(to, slot.memory.data(), static_cast<size_t>(bytes),
                              cudaMemcpyHostToDevice, stream));
   slot.copied.Record(stream);
 }

@@ -4,8 +4,8 @@
 
 #include <array>
 #include <cstdint>
-#include <memory>
 
+#include "fireq/backends/sm90/runtime/pinned_buffer.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 
 namespace fireq::sm90 {
@@ -14,19 +14,14 @@ class UploadRing {
  public:
   static constexpr int64_t kSlotBytes = int64_t{1} << 20;
 
-  UploadRing();
-
   // Queues the copy of `bytes` (at most kSlotBytes) to device memory; `from` may change on return.
   // Waits only for the copy that used the slot before. One stream. Throws kCuda.
   void Copy(const void* from, int64_t bytes, void* to, cudaStream_t stream);
 
  private:
   static constexpr int kSlots = 16;
-  struct FreePinned {
-    void operator()(void* memory) const { static_cast<void>(cudaFreeHost(memory)); }
-  };
   struct Slot {
-    std::unique_ptr<void, FreePinned> memory;
+    PinnedBuffer memory{kSlotBytes};
     Event copied;  // reached at once before the first use
   };
   std::array<Slot, kSlots> slots_;

@@ -15,6 +15,7 @@ struct SampleLogitsParams {
   const SampleRowParams* rows = nullptr;  // [R]
   const int32_t* history = nullptr;       // may be null if no row has one
   int32_t* out = nullptr;                 // [R, kSampleHead + 2 max_logprobs]
+  int32_t* ids = nullptr;                 // [R], or null
   int64_t num_rows = 0;
   int32_t vocab = 0;  // V, at most 2^20
   int32_t max_logprobs = 0;

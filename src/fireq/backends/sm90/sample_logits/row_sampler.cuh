@@ -64,6 +64,7 @@ class RowSampler {
       id = Draw();
     }
     if (threadIdx.x == 0) out[0] = id;
+    if (threadIdx.x == 0 && p_.ids != nullptr) p_.ids[blockIdx.x] = id;
     if (best != 0 && row_.num_logprobs >= 0) WriteLogprobs(id, out);
   }
 

@@ -13,14 +13,15 @@ namespace fireq::sm90 {
 // All pointers: device memory, 16-byte aligned; row lengths are multiples of 8 elements. Each call
 // is asynchronous on `stream` and returns at once for no rows. Errors: kInvalidArgument, kCuda.
 
-// out[t] = table[ids[t]]: bf16 [V, D] -> bf16 [T, D]; ids i32 [T], each in [0, V).
-void LaunchEmbed(const int32_t* ids, const bf16_t* table, int64_t num_tokens, int64_t dim,
-                 bf16_t* out, cudaStream_t stream);
+// out[t] = table[ids[t]]: bf16 [V, D] -> bf16 [T, D]; ids i32 [T], each in [0, V), or ~i for
+// max(chosen[i], 0), as EmbedArgs (ops/args.h) has it; `chosen` may be null if there are none.
+void LaunchEmbed(const int32_t* ids, const int32_t* chosen, const bf16_t* table, int64_t num_tokens,
+                 int64_t dim, bf16_t* out, cudaStream_t stream);
 
 // out[r] = x[rows[r]]: bf16 [T, D] -> bf16 [R, D]; rows i32 [R]. The same copy under another name.
 inline void LaunchGatherRows(const bf16_t* x, const int32_t* rows, int64_t num_rows, int64_t dim,
                              bf16_t* out, cudaStream_t stream) {
-  LaunchEmbed(rows, x, num_rows, dim, out, stream);
+  LaunchEmbed(rows, nullptr, x, num_rows, dim, out, stream);
 }
 
 // out = bf16(x / sqrt(mean(x^2) + eps) * weight), arithmetic in FP32; x, out bf16 [T, D], weight

@@ -12,9 +12,12 @@ constexpr int kThreads = 128;
 constexpr int kVector = 8;  // BF16 values of a 16-byte access
 
 // One CTA a row.
-__global__ void CopyRowsKernel(const int32_t* __restrict__ rows, const uint4* __restrict__ from,
-                               int64_t row_vectors, uint4* __restrict__ to) {
-  const int64_t source = rows[blockIdx.x] * row_vectors;
+__global__ void CopyRowsKernel(const int32_t* __restrict__ rows, const int32_t* __restrict__ chosen,
+                               const uint4* __restrict__ from, int64_t row_vectors,
+                               uint4* __restrict__ to) {
+  int32_t row = rows[blockIdx.x];
+  if (row < 0) row = max(chosen[~row], 0);
+  const int64_t source = row * row_vectors;
   const int64_t target = static_cast<int64_t>(blockIdx.x) * row_vectors;
   for (int64_t i = threadIdx.x; i < row_vectors; i += kThreads) to[target + i] = from[source + i];
 }
@@ -85,11 +88,12 @@ unsigned CheckedGrid(int64_t rows, int64_t dim) {
 
 }  // namespace
 
-void LaunchEmbed(const int32_t* ids, const bf16_t* table, int64_t num_tokens, int64_t dim,
-                 bf16_t* out, cudaStream_t stream) {
+void LaunchEmbed(const int32_t* ids, const int32_t* chosen, const bf16_t* table, int64_t num_tokens,
+                 int64_t dim, bf16_t* out, cudaStream_t stream) {
   if (num_tokens == 0) return;
   CopyRowsKernel<<<CheckedGrid(num_tokens, dim), kThreads, 0, stream>>>(
-      ids, reinterpret_cast<const uint4*>(table), dim / kVector, reinterpret_cast<uint4*>(out));
+      ids, chosen, reinterpret_cast<const uint4*>(table), dim / kVector,
+      reinterpret_cast<uint4*>(out));
   CheckLaunch("embed");
 }
 
