@@ -20,68 +20,121 @@ namespace {
 
 constexpr int kRanks = 2;
 
-// body(rank, backend) in threads, one a GPU, once the GPUs are connected.
+// body(backend, ranks) in threads, one a GPU, once the GPUs are connected.
 template <class Body>
-void OnGpus(const Body& body) {
-  std::vector<std::unique_ptr<Backend>> owned(kRanks);
-  std::vector<Backend*> backends(kRanks);
-  for (int r = 0; r < kRanks; ++r) {
+void OnGpus(int count, const Body& body) {
+  std::vector<std::unique_ptr<Backend>> owned(static_cast<size_t>(count));
+  std::vector<Backend*> backends(static_cast<size_t>(count));
+  for (int r = 0; r < count; ++r) {
     owned[static_cast<size_t>(r)] = MakeSm90Backend(r);
     backends[static_cast<size_t>(r)] = owned[static_cast<size_t>(r)].get();
   }
   const auto ranks = MakeNcclRanks(backends);
   std::vector<std::jthread> threads;
-  for (int r = 0; r < kRanks; ++r)
+  for (int r = 0; r < count; ++r)
     threads.emplace_back([&, r] {
       const auto own = MakeSm90Backend(r);  // makes this thread's device current
       body(*backends[static_cast<size_t>(r)], ranks[static_cast<size_t>(r)]);
     });
 }
 
-bool TwoGpus() {
+bool HasGpus(int count) {
   try {
-    MakeSm90Backend(1);
+    MakeSm90Backend(count - 1);
     return true;
   } catch (const Error&) {
     return false;
   }
 }
+bool TwoGpus() { return HasGpus(kRanks); }
+// Four where there are four.
+int NumGpus() { return HasGpus(4) ? 4 : kRanks; }
 
-TEST(NcclRanks, SumsAreTheSumsCalledAndRecorded) {
-  if (!TwoGpus()) GTEST_SKIP() << "needs two Hopper GPUs";
-  constexpr int64_t kCount = 3 * 4096 + 8;
+// As many as there are GPUs.
+std::vector<Tensor> RandomParts(int64_t count) {
+  const int ranks = NumGpus();
   std::vector<Tensor> parts;
   std::mt19937 rng(std::random_device{}());
   std::normal_distribution<float> normal;
-  for (int r = 0; r < kRanks; ++r) {
-    parts.push_back(Tensor::Empty(DType::kBF16, {kCount}));
-    for (int64_t i = 0; i < kCount; ++i) parts.back().as<bf16_t>()[i] = FloatToBf16(normal(rng));
+  for (int r = 0; r < ranks; ++r) {
+    parts.push_back(Tensor::Empty(DType::kBF16, {count}));
+    for (int64_t i = 0; i < count; ++i) parts.back().as<bf16_t>()[i] = FloatToBf16(normal(rng));
   }
-  OnGpus([&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
-    const Tensor& part = parts[static_cast<size_t>(ranks->share().rank)];
-    const Tensor values = backend.Upload(part);
-    const auto check = [&] {
-      const Tensor sum = backend.Download(values);
-      for (int64_t i = 0; i < kCount; ++i) {
-        const float expected =
-            Bf16ToFloat(parts[0].as<bf16_t>()[i]) + Bf16ToFloat(parts[1].as<bf16_t>()[i]);
-        ASSERT_EQ(sum.as<bf16_t>()[i], FloatToBf16(expected)) << i;
-      }
-    };
-    ranks->Sum(values);
-    check();
-    const auto recording = backend.Record([&] { ranks->Sum(values); });
-    for (int run = 0; run < 3; ++run) {
-      backend.UploadTo(part, values);
-      recording->Run();
+  return parts;
+}
+
+// Of value `i` over `parts` in FP32 from the first on.
+bf16_t SumAt(const std::vector<Tensor>& parts, int64_t i) {
+  float sum = 0.0f;
+  for (const Tensor& part : parts) sum += Bf16ToFloat(part.as<bf16_t>()[i]);
+  return FloatToBf16(sum);
+}
+
+// Of any length: through peer memory up to some, then by NCCL, which adds in an order of its own.
+TEST(NcclRanks, SumsAreTheSumsCalledAndRecorded) {
+  if (!TwoGpus()) GTEST_SKIP() << "needs two Hopper GPUs";
+  std::vector<std::vector<Tensor>> all;
+  for (const int64_t count : {8, 64 * 8192, 3 * 4096 + 8, 1, 2 * 1024 * 1024, 2 * 1024 * 1024 + 8})
+    all.push_back(RandomParts(count));
+  OnGpus(NumGpus(), [&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
+    for (const std::vector<Tensor>& parts : all) {
+      const int64_t count = parts[0].num_elements();
+      const bool one_order = parts.size() == 2 || (count > 1 && count <= 64 * 8192);
+      const Tensor& part = parts[static_cast<size_t>(ranks->share().rank)];
+      const Tensor values = backend.Upload(part);
+      const auto check = [&] {
+        const Tensor sum = backend.Download(values);
+        for (int64_t i = 0; i < count; ++i) {
+          const bf16_t expected = SumAt(parts, i), got = sum.as<bf16_t>()[i];
+          if (one_order) {
+            ASSERT_EQ(got, expected) << i << " of " << count;
+          } else {
+            ASSERT_NEAR(Bf16ToFloat(got), Bf16ToFloat(expected), 0.1f) << i << " of " << count;
+          }
+        }
+      };
+      ranks->Sum(values);
       check();
+      const auto recording = backend.Record([&] { ranks->Sum(values); });
+      for (int run = 0; run < 5; ++run) {
+        backend.UploadTo(part, values);
+        recording->Run();
+        check();
+      }
+    }
+  });
+}
+
+// Many sums behind each other without a wait between: turns of the boxes may not mix.
+TEST(NcclRanks, SumsInARowKeepTheirTurns) {
+  if (!TwoGpus()) GTEST_SKIP() << "needs two Hopper GPUs";
+  constexpr int64_t kCount = 64 * 1024;
+  constexpr int kSums = 2000;
+  const std::vector<Tensor> parts = RandomParts(kCount);
+  const int size = static_cast<int>(parts.size());
+  OnGpus(size, [&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
+    const int rank = ranks->share().rank;
+    const Tensor part = backend.Upload(parts[static_cast<size_t>(rank)]);
+    const Tensor zero = backend.Upload(Tensor::Zeros(DType::kBF16, {kCount}));
+    const Tensor values = backend.Allocate(DType::kBF16, {kCount});
+    // Everybody's, then one rank's alone after the other: the values of every sum are different.
+    for (int i = 0; i < kSums; ++i) {
+      const int only = i % (size + 1) - 1;
+      backend.Copy(only < 0 || only == rank ? part : zero, values);
+      ranks->Sum(values);
+      if (i % 97 != 0) continue;
+      const Tensor sum = backend.Download(values);
+      for (int64_t v = 0; v < kCount; ++v)
+        ASSERT_EQ(sum.as<bf16_t>()[v],
+                  only < 0 ? SumAt(parts, v) : parts[static_cast<size_t>(only)].as<bf16_t>()[v])
+            << v << " of sum " << i;
     }
   });
 }
 
 TEST(NcclRanks, ARankThatFailsDoesNotLeaveTheOtherWaiting) {
   if (!TwoGpus()) GTEST_SKIP() << "needs two Hopper GPUs";
-  OnGpus([&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
+  OnGpus(kRanks, [&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
     const Tensor values = backend.Upload(Tensor::Zeros(DType::kBF16, {4096}));
     ranks->Sum(values);
     backend.Synchronize();
@@ -116,7 +169,7 @@ TEST(NcclRanks, AModelOnTwoGpusIsTheModelOnTwoThreads) {
       threads.emplace_back(
           [&, r] { on_cpu[r] = Logits(*MakeCpuBackend({.num_threads = 1}), thread_ranks[r]); });
   }
-  OnGpus([&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
+  OnGpus(kRanks, [&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
     on_gpu[static_cast<size_t>(ranks->share().rank)] = Logits(backend, ranks);
   });
   double error = 0.0, norm = 0.0;

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <string>
 
+#include "fireq/backends/sm90/backend/peer_boxes.h"
 #include "fireq/backends/sm90/backend/stream_owner.h"
 #include "fireq/base/error.h"
 
@@ -56,6 +57,7 @@ const NcclLibrary& Nccl() {
 // All ends of a connection.
 struct NcclGroup {
   std::vector<NcclComm> comms;
+  std::unique_ptr<PeerBoxes> boxes;  // null where the GPUs do not see each other's memory
   std::atomic<bool> failed = false;  // and the ends are gone
   ~NcclGroup() {
     if (failed) return;
@@ -71,6 +73,7 @@ class NcclRank final : public Ranks {
   Share share() const override { return share_; }
   void Fail() override {
     if (group_->failed.exchange(true)) return;
+    if (group_->boxes) group_->boxes->Stop();
     for (const NcclComm comm : group_->comms) static_cast<void>(Nccl().abort(comm));
   }
   void Check() const override {
@@ -80,6 +83,8 @@ class NcclRank final : public Ranks {
     FIREQ_CHECK(values.dtype() == DType::kBF16, kUnsupported, "a sum of ", Name(values.dtype()),
                 " over GPUs");
     Check();
+    if (group_->boxes && group_->boxes->Takes(values.size_bytes()))
+      return group_->boxes->Sum(share_.rank, values, stream_.get());
     const NcclComm comm = group_->comms[static_cast<size_t>(share_.rank)];
     const auto count = static_cast<size_t>(values.num_elements());
     Nccl().Check(Nccl().all_reduce(values.data(), values.data(), count, kNcclBf16, kNcclSum, comm,
@@ -105,6 +110,7 @@ std::vector<std::shared_ptr<Ranks>> MakeNcclRanks(std::span<Backend* const> back
   std::vector<sm90::NcclComm> comms(backends.size());
   nccl.Check(nccl.init_all(comms.data(), size, devices.data()), "ncclCommInitAll");
   group->comms = std::move(comms);
+  group->boxes = sm90::PeerBoxes::Make(size);
   std::vector<std::shared_ptr<Ranks>> ranks;
   for (int r = 0; r < size; ++r) {
     const auto& owner = dynamic_cast<const sm90::StreamOwner&>(*backends[static_cast<size_t>(r)]);

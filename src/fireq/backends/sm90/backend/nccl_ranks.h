@@ -1,5 +1,6 @@
 // Ranks that are GPUs of this host, connected by NCCL, which is looked for when it is first wanted:
-// a machine without it runs everything but this.
+// a machine without it runs everything but this. Short sums go through peer memory where it is open
+// (peer_sum/).
 #pragma once
 
 #include <memory>

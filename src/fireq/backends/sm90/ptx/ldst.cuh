@@ -55,6 +55,16 @@ __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* flag) {
   return value;
 }
 
+// st.release.sys and ld.acquire.sys of a flag between GPUs.
+__device__ __forceinline__ void StoreReleaseSystem(uint32_t* flag, uint32_t value) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
+__device__ __forceinline__ uint32_t LoadAcquireSystem(const uint32_t* flag) {
+  uint32_t value;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
+}
+
 // ldmatrix.x4.trans: four 8x8 tiles of 16-bit elements, transposed; addresses as below.
 __device__ __forceinline__ uint4 LoadMatrix4Trans(uint32_t address) {
   uint4 v;

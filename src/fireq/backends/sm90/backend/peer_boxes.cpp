@@ -1,0 +1,85 @@
+#include "fireq/backends/sm90/backend/peer_boxes.h"
+
+#include <algorithm>
+
+#include "fireq/backends/sm90/runtime/check.h"
+
+namespace fireq::sm90 {
+namespace {
+
+// All that a rank sends for one sum: every other rank gets the whole message.
+constexpr int64_t kMaxSentBytes = int64_t{4} << 20;
+
+// The calling thread's device, put back at the end.
+class CurrentDevice {
+ public:
+  CurrentDevice() { FIREQ_CUDA(cudaGetDevice(&before_)); }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+  ~CurrentDevice() { static_cast<void>(cudaSetDevice(before_)); }
+
+ private:
+  int before_ = 0;
+};
+
+bool AllReachAll(int ranks) {
+  for (int from = 0; from < ranks; ++from)
+    for (int to = 0; to < ranks; ++to) {
+      int reaches = from == to ? 1 : 0;
+      if (from != to) FIREQ_CUDA(cudaDeviceCanAccessPeer(&reaches, from, to));
+      if (reaches == 0) return false;
+    }
+  return true;
+}
+
+// Opens the memory of the other ranks to the current device.
+void OpenPeers(int rank, int ranks) {
+  for (int peer = 0; peer < ranks; ++peer) {
+    if (peer == rank) continue;
+    const cudaError_t status = cudaDeviceEnablePeerAccess(peer, 0);
+    if (status == cudaErrorPeerAccessAlreadyEnabled) {
+      static_cast<void>(cudaGetLastError());
+    } else {
+      CheckCuda(status, "cudaDeviceEnablePeerAccess");
+    }
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<PeerBoxes> PeerBoxes::Make(int ranks) {
+  if (ranks > kMaxPeerRanks || !AllReachAll(ranks)) return nullptr;
+  return std::unique_ptr<PeerBoxes>(new PeerBoxes(ranks));
+}
+
+PeerBoxes::PeerBoxes(int ranks) : layout_{kMaxSentBytes / std::max(1, ranks - 1) / 16 * 16, ranks} {
+  const CurrentDevice restore;
+  *static_cast<uint32_t*>(stop_.data()) = 0;
+  for (int rank = 0; rank < ranks; ++rank) {
+    FIREQ_CUDA(cudaSetDevice(rank));
+    OpenPeers(rank, ranks);
+    boxes_.emplace_back(layout_.size_bytes()).FillBytes(0);
+    calls_.emplace_back(kPeerSumCtas).FillBytes(0);
+    FIREQ_CUDA(cudaDeviceSynchronize());
+  }
+}
+
+bool PeerBoxes::Takes(int64_t bytes) const {
+  return layout_.ranks > 1 && bytes % 16 == 0 && bytes <= layout_.slot_bytes;
+}
+
+void PeerBoxes::Sum(int rank, const Tensor& values, cudaStream_t stream) const {
+  PeerSumParams launch;
+  launch.values = static_cast<uint4*>(values.data());
+  launch.vectors = values.size_bytes() / 16;
+  launch.layout = layout_;
+  for (size_t r = 0; r < boxes_.size(); ++r) launch.boxes[r] = boxes_[r].data();
+  launch.calls = calls_[static_cast<size_t>(rank)].data();
+  launch.stop = static_cast<const uint32_t*>(stop_.data());
+  launch.rank = rank;
+  LaunchPeerSum(launch, stream);
+}
+
+void PeerBoxes::Stop() { *static_cast<volatile uint32_t*>(stop_.data()) = 1; }
+
+}  // namespace fireq::sm90

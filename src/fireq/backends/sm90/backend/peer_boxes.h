@@ -1,0 +1,35 @@
+// Memory through which the GPUs of one host add short messages up (peer_sum/launch.h).
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "fireq/backends/sm90/peer_sum/launch.h"
+#include "fireq/backends/sm90/runtime/device_buffer.h"
+#include "fireq/backends/sm90/runtime/pinned_buffer.h"
+#include "fireq/tensor/tensor.h"
+
+namespace fireq::sm90 {
+
+class PeerBoxes {
+ public:
+  // Boxes on devices 0, 1, ... of `ranks`, or null if they cannot read each other's memory.
+  static std::unique_ptr<PeerBoxes> Make(int ranks);
+
+  // Whether a sum of `bytes` goes through the boxes: what is longer is better off in a ring.
+  bool Takes(int64_t bytes) const;
+  // Of `rank`'s values, BF16 in its memory, in its stream.
+  void Sum(int rank, const Tensor& values, cudaStream_t stream) const;
+  // Nobody waits any more.
+  void Stop();
+
+ private:
+  explicit PeerBoxes(int ranks);
+
+  PeerBoxLayout layout_;
+  std::vector<DeviceBuffer<uint8_t>> boxes_;
+  std::vector<DeviceBuffer<uint32_t>> calls_;
+  PinnedBuffer stop_{sizeof(uint32_t)};
+};
+
+}  // namespace fireq::sm90

@@ -1,0 +1,43 @@
+// Sums of BF16 values over the GPUs of one host, through each other's memory: for messages so short
+// that a collective library's own latency is most of its time.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+
+namespace fireq::sm90 {
+
+inline constexpr int kMaxPeerRanks = 8;
+inline constexpr int kPeerSumCtas = 128;
+
+// A rank's box, in its own memory and written by the others: two turns of a slot a rank, then the
+// flags. Zeroed once.
+struct PeerBoxLayout {
+  int64_t slot_bytes = 0;  // a multiple of 16: the longest message
+  int ranks = 0;
+  static constexpr int64_t kFlagLine = 128;  // the flags of a CTA: u32 [kMaxPeerRanks]
+  __host__ __device__ int64_t slot(int turn, int rank) const {
+    return (int64_t{turn} * ranks + rank) * slot_bytes;
+  }
+  __host__ __device__ int64_t flags(int cta) const { return slot(2, 0) + cta * kFlagLine; }
+  __host__ __device__ int64_t size_bytes() const { return flags(kPeerSumCtas); }
+};
+
+struct PeerSumParams {
+  uint4* values = nullptr;  // BF16, in this rank's memory, 16-byte aligned; the sum in the end
+  int64_t vectors = 0;      // of 8 values; at most layout.slot_bytes / 16
+  PeerBoxLayout layout;
+  std::array<uint8_t*, kMaxPeerRanks> boxes{};  // of every rank, as this rank's GPU addresses them
+  uint32_t* calls = nullptr;                    // [kPeerSumCtas], this rank's: sums so far
+  const uint32_t* stop = nullptr;               // not 0: a rank has failed, wait for nobody
+  int rank = 0;
+};
+
+// Every rank makes the same calls in the same order, each in a stream of its own. In FP32 from rank
+// 0 on, rounded once: the same bits on every rank. Asynchronous, may be captured; programmatic
+// dependent launch. Errors: kInvalidArgument, kCuda.
+void LaunchPeerSum(const PeerSumParams& params, cudaStream_t stream);
+
+}  // namespace fireq::sm90
