@@ -1,3 +1,4 @@
+#include <cstdio>
 #include <memory>
 
 #include "command.h"
@@ -8,7 +9,25 @@ namespace {
 struct Options {
   CommonOptions common;
   BenchRequest request;
+  double baseline = 0.0;
+  bool compare = false;
 };
+
+// Tokens a second of BF16 GEMMs and attention in the same shapes, by PyTorch.
+double TorchBaseline(const BenchShape& s) {
+  std::string command =
+      StrCat("python3 '", FindBenchProgram("torch_baseline.py").string(), "' ", s.phase);
+  for (const int64_t value : {s.hidden, s.ffn, s.layers, s.heads, s.kv_heads, s.head_dim, s.vocab,
+                              s.batch, s.input, s.output, s.max_tokens, s.requests})
+    command += StrCat(" ", value);
+  std::FILE* pipe = popen(command.c_str(), "r");
+  FIREQ_CHECK(pipe != nullptr, kIo, "cannot run ", command);
+  double rate = 0.0;
+  const bool read = std::fscanf(pipe, "%lf", &rate) == 1;
+  FIREQ_CHECK(pclose(pipe) == 0 && read && rate > 0.0, kUnsupported,
+              "--compare needs python3 with PyTorch and a GPU; this failed: ", command);
+  return rate;
+}
 
 std::string CsvLine(const std::vector<std::string>& values) {
   std::string line;
@@ -22,6 +41,9 @@ std::string CsvLine(const std::vector<std::string>& values) {
 void Run(const Options& options) {
   BenchRequest request = options.request;
   request.runtime = options.common.Runtime();
+  if (options.compare) request.baseline = TorchBaseline;
+  if (options.baseline > 0.0)
+    request.baseline = [&](const BenchShape&) { return options.baseline; };
   const std::vector<std::string> columns = BenchColumns(request.phase);
   if (!options.common.json) PrintOut(CsvLine(columns));
   request.on_row = [&](const std::vector<std::string>& values) {
@@ -54,9 +76,15 @@ void AddPhase(CLI::App& bench, const std::string& phase, const std::string& help
         ->capture_default_str();
   if (phase == "serve")
     command->add_option("--requests", request.requests, "Requests in all (default: BATCH)");
-  if (phase != "profile")
-    command->add_option("--baseline", request.baseline_tokens_per_second,
-                        "Tokens a second to compare with");
+  if (phase != "profile") {
+    CLI::Option* baseline =
+        command->add_option("--baseline", options->baseline, "Tokens a second to compare with");
+    command
+        ->add_flag("--compare", options->compare,
+                   "Compare with the BF16 GEMMs and attention of the same shapes alone, by PyTorch "
+                   "(cuBLAS, cuDNN)")
+        ->excludes(baseline);
+  }
   command
       ->add_option("--tensor-parallel", request.tensor_parallel,
                    "GPUs that share the model, from number 0 on (needs NCCL)")

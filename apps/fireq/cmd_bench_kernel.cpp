@@ -9,24 +9,13 @@
 #include "command.h"
 
 namespace fireq::app {
-namespace {
 
 namespace fs = std::filesystem;
 
-// In a build tree libexec is beside the program, in an installation beside its bin.
-fs::path FindKernelBench(const std::string& name) {
-  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
-  for (const fs::path& libexec : {here / "libexec", here.parent_path() / "libexec"}) {
-    fs::path program = libexec / "fireq" / name;
-    if (fs::exists(program)) return program;
-  }
-  Throw(ErrorCode::kUnsupported,
-        StrCat("this build has no ", name,
-               ": it needs CUDA (cmake --preset hopper) and the option FIREQ_BENCH"));
-}
+namespace {
 
 void RunKernelBench(const std::string& name, std::vector<std::string> arguments) {
-  const std::string program = FindKernelBench(name).string();
+  const std::string program = FindBenchProgram(name).string();
   std::vector<char*> argv{const_cast<char*>(program.c_str())};
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
@@ -48,6 +37,18 @@ void AddKernel(CLI::App& bench, const std::string& name, const std::string& prog
 }
 
 }  // namespace
+
+// In a build tree libexec is beside the program, in an installation beside its bin.
+fs::path FindBenchProgram(const std::string& name) {
+  const fs::path here = fs::read_symlink("/proc/self/exe").parent_path();
+  for (const fs::path& libexec : {here / "libexec", here.parent_path() / "libexec"}) {
+    fs::path program = libexec / "fireq" / name;
+    if (fs::exists(program)) return program;
+  }
+  Throw(ErrorCode::kUnsupported,
+        StrCat("this build has no ", name,
+               ": it needs CUDA (cmake --preset hopper) and the option FIREQ_BENCH"));
+}
 
 void AddKernelBenches(CLI::App& bench) {
   AddKernel(bench, "gemm", "bench_gemm", {},

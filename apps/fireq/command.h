@@ -1,6 +1,7 @@
 // What the commands of `fireq` share: options every command has, progress, printing JSON.
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -34,6 +35,9 @@ void AddTokenize(CLI::App& app);
 void AddRender(CLI::App& app);
 void AddBench(CLI::App& app);
 void AddKernelBenches(CLI::App& bench);  // called by AddBench
+
+// A program or script of bench/ that lies in libexec/fireq. Throws kUnsupported if there is none.
+std::filesystem::path FindBenchProgram(const std::string& name);
 
 // --products: which of the two products of INT4 weights is computed.
 void AddProducts(CLI::App& command, ProductsMode& products);

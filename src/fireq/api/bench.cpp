@@ -88,14 +88,31 @@ class Bencher {
   }
 
   // What every phase's row begins with.
-  Row Begin(const PhaseShape& shape, double tokens_per_second) const {
+  Row Begin(const PhaseShape& shape, double tokens_per_second, int64_t requests = 0) const {
     Row row = {ModelName(), std::to_string(shape.batch), std::to_string(shape.input),
                std::to_string(shape.output), Number(tokens_per_second, 1)};
-    const double baseline = request_.baseline_tokens_per_second;
+    const double baseline = Baseline(shape, requests);
     row.push_back(baseline > 0 ? Number(baseline, 1) : "");
     row.push_back(baseline > 0 ? Number(tokens_per_second / baseline, 3) : "");
     row.push_back(BackendName());
     return row;
+  }
+  double Baseline(const PhaseShape& shape, int64_t requests) const {
+    if (!request_.baseline || share_.rank > 0) return 0.0;
+    const ModelConfig& c = model_.config;
+    return request_.baseline({.phase = request_.phase,
+                              .hidden = c.hidden,
+                              .ffn = c.ffn,
+                              .layers = c.num_layers,
+                              .heads = c.num_heads,
+                              .kv_heads = c.num_kv_heads,
+                              .head_dim = c.head_dim,
+                              .vocab = c.vocab_size,
+                              .batch = shape.batch,
+                              .input = shape.input,
+                              .output = shape.output,
+                              .max_tokens = options_.max_tokens,
+                              .requests = requests});
   }
   void Emit(Row row, std::initializer_list<std::string> values) const {
     if (share_.rank > 0) return;  // the first speaks for all
@@ -123,7 +140,7 @@ class Bencher {
       const auto last = static_cast<double>(speed.first_token_us.size() - 1);
       return 1e-3 * static_cast<double>(speed.first_token_us[static_cast<size_t>(q * last)]);
     };
-    Emit(Begin(shape, speed.all.tokens_per_second()),
+    Emit(Begin(shape, speed.all.tokens_per_second(), requests),
          {std::to_string(requests), Number(speed.all.seconds, 3), std::to_string(m.num_steps),
           std::to_string(m.prefill_tokens), std::to_string(m.decode_tokens),
           std::to_string(m.num_preempted),

@@ -169,6 +169,13 @@ struct TensorDistance {
 };
 std::vector<TensorDistance> CompareDevices(const CompareRequest& request);
 
+// What one row of a benchmark is about.
+struct BenchShape {
+  std::string phase;
+  int64_t hidden, ffn, layers, heads, kv_heads, head_dim, vocab;
+  int64_t batch, input, output, max_tokens, requests;
+};
+
 // How fast a model serves on a device (docs/ENGINE.md).
 struct BenchRequest {
   std::string phase;      // "prefill", "decode", "serve" or "profile" (times of the ops)
@@ -178,11 +185,12 @@ struct BenchRequest {
   // "BATCHxINPUTxOUTPUT": sequences at once, tokens of each prompt, new tokens of each (prefill:
   // 1).
   std::vector<std::string> shapes;
-  int64_t requests = 0;                     // serve: in all; 0: as many as at once
-  int repeats = 3;                          // prefill: the median of so many
-  int64_t max_tokens = 8192;                // of a step
-  double memory_gib = 0.0;                  // besides the weights; 0: nine tenths of what is free
-  double baseline_tokens_per_second = 0.0;  // to compare with; 0: none
+  int64_t requests = 0;       // serve: in all; 0: as many as at once
+  int repeats = 3;            // prefill: the median of so many
+  int64_t max_tokens = 8192;  // of a step
+  double memory_gib = 0.0;    // besides the weights; 0: nine tenths of what is free
+  // Tokens a second to compare with, asked when the row's own are measured; may be empty.
+  std::function<double(const BenchShape& shape)> baseline;
   int tensor_parallel = 1;  // GPUs (or parts of the CPU) that share the model, from number 0 on
   bool batch_invariant = false;
   bool eager = false;  // decode steps op by op, not recorded

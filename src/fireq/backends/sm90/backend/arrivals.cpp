@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "fireq/backends/sm90/small_copy/launch.h"
+
 namespace fireq::sm90 {
 
 class Arrivals::Copy final : public Arrival {
@@ -45,9 +47,13 @@ std::unique_ptr<Arrival> Arrivals::Start(const Tensor& from, cudaStream_t stream
     landing = std::make_unique<Landing>();
     landing->memory = PinnedBuffer(std::max<int64_t>(from.size_bytes(), 1));
   }
-  FIREQ_CUDA(cudaMemcpyAsync(landing->memory.data(), from.data(),
-                             static_cast<size_t>(from.size_bytes()), cudaMemcpyDeviceToHost,
-                             stream));
+  if (from.size_bytes() <= kSmallCopyBytes) {
+    LaunchSmallCopy(from.data(), landing->memory.data(), from.size_bytes(), stream);
+  } else {
+    FIREQ_CUDA(cudaMemcpyAsync(landing->memory.data(), from.data(),
+                               static_cast<size_t>(from.size_bytes()), cudaMemcpyDeviceToHost,
+                               stream));
+  }
   landing->copied.Record(stream);
   return std::make_unique<Copy>(free_, std::move(landing), from);
 }

@@ -36,6 +36,11 @@ __device__ __forceinline__ float4 LoadCluster128(uint32_t address) {
   return v;
 }
 
+// st.shared::cluster.u64 to an address made by ClusterAddress.
+__device__ __forceinline__ void StoreCluster64(uint32_t address, uint64_t value) {
+  asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(address), "l"(value) : "memory");
+}
+
 // ld.global.nc.L1::no_allocate.v4: 16 bytes read once, of memory that no running kernel writes.
 __device__ __forceinline__ uint4 LoadGlobalOnce128(const void* global) {
   uint4 v;

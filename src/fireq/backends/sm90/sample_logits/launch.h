@@ -21,8 +21,9 @@ struct SampleLogitsParams {
   int32_t max_logprobs = 0;
 };
 
-// One CTA a row. Bit-identical from run to run and in any batch: sums are of fixed-point numbers.
-// Asynchronous on `stream`, no workspace, may be captured. Errors: kUnsupported (V), kCuda.
+// One CTA a row, a cluster of them for few rows. Bit-identical from run to run and in any batch:
+// sums are of fixed-point numbers. Asynchronous on `stream`, no workspace, may be captured. Errors:
+// kUnsupported (V), kCuda.
 void LaunchSampleLogits(const SampleLogitsParams& params, cudaStream_t stream);
 
 }  // namespace fireq::sm90

@@ -1,4 +1,5 @@
-// One row of logits and a CTA: the host's Sampler without its sort.
+// One row of logits and a CTA, or the first of a cluster whose CTAs look for the top together: the
+// host's Sampler without its sort.
 //
 // The host sorts the candidates (larger logit first, then lower id), keeps a prefix of that order
 // and draws in it. Here a place in the order is found by narrowing: count and weight of the
@@ -9,6 +10,8 @@
 
 #include <cstdint>
 
+#include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/sample_logits/launch.h"
 #include "fireq/base/philox.h"
 
@@ -16,6 +19,7 @@ namespace fireq::sm90 {
 
 inline constexpr int kSampleThreads = 512;
 inline constexpr int kSampleWarps = kSampleThreads / 32;
+inline constexpr int kMaxSampleCluster = 8;
 inline constexpr int kSampleBins = 2048;
 inline constexpr float kBinsPerUnit = 64.0f;  // of the first bins: a 64th of a logit each
 inline constexpr float kWeightOne = 0x1p44f;
@@ -26,6 +30,7 @@ struct SampleShared {
   uint64_t warp[kSampleWarps];
   uint64_t warp_weight[kSampleWarps];
   uint64_t found[4];
+  uint64_t cluster[kMaxSampleCluster];  // the first CTA's: the largest of each one's part
 };
 
 // Candidates in front of and at a place of the sorted order.
@@ -50,21 +55,24 @@ class RowSampler {
       : p_(p),
         shared_(shared),
         seen_(seen),
-        row_(p.rows[blockIdx.x]),
-        logits_(p.logits + int64_t{blockIdx.x} * p.vocab) {}
+        index_(blockIdx.x / ClusterSize()),
+        row_(p.rows[index_]),
+        logits_(p.logits + int64_t{index_} * p.vocab) {}
 
   __device__ void Run() {
-    int32_t* out = p_.out + int64_t{blockIdx.x} * (kSampleHead + 2 * p_.max_logprobs);
+    ClusterArriveRelaxed();  // the first CTA's memory is there before another writes to it
+    int32_t* out = p_.out + int64_t{index_} * (kSampleHead + 2 * p_.max_logprobs);
     penalised_ = row_.repetition_penalty != 1.0f && row_.history_end > row_.history_begin;
     if (penalised_) MarkSeen();
-    const uint64_t best = Largest<true>(~uint64_t{0});
+    const uint64_t best = LargestOfCluster();
+    if (ClusterRank() != 0) return;
     int32_t id = best == 0 ? -1 : IdOf(best);
     if (best != 0 && row_.temperature > 0.0f) {
       top_ = Logit<true>(id);
       id = Draw();
     }
     if (threadIdx.x == 0) out[0] = id;
-    if (threadIdx.x == 0 && p_.ids != nullptr) p_.ids[blockIdx.x] = id;
+    if (threadIdx.x == 0 && p_.ids != nullptr) p_.ids[index_] = id;
     if (best != 0 && row_.num_logprobs >= 0) WriteLogprobs(id, out);
   }
 
@@ -91,26 +99,28 @@ class RowSampler {
     return Adjust<kPenalised>(logits_[id], id);
   }
 
-  // visit(logit, id) by some thread for every id.
+  // visit(logit, id) by some thread for every id, or for part `part` of `parts` of them.
   template <bool kPenalised, class Visit>
-  __device__ __forceinline__ void ForEach(Visit visit) const {
+  __device__ __forceinline__ void ForEach(Visit visit, int part = 0, int parts = 1) const {
+    const int begin = part * kSampleThreads + static_cast<int>(threadIdx.x);
+    const int step = parts * kSampleThreads;
     if (p_.vocab % 4 != 0) {
-      for (int i = threadIdx.x; i < p_.vocab; i += kSampleThreads) visit(Logit<kPenalised>(i), i);
+      for (int i = begin; i < p_.vocab; i += step) visit(Logit<kPenalised>(i), i);
       return;
     }
     // Loads first: what a multiprocessor has in flight decides how fast it reads.
     constexpr int kLoads = 8;
     const int fours = p_.vocab / 4;
-    for (int base = static_cast<int>(threadIdx.x); base < fours; base += kLoads * kSampleThreads) {
+    for (int base = begin; base < fours; base += kLoads * step) {
       float4 four[kLoads];
 #pragma unroll
       for (int l = 0; l < kLoads; ++l) {
-        const int at = base + l * kSampleThreads;
+        const int at = base + l * step;
         if (at < fours) four[l] = __ldg(reinterpret_cast<const float4*>(logits_) + at);
       }
 #pragma unroll
       for (int l = 0; l < kLoads; ++l) {
-        const int at = base + l * kSampleThreads;
+        const int at = base + l * step;
         if (at >= fours) break;
         visit(Adjust<kPenalised>(four[l].x, 4 * at), 4 * at);
         visit(Adjust<kPenalised>(four[l].y, 4 * at + 1), 4 * at + 1);
@@ -143,15 +153,30 @@ class RowSampler {
   __device__ static int32_t IdOf(uint64_t rank) {
     return static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(rank));
   }
+  // The first of all, penalised; the first CTA gets it.
+  __device__ uint64_t LargestOfCluster() {
+    const auto size = static_cast<int>(ClusterSize());
+    const auto rank = static_cast<int>(ClusterRank());
+    const uint64_t mine = Largest<true>(~uint64_t{0}, rank, size);
+    ClusterWait();
+    if (threadIdx.x == 0) StoreCluster64(ClusterAddress(&shared_.cluster[rank], 0), mine);
+    ClusterSync();  // every part's largest is there
+    uint64_t best = mine;
+    if (rank == 0)
+      for (int r = 1; r < size; ++r) best = max(best, shared_.cluster[r]);
+    return best;
+  }
   // First of those behind `bound` in the order; 0 if there is none.
   template <bool kPenalised>
-  __device__ uint64_t Largest(uint64_t bound) {
+  __device__ uint64_t Largest(uint64_t bound, int part = 0, int parts = 1) {
     uint64_t best = 0;
-    ForEach<kPenalised>([&](float logit, int32_t id) {
-      const uint32_t key = LogitKey(logit);
-      const uint64_t rank = Rank(key, id);
-      if (key != 0 && rank < bound && rank > best) best = rank;
-    });
+    ForEach<kPenalised>(
+        [&](float logit, int32_t id) {
+          const uint32_t key = LogitKey(logit);
+          const uint64_t rank = Rank(key, id);
+          if (key != 0 && rank < bound && rank > best) best = rank;
+        },
+        part, parts);
     return Reduce(best, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
   }
 
@@ -382,6 +407,7 @@ class RowSampler {
   const SampleLogitsParams& p_;
   SampleShared& shared_;
   uint32_t* seen_;
+  const uint32_t index_;  // of the row
   const SampleRowParams row_;
   const float* logits_;
   float top_ = 0.0f;

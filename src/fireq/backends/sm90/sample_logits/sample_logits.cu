@@ -6,6 +6,9 @@ namespace {
 
 constexpr int32_t kMaxVocab = 1 << 20;  // a bit an id in shared memory
 
+// CTAs a row: several where one each would leave the GPU idle.
+unsigned ClusterFor(int64_t rows) { return rows <= 16 ? kMaxSampleCluster : 1; }
+
 __global__ void __launch_bounds__(kSampleThreads, 1)
     SampleLogitsKernel(const __grid_constant__ SampleLogitsParams params) {
   __shared__ SampleShared shared;
@@ -22,9 +25,18 @@ void LaunchSampleLogits(const SampleLogitsParams& params, cudaStream_t stream) {
   const int seen_bytes = (params.vocab + 31) / 32 * 4;
   FIREQ_CUDA(cudaFuncSetAttribute(SampleLogitsKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   seen_bytes));
-  SampleLogitsKernel<<<static_cast<unsigned>(params.num_rows), kSampleThreads,
-                       static_cast<size_t>(seen_bytes), stream>>>(params);
-  CheckLaunch("sample_logits");
+  const unsigned cluster = ClusterFor(params.num_rows);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {cluster, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(params.num_rows) * cluster;
+  config.blockDim = kSampleThreads;
+  config.dynamicSmemBytes = static_cast<size_t>(seen_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  FIREQ_CUDA(cudaLaunchKernelEx(&config, SampleLogitsKernel, params));
 }
 
 }  // namespace fireq::sm90

@@ -1,6 +1,8 @@
-#include "fireq/backends/sm90/runtime/upload_ring.h"
+#include "fireq/backends/sm90/backend/upload_ring.h"
 
 #include <cstring>
+
+#include "fireq/backends/sm90/small_copy/launch.h"
 
 namespace fireq::sm90 {
 
@@ -11,8 +13,12 @@ void UploadRing::Copy(const void* from, int64_t bytes, void* to, cudaStream_t st
   next_ = (next_ + 1) % slots_.size();
   slot.copied.Synchronize();
   std::memcpy(slot.memory.data(), from, static_cast<size_t>(bytes));
-  FIREQ_CUDA(cudaMemcpyAsync(to, slot.memory.data(), static_cast<size_t>(bytes),
-                             cudaMemcpyHostToDevice, stream));
+  if (bytes <= kSmallCopyBytes) {
+    LaunchSmallCopy(slot.memory.data(), to, bytes, stream);
+  } else {
+    FIREQ_CUDA(cudaMemcpyAsync(to, slot.memory.data(), static_cast<size_t>(bytes),
+                               cudaMemcpyHostToDevice, stream));
+  }
   slot.copied.Record(stream);
 }
 
