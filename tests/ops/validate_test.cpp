@@ -127,7 +127,7 @@ TEST(Validate, FloatLinearSpec) {
 TEST(Validate, Embed) {
   ExpectRefusals<EmbedArgs>(
       [] {
-        return EmbedArgs{I32({0, 4}, {2}), Of(DType::kF16, {5, 8}), Of(DType::kBF16, {2, 8})};
+        return EmbedArgs{I32({0, 4}, {2}), Of(DType::kF16, {5, 8}), {}, Of(DType::kBF16, {2, 8})};
       },
       {{[](auto& a) { a.ids = {}; }, ErrorCode::kInvalidArgument, "embed: ids is missing"},
        {[](auto& a) {
@@ -138,6 +138,11 @@ TEST(Validate, Embed) {
           a.ids = I32({-1, 0}, {2});
         },
         ErrorCode::kInvalidArgument, "ids[0] = -1"},
+       {[](auto& a) {
+          a.ids = I32({-4, 0}, {2});
+          a.chosen = I32({1, 2, 3}, {3});
+        },
+        ErrorCode::kInvalidArgument, "ids[0] = -4 is not in [-3, 5)"},
        {[](auto& a) {
           a.table = Of(DType::kU8, {5, 8});
         },

@@ -277,6 +277,14 @@ TEST_F(CpuElementwiseTest, EmbedGatherAndCopy) {
     for (int64_t i = 0; i < 3 * 19; ++i) {
       EXPECT_EQ(ValueAt(out, i), ValueAt(table, ids.as<int32_t>()[i / 19] * 19 + i % 19));
     }
+    // ~1 and ~0 stand for ids chosen on the device; no choice embeds as 0.
+    const Tensor stand_ins = Tensor::FromVector<int32_t>(DType::kI32, {3}, {~1, 2, ~0});
+    const Tensor chosen = Tensor::FromVector<int32_t>(DType::kI32, {2}, {-1, 5});
+    backend_->Embed({.ids = stand_ins, .table = table, .chosen = chosen, .out = out});
+    constexpr int64_t kMeant[] = {5, 2, 0};
+    for (int64_t i = 0; i < 3 * 19; ++i) {
+      EXPECT_EQ(ValueAt(out, i), ValueAt(table, kMeant[i / 19] * 19 + i % 19));
+    }
     const Tensor rows = Tensor::FromVector<int32_t>(DType::kI32, {1}, {2});
     const Tensor gathered = Poisoned(DType::kF32, {1, 19});
     backend_->GatherRows(out, rows, gathered);

@@ -129,6 +129,14 @@ TEST_F(TwoBackends, NormQuantiseAndEmbed) {
     gpu_->Embed({.ids = gpu_->Upload(id_tensor), .table = gpu_->Upload(table), .out = to});
     cpu_->Embed({.ids = id_tensor, .table = table, .out = expected});
     EXPECT_EQ(RelativeError(expected, to), 0.0);
+    const Tensor chosen = Tensor::FromVector<int32_t>(DType::kI32, {3}, {7, -1, 42});
+    for (size_t i = 0; i < ids.size(); i += 2) id_tensor.as<int32_t>()[i] = ~(ids[i] % 3);
+    gpu_->Embed({.ids = gpu_->Upload(id_tensor),
+                 .table = gpu_->Upload(table),
+                 .chosen = gpu_->Upload(chosen),
+                 .out = to});
+    cpu_->Embed({.ids = id_tensor, .table = table, .chosen = chosen, .out = expected});
+    EXPECT_EQ(RelativeError(expected, to), 0.0);
   }
 }
 
