@@ -16,6 +16,7 @@ namespace {
 constexpr int kSpins = 4000;
 
 // Index of the pool thread whose body is running here, or -1.
+// NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a mark, no state.
 thread_local int body_thread = -1;
 
 inline void Pause() {
@@ -106,7 +107,8 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain,
   state.body = &body;
   state.count = count;
   // Four chunks a thread evens out a thread that lost its core for a while.
-  state.chunk = std::max(grain, (count + 4 * num_threads_ - 1) / (4 * num_threads_));
+  const int64_t chunks = int64_t{4} * num_threads_;
+  state.chunk = std::max(grain, (count + chunks - 1) / chunks);
   state.next.store(0, std::memory_order_relaxed);
   state.running.store(num_threads_ - 1, std::memory_order_relaxed);
   state.failure = nullptr;

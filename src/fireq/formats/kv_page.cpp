@@ -86,7 +86,7 @@ void KvPageHost::StoreK(uint8_t* page, int head, int token, const float* x) cons
   }
   CodeBuffer buffer(dim);
   const KvScale s = QuantizeKvVector(layout_.grid, x, dim, buffer.codes);
-  PackKRow(buffer.codes, dim, block + token * (dim / 2));
+  PackKRow(buffer.codes, dim, block + int64_t{token} * (dim / 2));
   SetKvScale(block, layout_.k_scale_offset(), layout_.k_zero_offset(), token, s);
 }
 

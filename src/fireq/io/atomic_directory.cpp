@@ -107,7 +107,8 @@ void AtomicDirectory::ReplaceTarget() {
     CheckSystem(::rename(old.c_str(), staging_.c_str()) == 0, staging_, "rename into place");
   }
   // staging_ now holds the old content; marked, so that a kill here leaves what a run may clear.
-  FileDescriptor(::open((staging_ / kLockName).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  const FileDescriptor mark(
+      ::open((staging_ / kLockName).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
   RemoveStaging(staging_);
 }
 

@@ -267,7 +267,7 @@ std::string JsonObject::String(const std::string& key) const {
 }
 
 std::string JsonObject::StringOr(const std::string& key, std::string fallback) const {
-  return Has(key) ? String(key) : fallback;
+  return Has(key) ? String(key) : std::move(fallback);
 }
 
 JsonObject JsonObject::Object(const std::string& key) const {

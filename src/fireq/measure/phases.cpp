@@ -94,12 +94,12 @@ class HandStepped {
   };
 
   static RunnerRow Row(const Sequence& s, int64_t count, bool samples) {
-    static const SamplingParams kGreedy;
+    static const SamplingParams greedy;
     RunnerRow row;
     row.step = {
         std::span(s.ids).subspan(static_cast<size_t>(s.computed), static_cast<size_t>(count)),
         s.computed, s.pages};
-    if (samples) row.sample = SampleRow{&kGreedy, s.ids, 0};
+    if (samples) row.sample = SampleRow{&greedy, s.ids, 0};
     return row;
   }
   void Append(size_t first, const std::vector<TokenChoice>& choices) {

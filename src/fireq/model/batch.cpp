@@ -81,7 +81,8 @@ BatchView BatchArrays::Fill(std::span<const SequenceStep> steps, int64_t max_pag
   Write(steps, max_pages, at, staging_.as<int32_t>(), batch);
   backend_.UploadTo(staging_.Rows(0, at.end), values_.Rows(0, at.end));
   const auto view = [&](int64_t begin, Shape shape) {
-    return values_.Rows(begin, begin + NumElements(shape)).Reshape(std::move(shape));
+    const int64_t end = begin + NumElements(shape);
+    return values_.Rows(begin, end).Reshape(std::move(shape));
   };
   batch.ids = view(0, {batch.num_tokens});
   batch.positions = view(at.positions, {batch.num_tokens});

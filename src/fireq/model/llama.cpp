@@ -56,7 +56,7 @@ ActTensor FirstRows(const ActTensor& tensor, int64_t count) {
 }  // namespace
 
 ActTensor BlockForward::AttentionInput(const Tensor& x, const Tensor& norm, DType type) {
-  const ActTensor input = Normed(x, norm, type);
+  ActTensor input = Normed(x, norm, type);
   Trace("attn_input", input);
   return input;
 }
@@ -92,7 +92,7 @@ ActTensor BlockForward::AttentionOut(const ActTensor& input, const BlockWeights&
                       .reduction = context_.reduction,
                       .out = context});
   Trace("attn_context", {context, {}, {}});
-  const ActTensor out = Quantized(buffers_.context_, type);
+  ActTensor out = Quantized(buffers_.context_, type);
   Trace("attn_out", out);
   return out;
 }
@@ -103,7 +103,7 @@ void BlockForward::AddAttention(const ActTensor& out, const BlockWeights& block,
 }
 
 ActTensor BlockForward::MlpInput(const Tensor& x, const Tensor& norm, DType type) {
-  const ActTensor input = Normed(x, norm, type);
+  ActTensor input = Normed(x, norm, type);
   Trace("mlp_input", input);
   return input;
 }
@@ -112,7 +112,7 @@ ActTensor BlockForward::MlpHidden(const ActTensor& input, const BlockWeights& bl
   const Tensor product = buffers_.hidden_.border.Rows(0, batch_.num_tokens);
   Linear(input, *block.gate_up, Epilogue::kSiluMul, {}, product);
   Trace("mlp_product", {product, {}, {}});
-  const ActTensor hidden = Quantized(buffers_.hidden_, type);
+  ActTensor hidden = Quantized(buffers_.hidden_, type);
   Trace("mlp_hidden", hidden);
   return hidden;
 }
@@ -124,9 +124,8 @@ void BlockForward::AddMlp(const ActTensor& hidden, const BlockWeights& block, co
 
 ActTensor BlockForward::Normed(const Tensor& x, const Tensor& norm, DType type) {
   const ForwardBuffers::Activation& to = buffers_.normed_;
-  const ActTensor out = type == DType::kE4M3
-                            ? FirstRows(to.codes, batch_.num_tokens)
-                            : ActTensor{to.border.Rows(0, batch_.num_tokens), {}, {}};
+  ActTensor out = type == DType::kE4M3 ? FirstRows(to.codes, batch_.num_tokens)
+                                       : ActTensor{to.border.Rows(0, batch_.num_tokens), {}, {}};
   backend_.RmsNorm({.x = x, .weight = norm, .eps = context_.config->rms_eps, .out = out});
   return out;
 }
@@ -134,7 +133,7 @@ ActTensor BlockForward::Normed(const Tensor& x, const Tensor& norm, DType type) 
 ActTensor BlockForward::Quantized(const ForwardBuffers::Activation& from, DType type) {
   const Tensor border = from.border.Rows(0, batch_.num_tokens);
   if (type != DType::kE4M3) return {border, {}, {}};
-  const ActTensor out = FirstRows(from.codes, batch_.num_tokens);
+  ActTensor out = FirstRows(from.codes, batch_.num_tokens);
   backend_.Quantize({.x = border, .out = out});
   return out;
 }
@@ -181,7 +180,7 @@ Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
   const size_t layers = static_cast<size_t>(context.config->num_layers);
   FIREQ_CHECK(kv.size() == layers, kInvalidArgument, kv.size(), " cache layers for a model of ",
               layers);
-  const Tensor x = buffers.residual_.Rows(0, batch.num_tokens);
+  Tensor x = buffers.residual_.Rows(0, batch.num_tokens);
   context.backend->Embed(
       {.ids = batch.ids, .table = weights.embedding, .chosen = batch.chosen, .out = x});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "embed", {x, {}, {}});
@@ -221,7 +220,7 @@ Tensor ForwardLogits(const ForwardContext& context, const LogitBuffers& buffers,
   backend.RmsNorm(
       {.x = hidden, .weight = weights.final_norm, .eps = context.config->rms_eps, .out = normed});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "final_norm", normed);
-  const Tensor logits = buffers.logits.Rows(0, hidden.dim(0));
+  Tensor logits = buffers.logits.Rows(0, hidden.dim(0));
   backend.Linear({.x = normed,
                   .w = weights.lm_head.get(),
                   .products = context.products,

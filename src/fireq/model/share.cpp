@@ -15,7 +15,7 @@ int64_t Part(int64_t whole, Share share, const std::string& what) {
 
 Tensor Columns(const Tensor& whole, Share share, const std::string& what) {
   const int64_t rows = whole.dim(0), columns = Part(whole.dim(1), share, what);
-  const Tensor out = Tensor::Empty(whole.dtype(), {rows, columns});
+  Tensor out = Tensor::Empty(whole.dtype(), {rows, columns});
   const int64_t bytes = columns * SizeBytes(whole.dtype());
   for (int64_t row = 0; row < rows; ++row) {
     const auto* from =
@@ -59,8 +59,9 @@ LinearPart ColumnsOf(const LinearPart& whole, Share share) {
   LinearPart out = whole;
   if (whole.weight.defined()) out.weight = Columns(whole.weight, share, whole.name);
   if (whole.i4.codes.defined()) {
-    FIREQ_CHECK(whole.i4.k % (kGroup * share.size) == 0, kUnsupported, whole.name, ": ", whole.i4.k,
-                " columns are not whole groups of ", kGroup, " on each of ", share.size, " ranks");
+    FIREQ_CHECK(whole.i4.k % (int64_t{kGroup} * share.size) == 0, kUnsupported, whole.name, ": ",
+                whole.i4.k, " columns are not whole groups of ", kGroup, " on each of ", share.size,
+                " ranks");
     out.i4.codes = Columns(whole.i4.codes, share, whole.name);
     out.i4.scale = Columns(whole.i4.scale, share, whole.name);
     out.i4.zero = Columns(whole.i4.zero, share, whole.name);

@@ -44,6 +44,8 @@ class Pipeline {
                job.save) {}
 
   Report Run() {
+    FIREQ_CHECK(!NeedsCalibration(recipe_) || !job_.calibration_ids.empty(), kInvalidArgument,
+                "the recipe needs calibration text, and there is none");
     report_.recipe = ToJson(recipe_);
     report_.choice = job_.choice;
     report_.excluded = quant_.excluded;
@@ -226,7 +228,7 @@ class Pipeline {
   }
 
   WeightI4 WriteQuantized(const FloatLinear<float>& linear, const InputKnowledge& input) {
-    const WeightI4 stored = QuantizeLinear(linear, input, recipe_, *job_.pool);
+    WeightI4 stored = QuantizeLinear(linear, input, recipe_, *job_.pool);
     writer_.WriteLinear(linear.name, stored);
     for (auto& part : PartsOf(stored, linear.name)) block_tensors_.push_back(std::move(part));
     report_.linears.push_back({linear.name, stored.n, stored.k, stored.t,
@@ -256,8 +258,6 @@ bool NeedsCalibration(const Recipe& recipe) {
 
 Report Quantize(const QuantizeJob& job) {
   CheckRecipe(job.recipe);
-  FIREQ_CHECK(!NeedsCalibration(job.recipe) || !job.calibration_ids.empty(), kInvalidArgument,
-              "the recipe needs calibration text, and there is none");
   return Pipeline(job).Run();
 }
 

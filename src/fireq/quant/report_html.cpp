@@ -83,6 +83,7 @@ std::vector<Series> ErrorsByLayer(const json& linears, const char* key) {
   for (const json& linear : linears)
     layers = std::max(layers, PlaceOf(linear.at("name")).layer + 1);
   std::vector<Series> series;
+  series.reserve(kKinds.size());
   for (const char* kind : kKinds)
     series.push_back({kind, std::vector<double>(layers, std::numeric_limits<double>::quiet_NaN())});
   for (const json& linear : linears) {

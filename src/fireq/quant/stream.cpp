@@ -130,7 +130,7 @@ ActTensor Stream::Keep(const ActTensor& tensor) const {
 
 Tensor Stream::ToHost(const ActTensor& tensor) const {
   backend_.Synchronize();
-  const Tensor values = backend_.Download(tensor.values);
+  Tensor values = backend_.Download(tensor.values);
   if (values.dtype() == DType::kF32) return values;
   Tensor out = Tensor::Empty(DType::kF32, values.shape());
   const int64_t rows = values.dim(0), cols = values.dim(1);

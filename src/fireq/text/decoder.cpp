@@ -26,7 +26,7 @@ std::string ReadByteToken(std::string token) {
 std::string ReadByteLevel(std::string token) {
   std::string bytes;
   // A token with a character outside the alphabet is an addition, spelled as it is.
-  return FromByteLevel(token, &bytes) ? bytes : token;
+  return FromByteLevel(token, &bytes) ? std::move(bytes) : std::move(token);
 }
 
 std::string ReplaceAll(const std::string& text, std::string_view from, std::string_view to) {
@@ -72,8 +72,9 @@ void Decoder::Add(const JsonObject& spec, int depth) {
   } else if (type == "ByteFallback") {
     steps_.push_back([](std::string token, bool) { return ReadByteToken(std::move(token)); });
   } else if (type == "Replace") {
-    steps_.push_back(
-        [replace = MakeReplace(spec)](std::string token, bool) { return replace->Apply(token); });
+    steps_.push_back([replace = MakeReplace(spec)](const std::string& token, bool) {
+      return replace->Apply(token);
+    });
   } else if (type == "Metaspace") {
     AddMetaspace(spec);
   } else {
@@ -94,7 +95,7 @@ void Decoder::AddStrip(const JsonObject& spec) {
     strip_count_ = start;
     return;
   }
-  steps_.push_back([content, start, stop](std::string token, bool) {
+  steps_.push_back([content, start, stop](const std::string& token, bool) {
     std::string_view rest = token;
     for (int i = 0; i < start && rest.starts_with(content); ++i) rest.remove_prefix(content.size());
     for (int i = 0; i < stop && rest.ends_with(content); ++i) rest.remove_suffix(content.size());
@@ -108,7 +109,7 @@ void Decoder::AddMetaspace(const JsonObject& spec) {
   const bool old_flag = spec.BoolOr("add_prefix_space", true);
   const bool prepends = spec.StringOr("prepend_scheme", old_flag ? "always" : "never") != "never";
   first_differs_ = first_differs_ || prepends;
-  steps_.push_back([mark, prepends](std::string token, bool first) {
+  steps_.push_back([mark, prepends](const std::string& token, bool first) {
     return ReplaceAll(token, mark, first && prepends ? "" : " ");
   });
 }

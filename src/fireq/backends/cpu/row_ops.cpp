@@ -335,25 +335,26 @@ void Multiply(float* x, const float* factor, int64_t n) {
   });
 }
 
-const RowOps kOps = {hwy::TargetName(HWY_TARGET),
-                     Bf16ToF32,
-                     F32ToBf16,
-                     E4M3ToF32,
-                     AbsMax,
-                     Quantize,
-                     RmsNorm,
-                     SiluMul,
-                     ScaleBias,
-                     Epilogue,
-                     Softmax,
-                     Scale,
-                     ShiftScale,
-                     Rope,
-                     Multiply};
-
 }  // namespace
 
-const RowOps* Ops() { return &kOps; }
+const RowOps* Ops() {
+  static const RowOps ops = {hwy::TargetName(HWY_TARGET),
+                             Bf16ToF32,
+                             F32ToBf16,
+                             E4M3ToF32,
+                             AbsMax,
+                             Quantize,
+                             RmsNorm,
+                             SiluMul,
+                             ScaleBias,
+                             Epilogue,
+                             Softmax,
+                             Scale,
+                             ShiftScale,
+                             Rope,
+                             Multiply};
+  return &ops;
+}
 
 }  // namespace fireq::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -94,6 +94,7 @@ std::vector<std::shared_ptr<Ranks>> MakeThreadRanks(int size) {
   FIREQ_CHECK(size > 0, kInvalidArgument, size, " ranks");
   const auto meeting = std::make_shared<Meeting>(size);
   std::vector<std::shared_ptr<Ranks>> ranks;
+  ranks.reserve(static_cast<size_t>(size));
   for (int r = 0; r < size; ++r)
     ranks.push_back(std::make_shared<ThreadRank>(meeting, Share{r, size}));
   return ranks;

@@ -13,7 +13,6 @@ std::string Describe(const Token& token) {
     case TokenKind::kEnd:
       return "the end of the template";
     case TokenKind::kBlockEnd:
-      return "the end of the tag";
     case TokenKind::kVariableEnd:
       return "the end of the tag";
     case TokenKind::kData:
@@ -147,9 +146,8 @@ ExprPtr ExpressionParser::ParseNot() {
 
 ExprPtr ExpressionParser::ParseCompare() {
   constexpr std::string_view kOperators[] = {"==", "!=", "<", "<=", ">", ">="};
-  ExprPtr left = ParseSum();
-  ExprPtr expr;
-  while (true) {
+  ExprPtr expr = ParseSum();
+  for (bool is_first = true;; is_first = false) {
     std::string op;
     if (Current().kind == TokenKind::kOperator &&
         std::ranges::find(kOperators, Current().text) != std::end(kOperators)) {
@@ -162,11 +160,12 @@ ExprPtr ExpressionParser::ParseCompare() {
       Next();
       op = "not in";
     } else {
-      return expr != nullptr ? std::move(expr) : std::move(left);
+      return expr;
     }
-    if (expr == nullptr) {
-      expr = Make(Expr::Kind::kCompare, left->line);
-      Adopt(*expr, std::move(left));
+    if (is_first) {
+      ExprPtr compare = Make(Expr::Kind::kCompare, expr->line);
+      Adopt(*compare, std::move(expr));
+      expr = std::move(compare);
     }
     expr->names.push_back(op);
     Adopt(*expr, ParseSum());
