@@ -111,6 +111,10 @@ TEST_F(ModelAliases, ResolveTakesTheCachedFileIfItsSizeIsRight) {
               HasSubstr("has 5 bytes, expected 98362432; delete it to fetch it again"));
   fs::resize_file(cached, 98362432);  // sparse
   EXPECT_EQ(ResolveModel("smollm2-135m", options), cached);
+  options.cache_directory.clear();
+  EXPECT_THAT(ErrorOf([&] { ResolveModel("smollm2-135m", options); }, ErrorCode::kInvalidArgument),
+              HasSubstr("the alias smollm2-135m needs a directory"));
+  EXPECT_EQ(ResolveModel("some/dir", options), fs::path("some/dir"));
 }
 
 }  // namespace

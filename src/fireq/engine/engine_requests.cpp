@@ -57,7 +57,7 @@ bool Engine::Step() {
   }
 }
 
-void Engine::Run(std::stop_token stop) {
+void Engine::Run(const std::stop_token& stop) {
   const std::stop_callback wake(stop, [this] { queue_.Close(); });
   while (!stop.stop_requested())
     if (!Step() && !queue_.WaitForItem()) break;

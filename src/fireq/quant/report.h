@@ -23,7 +23,6 @@ struct KeyReport {
   std::vector<float> channel_max_after;   // as the cache sees them, with RPN, CRS or balancing
 };
 
-// NOLINTNEXTLINE(bugprone-exception-escape): JSON moves without throwing, whatever it asserts.
 struct Report {
   nlohmann::json recipe;
   nlohmann::json choice;    // of recipe auto (api/choose_recipe.h), else null

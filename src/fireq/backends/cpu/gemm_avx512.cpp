@@ -81,7 +81,7 @@ FIREQ_AVX512 void ExpandI4(const WeightRows& w, int64_t num_rows, int64_t k, bf1
 }
 
 FIREQ_AVX512 void ExpandBf16(const WeightRows& w, int64_t num_rows, int64_t k, bf16_t* panel) {
-  for (int half = 0; half < 2; ++half) {
+  for (int64_t half = 0; half < 2; ++half) {
     __m512i rows[16];
     for (int r = 0; r < 16; ++r) {
       rows[r] = r < num_rows ? _mm512_loadu_si512(w.data + r * w.stride_bytes + (k + half * 32) * 2)
@@ -112,7 +112,7 @@ FIREQ_AVX512 void PanelRows(const bf16_t* a, int64_t lda, const bf16_t* panel, i
                             int64_t ldc, bool accumulate) {
   __m512 acc[kRows][4];
   for (int r = 0; r < kRows; ++r) {
-    for (int j = 0; j < 4; ++j) {
+    for (int64_t j = 0; j < 4; ++j) {
       acc[r][j] = accumulate ? _mm512_loadu_ps(c + r * ldc + j * 16) : _mm512_setzero_ps();
     }
   }
@@ -134,7 +134,7 @@ FIREQ_AVX512 void PanelRows(const bf16_t* a, int64_t lda, const bf16_t* panel, i
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int j = 0; j < 4; ++j) _mm512_storeu_ps(c + r * ldc + j * 16, acc[r][j]);
+    for (int64_t j = 0; j < 4; ++j) _mm512_storeu_ps(c + r * ldc + j * 16, acc[r][j]);
   }
 }
 

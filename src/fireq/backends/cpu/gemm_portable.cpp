@@ -42,7 +42,7 @@ HWY_INLINE void ExpandBlock(const uint8_t* codes, const uint16_t* product_row, f
   const auto low_bytes = hn::LoadU(d8, bytes);
   const auto high_bytes = hn::LoadU(d8, bytes + 16);
   const auto nibble = hn::Set(d8, uint8_t{15});
-  for (int half = 0; half < 2; ++half) {
+  for (int64_t half = 0; half < 2; ++half) {
     const auto packed = hn::LoadU(d8, codes + half * 16);
     const auto even = hn::And(packed, nibble);
     const auto odd = hn::And(hn::BitCast(d8, hn::ShiftRight<4>(hn::BitCast(d16, packed))), nibble);
