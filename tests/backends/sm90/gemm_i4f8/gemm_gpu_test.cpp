@@ -185,7 +185,7 @@ TEST_F(GemmI4F8, TilesCutAlongKAgreeWithWholeOnes) {
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{515, 11776, 2048}, {200, 4096, 4096}}) {
     const GemmCase c(m, n, k, false, Data::kRandom, 6);
     DeviceCase device{c};
-    for (const char* name : {"table_256x128", "table_128x128"}) {
+    for (const char* name : {"table_256x128", "table_192x128", "table_128x128"}) {
       const int variant = FindGemmVariant(name);
       const GemmPlan cut = MakeForcedGemmPlan({m, n, k}, variant, 2, {}, true);
       const GemmPlan whole = MakeForcedGemmPlan({m, n, k}, variant, 2);
@@ -207,7 +207,7 @@ TEST_F(GemmI4F8, TilesCutAlongKAgreeWithWholeOnes) {
 TEST_F(GemmI4F8, DeepSumsOfTheTableStayInBounds) {
   const GemmCase c(64, 128, 28672, false, Data::kRandom, 5);
   DeviceCase device{c};
-  for (const char* name : {"table_256x128", "table_128x128", "exact_64x192"}) {
+  for (const char* name : {"table_256x128", "table_192x128", "table_128x128", "exact_64x192"}) {
     for (const bool cut : {false, true}) {
       const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, FindGemmVariant(name), 2, {}, cut);
       Check(c, device, plan, GemmEpilogue::kPlain,

@@ -103,12 +103,22 @@ GemmPlan BestStreamPlan(const GemmShape& shape, const GemmDevice& device) {
 }
 
 GemmPlan BestWidePlan(const GemmShape& shape, const GemmDevice& device) {
-  const GemmPlan big = Cut(shape, FindGemmVariant("table_256x128"), 2, device);
-  const GemmPlan small = Cut(shape, FindGemmVariant("table_128x128"), 2, device);
-  // A tile of 128 tokens takes about 0.65 of the time of one of 256.
-  const double big_waves = CeilDiv(big.tiles, device.max_clusters[2]);
-  const double small_waves = 0.65 * CeilDiv(small.tiles, device.max_clusters[2]);
-  GemmPlan best = small_waves < big_waves ? small : big;
+  // A wave's time: a tile of 128 tokens takes about 0.65 of that of one of 256.
+  struct Candidate {
+    const char* name;
+    double wave;
+  };
+  constexpr Candidate kCandidates[] = {
+      {"table_256x128", 1.0}, {"table_192x128", 0.82}, {"table_128x128", 0.65}};
+  GemmPlan best;
+  double best_time = 0.0;
+  for (const Candidate& candidate : kCandidates) {
+    const GemmPlan plan = Cut(shape, FindGemmVariant(candidate.name), 2, device);
+    const double time = candidate.wave * CeilDiv(plan.tiles, device.max_clusters[2]);
+    if (best.tiles > 0 && time >= best_time) continue;
+    best = plan;
+    best_time = time;
+  }
   best.why = StrCat(best.kernel().name, ": ", best.tiles, " tiles of two CTAs over ",
                     device.max_clusters[2], " clusters");
   return best;
@@ -168,7 +178,7 @@ std::optional<GemmPlan> MakeResidentGemmPlan(const GemmShape& shape, Products pr
   for (const char* name : {"exact_8x64_resident40", "exact_8x64_resident112"}) {
     const int variant = FindGemmVariant(name);
     const GemmVariant& v = kGemmVariants[static_cast<size_t>(variant)];
-    if (shape.m <= v.tokens && shape.k <= v.resident_groups * kGroup &&
+    if (shape.m <= v.tokens && shape.k <= int64_t{v.resident_groups} * kGroup &&
         cluster <= GemmUnits(v, shape.k))
       return MakeForcedGemmPlan(shape, variant, cluster, device);
   }

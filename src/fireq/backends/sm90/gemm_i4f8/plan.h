@@ -43,6 +43,7 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"exact_8x64_resident40", GemmKernel::kStream, 8, 1, 8, 2, 40},
     GemmVariant{"exact_8x64_resident112", GemmKernel::kStream, 8, 1, 4, 1, 112},
     GemmVariant{"table_256x128", GemmKernel::kWide, 256, 2, 1, 1},
+    GemmVariant{"table_192x128", GemmKernel::kWide, 192, 2, 1, 1},
     GemmVariant{"table_128x128", GemmKernel::kWide, 128, 2, 1, 1},
 };
 

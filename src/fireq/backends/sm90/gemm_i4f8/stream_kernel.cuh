@@ -390,13 +390,14 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int first_tile = blockIdx.x / ranks * p.tiles_per_cluster;
   const ClusterSchedule schedule{min(p.tiles_per_cluster, p.tiles - first_tile), p.units, ranks,
                                  Config::kPairs && ranks == 2};
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < Config::kStages; ++s) {
+  // A warp's share each: one after another they would take a thread a microsecond.
+  if (threadIdx.x % 32 == 0) {
+    for (int s = warp; s < Config::kStages; s += Config::kThreads / 32) {
       // Two announcers of copies, 32 lanes of cp.async; or the weights' alone.
       MbarrierInit(shared.full(s), Config::kResident ? 1 : 2 + 32);
       MbarrierInit(shared.empty(s), Config::kConsumerThreads / 32);
     }
-    if (schedule.pair) {
+    if (schedule.pair && warp == Config::kThreads / 32 - 1) {
       MbarrierInit(shared.handed_over(), 1);
       MbarrierArriveExpectTx(shared.handed_over(), Config::kPartialBytes);
     }

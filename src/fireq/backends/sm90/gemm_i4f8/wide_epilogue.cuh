@@ -51,59 +51,81 @@ struct WideEpilogue {
     }
   }
 
-  // Scaled sums of packed rows (row, row + 8) and tokens 8 j + 2 (lane % 4) + {0, 1} of chunk c.
+  // What a chunk needs of shared memory: token scales, residuals.
+  struct ChunkInputs {
+    float2 scale[4];
+    uint4 residual[2];
+  };
+  __device__ __forceinline__ ChunkInputs Inputs(int c) const {
+    ChunkInputs in;
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      in.scale[j] = *reinterpret_cast<const float2*>(scales + c * kWideOutTokens + 8 * j);
+    if constexpr (kAddsResidual<Epilogue>) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) in.residual[i] = LoadMatrix4Trans(Place(c, i));
+    }
+    return in;
+  }
+  // Of 16 tokens, half i of chunk c.
+  __device__ uint32_t Place(int c, int i) const {
+    return to + c * kWideChunkBytes<Epilogue> + i * (16 * kTileRows * 2);
+  }
+
+  // Scaled sums of packed rows (row, row + 8) and tokens 8 j + 2 (lane % 4) + {0, 1} of a chunk.
   struct Quad {
     float v[4];  // [row half][token]
   };
-  __device__ Quad Scaled(const float (&sums)[kSums], int c, int j) const {
-    const float2 x_scale = *reinterpret_cast<const float2*>(scales + c * kWideOutTokens + 8 * j);
+  __device__ Quad Scaled(const float (&sums)[kSums], const ChunkInputs& in, int j) const {
     Quad out;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      out.v[2 * h] = fmaf(sums[4 * j + 2 * h], x_scale.x * scale[h], bias[h]);
-      out.v[2 * h + 1] = fmaf(sums[4 * j + 2 * h + 1], x_scale.y * scale[h], bias[h]);
+      out.v[2 * h] = fmaf(sums[4 * j + 2 * h], in.scale[j].x * scale[h], bias[h]);
+      out.v[2 * h + 1] = fmaf(sums[4 * j + 2 * h + 1], in.scale[j].y * scale[h], bias[h]);
     }
     return out;
   }
 
   // Chunk c of the tile's tokens.
-  __device__ __forceinline__ void StoreChunk(OutType type, const float (&sums)[kSums],
-                                             int c) const {
-    const uint32_t chunk = to + c * kWideChunkBytes<Epilogue>;
+  __device__ __forceinline__ void StoreChunk(OutType type, const float (&sums)[kSums], int c,
+                                             const ChunkInputs& in) const {
     if constexpr (Epilogue::kRowsPerOutput == 2) {
       uint32_t packed[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const Quad q = Scaled(sums, c, j);
+        const Quad q = Scaled(sums, in, j);
         packed[j] = PackOut(type, Silu(q.v[0]) * q.v[2], Silu(q.v[1]) * q.v[3]);
       }
-      StoreMatrix4Trans(chunk, {packed[0], packed[1], packed[2], packed[3]});
+      StoreMatrix4Trans(Place(c, 0), {packed[0], packed[1], packed[2], packed[3]});
     } else {
 #pragma unroll
-      for (int j = 0; j < 4; j += 2) {
-        const Quad a = Scaled(sums, c, j), b = Scaled(sums, c, j + 1);
+      for (int i = 0; i < 2; ++i) {
+        const Quad a = Scaled(sums, in, 2 * i), b = Scaled(sums, in, 2 * i + 1);
         uint4 v{PackOut(type, a.v[0], a.v[1]), PackOut(type, a.v[2], a.v[3]),
                 PackOut(type, b.v[0], b.v[1]), PackOut(type, b.v[2], b.v[3])};
-        const uint32_t place = chunk + j * (8 * kTileRows * 2);
         if constexpr (kAddsResidual<Epilogue>) {
-          const uint4 r = LoadMatrix4Trans(place);
+          const uint4& r = in.residual[i];
           v = {Epilogue::Add(type, v.x, r.x), Epilogue::Add(type, v.y, r.y),
                Epilogue::Add(type, v.z, r.z), Epilogue::Add(type, v.w, r.w)};
         }
-        StoreMatrix4Trans(place, v);
+        StoreMatrix4Trans(Place(c, i), v);
       }
     }
   }
 
-  // A constant `type` keeps the choice out of it.
+  // A constant `type` keeps the choice out of it. A chunk's inputs are read before the chunk ahead
+  // of it is stored: a warp alone would wait for each read.
   template <int kCount>
   __device__ __forceinline__ void StoreTile(OutType type, const float (&acc)[kCount]) const {
+    ChunkInputs in = Inputs(0);
 #pragma unroll
     for (int c = 0; c < kCount / kSums; ++c) {
+      const ChunkInputs now = in;
+      if (c + 1 < kCount / kSums) in = Inputs(c + 1);
       float sums[kSums];
 #pragma unroll
       for (int i = 0; i < kSums; ++i) sums[i] = acc[c * kSums + i];
-      StoreChunk(type, sums, c);
+      StoreChunk(type, sums, c, now);
     }
   }
 };

@@ -176,6 +176,7 @@ struct WideConsumer {
   uint32_t empty_address;  // of what this lane releases
   bool releases;
   uint32_t sixty_fours;
+  uint64_t x_descriptor = DescriptorSwizzle128(shared.x(0));
   // Stages are known to the compiler but for where the unit's first one is: addresses worked out at
   // every step would be a tenth of its instructions, and instructions are what binds.
   struct Unit {
@@ -253,7 +254,7 @@ struct WideConsumer {
     const Place at = PlaceOf<step>(), next = PlaceOf<step + 1>(), after = PlaceOf<step + 2>();
     if (!x_ready) MbarrierWait(shared.x_full(at.stage), at.parity);
     WgmmaFence();
-    MultiplyGroup<kTokens>(acc, now, DescriptorSwizzle128(shared.x(at.stage)), !first);
+    MultiplyGroup<kTokens>(acc, now, x_descriptor + at.stage * (Config::kXBytes >> 4), !first);
     WgmmaCommit();
     const Raw raw = LoadRaw(next);
     WgmmaWait<1>();
@@ -279,8 +280,7 @@ struct WideConsumer {
     for (int i = 0; i < kTokens / 8; ++i)
       if (i / kChunkLoads < mine.begin || i / kChunkLoads >= mine.end)
         to[i * 128] = {acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]};
-    __threadfence();
-    NamedBarrierSync(1 + warpgroup, 128);
+    NamedBarrierSync(1 + warpgroup, 128);  // the release is of what the others wrote, too
     if (thread == 0) AddRelease(Count(walk, rank), 1);
   }
   // Adds chunk c of the parts of clusters [first, last).
@@ -331,7 +331,7 @@ struct WideConsumer {
   }
 
   // This cluster's chunks of a cut tile, once all parts are there: their clusters run at one time.
-  // The count ends as it was found, at zero: whoever adds last sees to it.
+  // The count ends as it was found, at zero: the last to add makes it wrap.
   __device__ void FinishShare(const float (&acc)[kTokens / 2], const WideWalk<Config>& walk,
                               const WideOutput& mine, const WideEpilogue<Epilogue>& epilogue,
                               int rank) {
@@ -349,12 +349,11 @@ struct WideConsumer {
     for (int c = mine.begin; c < mine.end; ++c) {
       float sums[4 * kChunkLoads];
       SumParts(sums, acc, walk, c, rank);
-      epilogue.StoreChunk(p.out, sums, c);
+      epilogue.StoreChunk(p.out, sums, c, epilogue.Inputs(c));
     }
     OutputsStored();
     NamedBarrierSync(1 + warpgroup, 128);
-    if (thread == 0 && atomicAdd(count, 1u) + 1 == parts + min(parts, uint32_t{Config::kChunks}))
-      *count = 0;
+    if (thread == 0) AddWrapping(count, parts + min(parts, uint32_t{Config::kChunks}) - 1);
   }
 
   __device__ void Run(int rank) {
@@ -380,6 +379,7 @@ struct WideConsumer {
       // Under the last products: which tile this is, and what the epilogue needs of memory.
       const WideOutput mine = walk.OutputAt(t);
       const WideEpilogue<Epilogue> epilogue = MakeEpilogue(mine.tile, rank);
+      if (walk.IsWhole(t)) WaitForBuffers();
       WgmmaWait<0>();
       PinRegisters(acc);
       Release(LastStageBefore());
@@ -387,7 +387,6 @@ struct WideConsumer {
         FinishShare(acc, walk, mine, epilogue, rank);
         break;
       }
-      WaitForBuffers();
       if (p.out == OutType::kBf16) {
         epilogue.StoreTile(OutType::kBf16, acc);
       } else {
@@ -408,19 +407,26 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     PrefetchTensorMap(&maps.tokens);
     PrefetchTensorMap(&maps.weights);
   }
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < Config::kStages; ++s) {
-      MbarrierInit(shared.x_full(s), 1);
-      MbarrierInit(shared.x_empty(s), Config::kClusterCtas * Config::kConsumerThreads / 32);
-      MbarrierInit(shared.w_full(s), 1);
-      MbarrierInit(shared.w_empty(s), Config::kConsumerThreads / 32);
+  // A warp's share each: one after another they would take a thread a microsecond.
+  if (threadIdx.x % 32 == 0) {
+    constexpr int kWarps = Config::kThreads / 32;
+    const int warp = threadIdx.x / 32;
+    for (int i = warp; i < Config::kBarriers / 2; i += kWarps) {
+      const int s = i % Config::kStages;
+      if (i < Config::kStages) {
+        MbarrierInit(shared.x_full(s), 1);
+        MbarrierInit(shared.x_empty(s), Config::kClusterCtas * Config::kConsumerThreads / 32);
+      } else if (i < 2 * Config::kStages) {
+        MbarrierInit(shared.w_full(s), 1);
+        MbarrierInit(shared.w_empty(s), Config::kConsumerThreads / 32);
+      } else if (i < 2 * Config::kStages + Config::kWarpgroups) {
+        MbarrierInit(shared.out_ready(s), 1);
+        MbarrierInit(shared.out_full(s), 4);
+      } else {
+        MbarrierInit(shared.scales_full(), 32);
+        MbarrierInit(shared.scales_empty(), Config::kConsumerThreads / 32);
+      }
     }
-    for (int w = 0; w < Config::kWarpgroups; ++w) {
-      MbarrierInit(shared.out_ready(w), 1);
-      MbarrierInit(shared.out_full(w), 4);
-    }
-    MbarrierInit(shared.scales_full(), 32);
-    MbarrierInit(shared.scales_empty(), Config::kConsumerThreads / 32);
     FenceMbarrierInit();
   }
   ClusterSync();  // barriers of both CTAs are there before either copies or arrives

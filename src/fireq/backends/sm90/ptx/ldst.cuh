@@ -50,6 +50,10 @@ __device__ __forceinline__ uint4 LoadGlobalOnce128(const void* global) {
   return v;
 }
 
+// red.relaxed.gpu.inc: adds 1, or sets to 0 what is `last`.
+__device__ __forceinline__ void AddWrapping(uint32_t* count, uint32_t last) {
+  asm volatile("red.relaxed.gpu.global.inc.u32 [%0], %1;" ::"l"(count), "r"(last) : "memory");
+}
 // red.release.gpu.add and ld.acquire.gpu of a count between CTAs.
 __device__ __forceinline__ void AddRelease(uint32_t* count, uint32_t value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(count), "r"(value) : "memory");
