@@ -47,6 +47,10 @@ std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device,
   return device.Output();
 }
 
+std::vector<int32_t> Times(size_t count, int32_t length) {
+  return std::vector<int32_t>(count, length);
+}
+
 class AttnPrefillCases : public ::testing::TestWithParam<Case> {};
 
 TEST_P(AttnPrefillCases, MatchesTheReference) {
@@ -57,18 +61,21 @@ TEST_P(AttnPrefillCases, MatchesTheReference) {
                         [&](bool e4m3_probs) { return RunPrefill(c, device, e4m3_probs); });
 }
 
+// Where one key has most of a row's weight, a rounding of P' that the last bits of a score turn is
+// a sixteenth of that row. Cases of small context have enough rows that their error is the kernel's
+// and not the draw's.
 constexpr KvGrid kAsym = KvGrid::kAsymmetric;
 INSTANTIATE_TEST_SUITE_P(
     , AttnPrefillCases,
     ::testing::Values(
         Case{"one tile", {32}, {32}, 64, 16, 128, kAsym},
-        Case{"one token", {1}, {1}, 64, 16, 128, kAsym},
-        Case{"edges", {63, 64, 65, 127, 1, 129}, {63, 64, 65, 127, 1, 129}, 8, 2, 128, kAsym},
+        Case{"one token", Times(16, 1), Times(16, 1), 64, 16, 128, kAsym},
+        Case{"edges", {63, 64, 65, 127, 1, 129}, {63, 64, 65, 127, 1, 129}, 32, 8, 128, kAsym},
         Case{"prefixes", {10, 64, 1, 33, 100}, {74, 128, 500, 97, 1000}, 16, 4, 128, kAsym},
         Case{"empty", {0, 5, 0, 3}, {70, 5, 0, 0}, 8, 2, 128, kAsym},
-        Case{"mha", {200, 77}, {300, 77}, 3, 3, 128, kAsym},
-        Case{"group of 7", {90, 30}, {90, 200}, 14, 2, 128, kAsym},
-        Case{"heads of 64", {150, 64, 9}, {150, 700, 64}, 8, 2, 64, kAsym},
+        Case{"mha", {200, 77}, {300, 77}, 12, 12, 128, kAsym},
+        Case{"group of 7", {90, 30}, {90, 200}, 56, 8, 128, kAsym},
+        Case{"heads of 64", {150, 64, 9}, {150, 700, 64}, 32, 8, 64, kAsym},
         Case{"64, mha", {150}, {700}, 2, 2, 64, kAsym},
         Case{"symmetric", {100}, {1000}, 8, 2, 128, KvGrid::kSymmetric},
         Case{"signed", {100}, {1000}, 8, 2, 128, KvGrid::kSigned},
@@ -90,8 +97,8 @@ TEST(AttnPrefill, ManyRaggedSequences) {
             3e-3);
 }
 
-// Scores that grow or shrink by a factor of eight along the keys: the units of P' must follow every
-// tile, or leave the first tile's behind.
+// Scores that grow to the usual size, or shrink from it, by a factor of eight along the keys: the
+// units of P' must follow every tile, or leave the first tile's behind.
 TEST(AttnPrefill, UnitsFollowTheScores) {
   FIREQ_NEEDS_HOPPER();
   for (const bool growing : {true, false}) {
@@ -105,7 +112,7 @@ TEST(AttnPrefill, UnitsFollowTheScores) {
           uint8_t* block = c.pages.data() + page * c.layout.page_bytes() + c.layout.head_offset(h);
           KvScale scale = GetKvScale(block, c.layout.k_scale_offset(), c.layout.k_zero_offset(),
                                      t % kTokensPerPage);
-          scale.scale = FloatToBf16(Bf16ToFloat(scale.scale) * std::ldexp(0.25f, step));
+          scale.scale = FloatToBf16(Bf16ToFloat(scale.scale) * std::ldexp(0.125f, step));
           SetKvScale(block, c.layout.k_scale_offset(), c.layout.k_zero_offset(), t % kTokensPerPage,
                      scale);
         }
@@ -115,8 +122,7 @@ TEST(AttnPrefill, UnitsFollowTheScores) {
     const double error =
         RelativeError(RunPrefill(c, device, true), ReferenceAttention(c, ProbRounding::kE4M3));
     std::printf("%s scores: served %.2e\n", growing ? "growing" : "shrinking", error);
-    // Larger scores: their last bits turn more of P's roundings.
-    EXPECT_LE(error, 4e-3);
+    EXPECT_LE(error, 3e-3);
   }
 }
 

@@ -26,6 +26,7 @@
 #include "fireq/backends/sm90/ptx/cvt.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
+#include "fireq/backends/sm90/ptx/mma.cuh"
 #include "fireq/backends/sm90/ptx/wgmma.cuh"
 
 namespace fireq::sm90 {
@@ -69,6 +70,7 @@ class PrefillConsumer {
   static constexpr int kBlocks = kPrefillKeys / 16;
   static constexpr float kHighest = 0.75f;  // exponent: P' <= 256 2^0.75 < 448
   static constexpr float kMargin = 1.0f;
+  static constexpr int kExactKeys = 32;
 
   using Probs = uint32_t[kPrefillKeys / 8];  // four keys a word
   using Scores = float[kPrefillKeys / 2];
@@ -160,6 +162,7 @@ class PrefillConsumer {
       PassTurn();
       WgmmaWait<0>();
       PinRegisters(s);
+      if (kTerms == 1 && first && Uniform(FirstLimit()) <= kExactKeys) MultiplyFirstKeys(s);
       Exponents(s, top);
       if (left <= Uniform(Piece().masked_tiles[group_])) Mask(left, s, top);
       const bool high = max(top[0], top[1]) > __float_as_int(kHighest);
@@ -215,6 +218,42 @@ class PrefillConsumer {
     for (int i = 0; i < kQuerySteps; ++i) {
       WgmmaE4M3<kPrefillKeys>::Ss(s, q + 2 * i, k + 2 * i, i > 0);
     }
+  }
+
+  // The first of the group's rows sees this many keys.
+  __device__ __forceinline__ int32_t FirstLimit() const {
+    return shared_.rows[buffer_][64 * group_].limit;
+  }
+
+  // The scores of the first kExactKeys keys again, by products whose sums keep FP32's bits. Sums of
+  // Q K with 13 bits turn some roundings of P', each a sixteenth of a row that has no other keys,
+  // and those rows are the longest of a prompt's output.
+  __device__ __forceinline__ void MultiplyFirstKeys(Scores& s) {
+    const uint32_t lane = Thread() % 32;
+    const uint8_t* q = shared_.q[group_] + Thread() % 128 / 32 * 16 * kDim;
+    const uint8_t* k = shared_.k[place_.stage][0];
+#pragma unroll
+    for (int j = 0; j < kExactKeys / 8; ++j) {
+      float sums[4] = {};
+#pragma unroll 2
+      for (uint32_t chunk = 0; chunk < kDim / 16; ++chunk) {
+        const uint32_t at = lane / 4 * kDim + 4 * (lane % 4) + 16 * (chunk ^ Swizzle(lane / 4));
+        const uint32_t a = *reinterpret_cast<const uint32_t*>(q + at);
+        const uint32_t b = *reinterpret_cast<const uint32_t*>(q + at + 8 * kDim);
+        const uint32_t x = *reinterpret_cast<const uint32_t*>(k + at + 8 * j * kDim);
+        MmaF16(sums, LowHalf2(a), LowHalf2(b), LowHalf2(a >> 16), LowHalf2(b >> 16), LowHalf2(x),
+               LowHalf2(x >> 16));
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[4 * j + i] = sums[i];
+    }
+  }
+  // Of the 16-byte chunks of a row, which eight rows on is the same.
+  static __device__ __forceinline__ uint32_t Swizzle(uint32_t row) {
+    return kDim == 128 ? row & 7 : (row >> 1) & 3;
+  }
+  static __device__ __forceinline__ uint32_t LowHalf2(uint32_t bytes) {
+    return E4M3x2ToHalf2(static_cast<uint16_t>(bytes));
   }
 
   __device__ __forceinline__ void MultiplyValues(const Probs& p, float (&part)[kValues]) {
