@@ -10,15 +10,18 @@ namespace {
 TEST(AttnDecodePlan, FitsSharedMemoryForEverySupportedShape) {
   for (const int64_t dim : {64, 128}) {
     for (const int64_t sequences : {0, 1, 256, 2048}) {
-      const AttnDecodePlan plan = MakeAttnDecodePlan({sequences, 32, 8, dim, 1, 132});
-      EXPECT_GE(plan.stages, kDecodeWarps);
-      EXPECT_LE(plan.stages, kDecodeMaxStages);
-      EXPECT_EQ(plan.stages % kDecodeWarps, 0);
-      EXPECT_LE(plan.shared.bytes, 227 * 1024);
-      EXPECT_EQ(plan.shared.sums % 16, 0);
-      EXPECT_EQ(plan.shared.barriers % 8, 0);
-      EXPECT_EQ(plan.shared.prefix + (sequences + 1) * 4 + (-(sequences + 1) * 4 & 15),
-                plan.shared.bytes);
+      for (const int64_t queries : {1, 8}) {
+        const AttnDecodePlan plan = MakeAttnDecodePlan({sequences, 32, 8, dim, queries, 132});
+        EXPECT_EQ(plan.ctas, 132 * DecodeCtasPerSm(plan.rows));
+        EXPECT_GE(plan.stages, DecodeWarps(plan.rows));
+        EXPECT_LE(plan.stages, kDecodeMaxStages);
+        EXPECT_EQ(plan.stages % DecodeWarps(plan.rows), 0);
+        EXPECT_LE(DecodeCtasPerSm(plan.rows) * (plan.shared.bytes + 1024), 228 * 1024);
+        EXPECT_EQ(plan.shared.sums % 16, 0);
+        EXPECT_EQ(plan.shared.barriers % 8, 0);
+        EXPECT_EQ(plan.shared.prefix + (sequences + 1) * 4 + (-(sequences + 1) * 4 & 15),
+                  plan.shared.bytes);
+      }
     }
   }
 }

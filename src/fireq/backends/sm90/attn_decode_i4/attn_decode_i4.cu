@@ -11,12 +11,14 @@ void Launch(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool pro
   const auto kernel = AttnDecodeI4<kDim, kTiles, Probs>;
   // Of the current device, so at every launch.
   FIREQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
+  FIREQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                  cudaSharedmemCarveoutMaxShared));
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(plan.ctas));
-  config.blockDim = dim3(kDecodeThreads);
+  config.blockDim = dim3(DecodeThreads(8 * kTiles));
   config.dynamicSmemBytes = static_cast<size_t>(plan.shared.bytes);
   config.stream = stream;
   config.attrs = &attribute;
@@ -41,6 +43,12 @@ void LaunchAttnDecodeI4(const AttnDecodePlan& plan, const AttnDecodeArgs& args,
   AttnDecodeParams params = args.tensors;
   FIREQ_CHECK(params.kv_heads > 0 && params.num_heads % params.kv_heads == 0, kInvalidArgument,
               "decode attention: ", params.num_heads, " heads over ", params.kv_heads, " KV heads");
+  params.group = params.num_heads / params.kv_heads;
+  const int64_t tracks = int64_t{params.kv_heads} * plan.row_tiles;
+  const int64_t segments = params.num_sequences * tracks;
+  params.cuts = segments == 0 ? 0 : static_cast<int32_t>(plan.ctas / segments);
+  params.by_tracks = Divisor::Of(tracks);
+  params.by_ctas = Divisor::Of(plan.ctas);
   params.row_tiles = plan.row_tiles;
   params.stages = plan.stages;
   const auto launch =

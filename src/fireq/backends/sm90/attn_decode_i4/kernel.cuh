@@ -1,9 +1,11 @@
 // Decode attention over the paged INT4 cache: split-KV, one launch, deterministic.
 //
-// Eight warps compute, a ninth loads: it walks the CTA's piece of the line of pages (schedule.cuh)
-// and copies each page's block of one head into a ring. Page i of the piece goes to warp i % 8.
-// Where a segment ends, the eight warps' sums are combined through shared memory; a segment that
-// other CTAs share goes to the workspace, and the last CTA to arrive adds the parts in order.
+// Four warps compute, a fifth loads: it walks the CTA's piece of the line of pages (schedule.cuh)
+// and copies each page's block of one head into a ring. Page i of the piece goes to warp i % 4.
+// Where a segment ends, the warps' sums are combined through shared memory; a segment that other
+// CTAs share goes to the workspace, and the last CTA to arrive adds the parts in order. Two CTAs an
+// SM: while one is at a segment's end, the other computes. With two tiles of query rows eight warps
+// of one CTA compute, as they need 224 registers each.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -13,18 +15,24 @@
 #include "fireq/backends/sm90/attn_decode_i4/schedule.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/warp_tile.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/ptx/mbarrier.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {
 
-inline constexpr int kDecodeComputeThreads = kDecodeWarps * 32;
-inline constexpr int kDecodeThreads = kDecodeComputeThreads + 128;  // whole warpgroups: setmaxnreg
+// Threads of a CTA: with eight warps that compute, the loading one is filled up to a warpgroup, for
+// setmaxnreg moves registers between warpgroups.
+constexpr int DecodeThreads(int rows) {
+  return DecodeWarps(rows) * 32 + (DecodeWarps(rows) == 8 ? 128 : 32);
+}
 
 template <int kDim, int kTiles, class Probs>
 class DecodeKernel {
  public:
   static constexpr int kRows = 8 * kTiles;
+  static constexpr int kWarps = DecodeWarps(kRows);
+  static constexpr int kComputeThreads = kWarps * 32;
   static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
   static constexpr int kStageBytes = static_cast<int>(kLayout.head_bytes());
   static constexpr int kSumStride = kDim + kDecodePadding;
@@ -37,71 +45,75 @@ class DecodeKernel {
         full_(reinterpret_cast<Mbarrier*>(base + shared.barriers)),
         empty_(full_ + kDecodeMaxStages),
         flag_(reinterpret_cast<int32_t*>(base + shared.flag)),
+        piece_(*reinterpret_cast<DecodePiece*>(flag_ + 4)),
         schedule_(p, reinterpret_cast<int32_t*>(base + shared.prefix)) {}
 
   __device__ void Run() {
-    if (threadIdx.x < 2 * kDecodeMaxStages) {
-      MbarrierInit(full_ + threadIdx.x, 1);
-      FenceMbarrierInit();
-    }
     GridDependencyLaunch();
-    schedule_.Prepare(flag_);  // its barriers order the inits too
     if (p_.num_sequences == 0) return;
-    begin_ = schedule_.Start(blockIdx.x);
-    end_ = schedule_.Start(blockIdx.x + 1);
-    if (begin_ == end_) return;
-    if (threadIdx.x >= kDecodeComputeThreads) {
-      RegistersDecrease<56>();
-      if (threadIdx.x < kDecodeComputeThreads + 32) Load();
-    } else {
+    const bool loads = threadIdx.x / 32 == kWarps;
+    if (loads) schedule_.Prepare(kWarps, piece_);
+    if (threadIdx.x < kComputeThreads) InitBarriers();
+    __syncthreads();
+    if (piece_.begin == piece_.end) return;
+    if (threadIdx.x < kComputeThreads) {
       // 128 x 56 + 256 x 224 registers are what 384 x 168 gave the CTA: asking for more hangs.
-      RegistersIncrease<224>();
+      if constexpr (kWarps == 8) RegistersIncrease<224>();
       Compute();
+    } else {
+      if constexpr (kWarps == 8) RegistersDecrease<56>();
+      if (loads) Load();
     }
   }
 
  private:
+  static_assert(sizeof(DecodePiece) <= 48, "of AttnDecodeShared's 64 bytes");
+  static constexpr uint32_t kComputeBarrier = 1;
+
+  // While the lengths are on their way. An init takes 60 clocks and a warp's are made one after
+  // another, so every warp makes its share.
+  __device__ void InitBarriers() const {
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    const int stage = static_cast<int>(threadIdx.x / 32) + lane / 2 * kWarps;
+    if (stage < p_.stages) MbarrierInit((lane % 2 == 0 ? full_ : empty_) + stage, 1);
+    FenceMbarrierInit();
+  }
+
+  __device__ DecodeSegment Find(int32_t unit) const {
+    return piece_.first_cta >= 0 ? piece_.segment : schedule_.Find(unit);
+  }
+
   // The loading warp: every lane finds the page of one unit, then they copy one after another.
   __device__ void Load() {
     const int lane = threadIdx.x & 31;
     int stage = 0;
     uint32_t phase = 1;  // the first pass over the ring waits for nobody
     bool waited = false;
-    for (int32_t base = begin_; base < end_; base += 32) {
+    for (int32_t base = piece_.begin; base < piece_.end; base += 32) {
       const int32_t unit = base + lane;
       const uint8_t* source = nullptr;
       bool fresh = false;
-      if (unit < end_) {
-        const DecodeSegment segment = schedule_.Find(unit);
+      if (unit < piece_.end) {
+        const DecodeSegment segment = Find(unit);
         const int page = unit - segment.begin;
-        const int32_t context = p_.context_len[segment.sequence];
-        const int32_t queries =
-            p_.query_start[segment.sequence + 1] - p_.query_start[segment.sequence];
-        if (page * kTokensPerPage < context) {
+        if (page * kTokensPerPage < segment.context) {
           const int64_t number = p_.page_table[int64_t{segment.sequence} * p_.max_pages + page];
           source = p_.pages + number * (int64_t{kStageBytes} * p_.kv_heads) +
                    int64_t{kStageBytes} * segment.head;
         }
-        fresh = (page + 1) * kTokensPerPage > context - queries;
+        fresh = (page + 1) * kTokensPerPage > segment.context - segment.queries;
       }
       // Pages that this step's own tokens were written into wait for the kernel that wrote them;
       // older ones need not.
       const uint32_t fresh_lanes = __ballot_sync(0xFFFFFFFFu, fresh);
-      const int count = end_ - base < 32 ? end_ - base : 32;
+      const int count = piece_.end - base < 32 ? piece_.end - base : 32;
       for (int i = 0; i < count; ++i) {
         if (!waited && (fresh_lanes >> i & 1) != 0) {
           GridDependencyWait();
           waited = true;
         }
         MbarrierWait(empty_ + stage, phase);
-        if (lane == i) {
-          if (source != nullptr) {
-            MbarrierArriveExpectTx(full_ + stage, kStageBytes);
-            BulkLoad(ring_ + stage * kStageBytes, source, kStageBytes, full_ + stage, kEvictFirst);
-          } else {
-            MbarrierArrive(full_ + stage);
-          }
-        }
+        if (lane == i) Copy(source, stage);
         __syncwarp();
         if (++stage == p_.stages) {
           stage = 0;
@@ -111,24 +123,34 @@ class DecodeKernel {
     }
   }
 
+  // A page, null for one that is not there, into a stage.
+  __device__ __forceinline__ void Copy(const uint8_t* source, int stage) {
+    if (source == nullptr) {
+      MbarrierArrive(full_ + stage);
+      return;
+    }
+    MbarrierArriveExpectTx(full_ + stage, kStageBytes);
+    BulkLoad(ring_ + stage * kStageBytes, source, kStageBytes, full_ + stage, kEvictFirst);
+  }
+
   using Warp = DecodeWarp<kDim, kTiles, Probs>;
 
   __device__ void Compute() {
     GridDependencyWait();  // for Q, and before anything is written
     const int warp = threadIdx.x / 32;
-    int32_t unit = begin_ + warp;  // this warp's next page
+    int32_t unit = piece_.begin + warp;  // this warp's next page
     int stage = warp;
     uint32_t phase = 0;
-    int parity = 0;
-    for (int32_t at = begin_; at < end_; parity ^= 1) {
-      const DecodeSegment segment = schedule_.Find(at);
+    for (int32_t at = piece_.begin; at < piece_.end;) {
+      const DecodeSegment segment = Find(at);
       const int32_t segment_end = segment.begin + segment.pages;
-      const int32_t stop = segment_end < end_ ? segment_end : end_;
-      const int32_t context = p_.context_len[segment.sequence];
+      const int32_t stop = segment_end < piece_.end ? segment_end : piece_.end;
+      const int32_t context = segment.context;
       Warp tile;
       tile.Reset();
-      const int32_t sees_all = LoadQueries(segment, context, tile);
-      for (; unit < stop; unit += kDecodeWarps) {
+      const int32_t sees_all = context - segment.queries + 1;  // keys that every row sees
+      LoadQueries(segment, tile);
+      for (; unit < stop; unit += kWarps) {
         const int32_t first = (unit - segment.begin) * kTokensPerPage;
         MbarrierWait(full_ + stage, phase);
         const uint8_t* block = ring_ + stage * kStageBytes;
@@ -139,46 +161,41 @@ class DecodeKernel {
         }
         __syncwarp();
         if ((threadIdx.x & 31) == 0) MbarrierArrive(empty_ + stage);
-        stage += kDecodeWarps;
+        stage += kWarps;
         if (stage >= p_.stages) {
           stage -= p_.stages;
           phase ^= 1;
         }
       }
-      Finish(at, stop, tile, stats_ + parity * kDecodeWarps * kDecodeMaxRows);
+      // Two tiles have no registers for a segment that is kept.
+      Finish(kTiles == 1 ? segment : Find(at), at, stop, tile);
       at = stop;
     }
   }
 
-  // Returns the number of keys that every row of the tile sees.
-  __device__ int32_t LoadQueries(const DecodeSegment& segment, int32_t context, Warp& tile) {
-    const int group = p_.num_heads / p_.kv_heads;
-    const int32_t first = p_.query_start[segment.sequence];
-    const int32_t queries = p_.query_start[segment.sequence + 1] - first;
+  __device__ void LoadQueries(const DecodeSegment& segment, Warp& tile) {
     const float log2e_over_root =
         kDim == 128 ? 1.4426950408889634f * 0.08838834764831845f : 1.4426950408889634f * 0.125f;
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      const int row = segment.row_tile * kRows + 8 * n + ((threadIdx.x & 31) >> 2);
-      const bool valid = row < queries * group;
-      const int query = row / group;
-      const int64_t index =
-          int64_t{first + query} * p_.num_heads + segment.head * group + row % group;
+      const int row = 8 * n + ((threadIdx.x & 31) >> 2);
+      const int64_t index = RowIndex(segment, row);
+      const bool valid = index >= 0;
+      const int32_t keys = segment.context - segment.queries + 1;
       tile.LoadQuery(n, valid ? p_.q + index * kDim : nullptr,
                      valid ? p_.scale_q[index] * log2e_over_root : 0.0f,
-                     valid ? context - queries + query + 1 : context - queries + 1);
+                     valid ? keys + QueryOf(segment, row) : keys);
     }
-    return context - queries + 1;
   }
 
-  // Combines the warps' sums of [at, stop), a part of one segment; `stats` is this part's half.
-  __device__ void Finish(int32_t at, int32_t stop, Warp& tile, float2* stats) {
-    const DecodeSegment segment = schedule_.Find(at);  // found again: registers are short
+  // Combines the warps' sums of [at, stop), a part of one segment.
+  __device__ void Finish(const DecodeSegment& segment, int32_t at, int32_t stop, Warp& tile) {
     const int warp = threadIdx.x / 32;
     const int lane = threadIdx.x & 31;
     const int c = lane & 3;
     const bool whole = at == segment.begin && stop == segment.begin + segment.pages;
-    const int slot = 2 * static_cast<int>(blockIdx.x) + (at == begin_ ? 0 : 1);
+    const int slot = 2 * static_cast<int>(blockIdx.x) + (at == piece_.begin ? 0 : 1);
+    if (at != piece_.begin) ComputeBarrier();  // the segment before has been read
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
@@ -188,31 +205,29 @@ class DecodeKernel {
         sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 8);
         sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 16);
         if (lane < 4) {
-          stats[warp * kDecodeMaxRows + 8 * n + 2 * c + i] = make_float2(tile.maximum[n][i], sum);
+          stats_[warp * kDecodeMaxRows + 8 * n + 2 * c + i] = make_float2(tile.maximum[n][i], sum);
         }
       }
     }
-    ComputeBarrier();
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
-      if (n > 0) ComputeBarrier();  // the sums of the tile before have been read
-      WriteSums(n, tile, stats);
+      if (n > 0) ComputeBarrier();  // the tile before has been read
+      WriteSums(n, tile);
       ComputeBarrier();
-      AddSums(segment, n, stats, whole, slot);
+      AddSums(segment, n, whole, slot);
     }
-    if (!whole) Combine(segment);
+    if (!whole) Combine(segment, flag_ + slot % 2);
   }
 
-  // This warp's O^T of tile n, relative to the row's maximum over the eight warps.
-  __device__ void WriteSums(int n, const Warp& tile, const float2* stats) {
+  // This warp's O^T of tile n, relative to its own maximum.
+  __device__ void WriteSums(int n, const Warp& tile) {
     const int warp = threadIdx.x / 32;
     const int lane = threadIdx.x & 31;
     const int r = lane >> 2;
     const int c = lane & 3;
+    const float factor = tile.r * (kCodeUnit / 256.0f);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float top = RowMaximum(8 * n + 2 * c + i, stats);
-      const float factor = Exp2Approx(tile.maximum[n][i] - top) * (tile.r * (kCodeUnit / 256.0f));
       const float zero = __shfl_sync(0xFFFFFFFFu, tile.zeros[n][i], c);
       float* row = sums_ + (warp * 8 + 2 * c + i) * kSumStride;
 #pragma unroll
@@ -223,113 +238,130 @@ class DecodeKernel {
     }
   }
 
-  static __device__ float RowMaximum(int row, const float2* stats) {
-    float top = kNoMaximum;
+  // Four d of one row an item, over the warps in order.
+  __device__ void AddSums(const DecodeSegment& segment, int n, bool whole, int slot) {
+    for (int item = threadIdx.x; item < 8 * (kDim / 4); item += kComputeThreads) {
+      const int row = 8 * n + item / (kDim / 4);
+      const int d = item % (kDim / 4) * 4;
+      const int64_t index = RowIndex(segment, row);
+      if (index < 0) continue;
+      float2 stat[kWarps];
+      float top = kNoMaximum;
 #pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) top = fmaxf(top, stats[w * kDecodeMaxRows + row].x);
-    return top;
+      for (int w = 0; w < kWarps; ++w) {
+        stat[w] = stats_[w * kDecodeMaxRows + row];
+        top = fmaxf(top, stat[w].x);
+      }
+      float sum = 0.0f;
+      float4 total = {};
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        const float* from = sums_ + (w * 8 + item / (kDim / 4)) * kSumStride + d;
+        AddPart(*reinterpret_cast<const float4*>(from), stat[w].y, Exp2Approx(stat[w].x - top),
+                total, sum);
+      }
+      if (whole) {
+        Store(index, d, total, sum);
+      } else {
+        *reinterpret_cast<float4*>(PartSums(slot) + row * kDim + d) = total;
+        if (d == 0) PartStats(slot)[row] = make_float2(top, sum);
+      }
+    }
   }
 
-  // Four d of one row a thread, over the eight warps in order.
-  __device__ void AddSums(const DecodeSegment& segment, int n, const float2* stats, bool whole,
-                          int slot) {
-    const int row = threadIdx.x / (kDim / 4);
-    const int d = threadIdx.x % (kDim / 4) * 4;
-    if (row >= 8 || OutputOf(segment, 8 * n + row) < 0) return;
-    const float top = RowMaximum(8 * n + row, stats);
-    float sum = 0.0f;
-    float4 total = {};
-#pragma unroll
-    for (int w = 0; w < kDecodeWarps; ++w) {
-      const float2 stat = stats[w * kDecodeMaxRows + 8 * n + row];
-      sum += stat.y * Exp2Approx(stat.x - top);
-      const float4 part = *reinterpret_cast<const float4*>(sums_ + (w * 8 + row) * kSumStride + d);
-      total.x += part.x, total.y += part.y, total.z += part.z, total.w += part.w;
-    }
-    if (whole) {
-      Store(segment, 8 * n + row, d, total, sum);
-      return;
-    }
-    *reinterpret_cast<float4*>(PartSums(slot) + (8 * n + row) * kDim + d) = total;
-    if (d == 0) PartStats(slot)[8 * n + row] = make_float2(top, sum);
+  static __device__ __forceinline__ void AddPart(float4 part, float part_sum, float factor,
+                                                 float4& total, float& sum) {
+    sum += part_sum * factor;
+    total.x += part.x * factor;
+    total.y += part.y * factor;
+    total.z += part.z * factor;
+    total.w += part.w * factor;
   }
 
-  // Row index [T, H] of a row of the segment's tile, -1 for a row that is not there.
-  __device__ int64_t OutputOf(const DecodeSegment& segment, int row) const {
-    const int group = p_.num_heads / p_.kv_heads;
-    const int32_t first = p_.query_start[segment.sequence];
-    const int32_t queries = p_.query_start[segment.sequence + 1] - first;
+  // Which of the sequence's queries a row of the segment's tile belongs to.
+  __device__ int QueryOf(const DecodeSegment& segment, int row) const {
+    return segment.queries == 1 ? 0 : (segment.row_tile * kRows + row) / p_.group;
+  }
+  // Row index [T, H], -1 for a row that is not there.
+  __device__ int64_t RowIndex(const DecodeSegment& segment, int row) const {
     const int index = segment.row_tile * kRows + row;
-    if (index >= queries * group) return -1;
-    return int64_t{first + index / group} * p_.num_heads + segment.head * group + index % group;
+    if (index >= segment.queries * p_.group) return -1;
+    const int query = QueryOf(segment, row);
+    return int64_t{segment.first_query + query} * p_.num_heads + segment.head * p_.group + index -
+           query * p_.group;
   }
 
-  __device__ void Store(const DecodeSegment& segment, int row, int d, float4 total, float sum) {
+  __device__ void Store(int64_t index, int d, float4 total, float sum) {
     const float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;  // no key at all gives zero
     uint2 packed;
     packed.x = FloatsToBf16x2(total.x * inverse, total.y * inverse);
     packed.y = FloatsToBf16x2(total.z * inverse, total.w * inverse);
-    *reinterpret_cast<uint2*>(p_.out + OutputOf(segment, row) * kDim + d) = packed;
+    *reinterpret_cast<uint2*>(p_.out + index * kDim + d) = packed;
   }
 
   // After this CTA's part is in the workspace: the last of the segment's CTAs adds all parts.
-  __device__ void Combine(const DecodeSegment& segment) {
-    const int first = schedule_.Owner(segment.begin);
-    const int last = schedule_.Owner(segment.begin + segment.pages - 1);
+  // `flag` is of this one alone: a CTA shares its first segment and its last.
+  __device__ void Combine(const DecodeSegment& segment, int32_t* flag) {
+    const int first = piece_.First(segment);
+    const int count = piece_.Count(segment);
+    const int first_slot =
+        2 * first + (piece_.first_cta >= 0 || first * piece_.size >= segment.begin ? 0 : 1);
     ComputeBarrier();  // every thread has written its part
     if (threadIdx.x == 0) {
-      __threadfence();
-      flag_[0] = atomicAdd(Counters() + first, 1) == last - first;
-      __threadfence();
+      const int32_t before = AtomicAddAcqRel(Counters() + first, 1);
+      *flag = before == count - 1;
+      if (before == count - 1) Counters()[first] = 0;  // ready for the next launch
     }
     ComputeBarrier();
-    const bool is_last = flag_[0] != 0;
-    ComputeBarrier();  // flag_ may be written again
-    if (!is_last) return;
-    if (threadIdx.x == 0) Counters()[first] = 0;  // ready for the next launch
-    for (int item = threadIdx.x; item < kRows * (kDim / 4); item += kDecodeComputeThreads) {
+    if (*flag == 0) return;
+    for (int item = threadIdx.x; item < kRows * (kDim / 4); item += kComputeThreads) {
       const int row = item / (kDim / 4);
-      if (OutputOf(segment, row) < 0) continue;
-      CombineRow(segment, row, item % (kDim / 4) * 4, first, last);
+      const int64_t index = RowIndex(segment, row);
+      if (index >= 0) CombineRow(index, row, item % (kDim / 4) * 4, first_slot, count);
     }
   }
 
-  __device__ void CombineRow(const DecodeSegment& segment, int row, int d, int first, int last) {
-    // Only the first part can lie in its CTA's second slot: the others begin with the CTA.
-    const int first_slot = 2 * first + (schedule_.Start(first) >= segment.begin ? 0 : 1);
+  // Only the first of `count` parts can lie in its CTA's second slot: the others begin with the
+  // CTA.
+  __device__ void CombineRow(int64_t index, int row, int d, int first_slot, int count) {
+    constexpr int kStride = 2 * kDecodeMaxRows;  // rows from a CTA's slot to the next CTA's
+    const float2* stats = PartStats(first_slot & ~1) + row;
+    const float* sums = PartSums(first_slot & ~1) + row * kDim + d;
+    int32_t away = (first_slot & 1) * kDecodeMaxRows;
     float top = kNoMaximum;
     float sum = 0.0f;
     float4 total = {};
     constexpr int kBatch = 8;  // parts whose loads are in flight together
-    for (int base = first; base <= last; base += kBatch) {
+    for (int left = count; left > 0; left -= kBatch) {
       float2 stat[kBatch];
       float4 part[kBatch];
+      float next = top;
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
+        const int32_t at = i * kStride + (i == 0 ? away : 0);
         stat[i] = make_float2(kNoMaximum, 0.0f);
         part[i] = {};
-        if (base + i > last) continue;
-        const int slot = base + i == first ? first_slot : 2 * (base + i);
-        stat[i] = __ldcg(PartStats(slot) + row);
-        part[i] = __ldcg(reinterpret_cast<const float4*>(PartSums(slot) + row * kDim + d));
+        if (i < left) stat[i] = __ldcg(stats + at);
+        if (i < left) part[i] = __ldcg(reinterpret_cast<const float4*>(sums + at * kDim));
       }
 #pragma unroll
+      for (int i = 0; i < kBatch; ++i) next = fmaxf(next, stat[i].x);
+      const float factor = Exp2Approx(top - next);
+      sum *= factor;
+      total = {total.x * factor, total.y * factor, total.z * factor, total.w * factor};
+#pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const float next = fmaxf(top, stat[i].x);
-        const float old = Exp2Approx(top - next);
-        const float fresh = Exp2Approx(stat[i].x - next);
-        top = next;
-        sum = sum * old + stat[i].y * fresh;
-        total.x = total.x * old + part[i].x * fresh;
-        total.y = total.y * old + part[i].y * fresh;
-        total.z = total.z * old + part[i].z * fresh;
-        total.w = total.w * old + part[i].w * fresh;
+        AddPart(part[i], stat[i].y, Exp2Approx(stat[i].x - next), total, sum);
       }
+      top = next;
+      stats += kBatch * kStride;
+      sums += kBatch * kStride * kDim;
+      away = 0;
     }
-    Store(segment, row, d, total, sum);
+    Store(index, d, total, sum);
   }
 
-  static __device__ void ComputeBarrier() { NamedBarrierSync(1, kDecodeComputeThreads); }
+  static __device__ void ComputeBarrier() { NamedBarrierSync(kComputeBarrier, kComputeThreads); }
 
   // Workspace: sums [2 G][kDecodeMaxRows][Dh], statistics [2 G][kDecodeMaxRows], counters [G].
   __device__ float* PartSums(int slot) const {
@@ -350,13 +382,12 @@ class DecodeKernel {
   Mbarrier* full_;
   Mbarrier* empty_;
   int32_t* flag_;
+  DecodePiece& piece_;
   DecodeSchedule schedule_;
-  int32_t begin_ = 0;
-  int32_t end_ = 0;
 };
 
 template <int kDim, int kTiles, class Probs>
-__global__ void __launch_bounds__(kDecodeThreads, 1)
+__global__ void __launch_bounds__(DecodeThreads(8 * kTiles), DecodeCtasPerSm(8 * kTiles))
     AttnDecodeI4(const __grid_constant__ AttnDecodeParams p,
                  const __grid_constant__ AttnDecodeShared shared) {
   extern __shared__ __align__(128) uint8_t dynamic_shared[];

@@ -11,7 +11,7 @@
 namespace fireq::sm90 {
 
 struct AttnDecodeArgs {
-  AttnDecodeParams tensors;   // row_tiles and stages are the plan's, whatever they say
+  AttnDecodeParams tensors;   // what the plan says is filled in
   bool e4m3_probs = true;     // false: P' keeps 11 bits
   bool programmatic = false;  // may start before the kernel in front has ended
 };

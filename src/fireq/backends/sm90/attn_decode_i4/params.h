@@ -7,6 +7,22 @@
 
 namespace fireq::sm90 {
 
+// Division by a number that the host knows, of numbers whose product with it fits 32 bits; the
+// quotient of larger ones may be one too large.
+struct Divisor {
+  uint32_t inverse = 0;  // 2^32 / divisor, rounded up; 0: of 1
+
+  static Divisor Of(int64_t divisor) {
+    if (divisor <= 1) return {};
+    return {static_cast<uint32_t>((int64_t{1} << 32) / divisor + 1)};
+  }
+#ifdef __CUDACC__
+  __device__ __forceinline__ int32_t Divide(int32_t x) const {
+    return inverse == 0 ? x : static_cast<int32_t>(__umulhi(static_cast<uint32_t>(x), inverse));
+  }
+#endif
+};
+
 // Everything on the device. Lengths and tables are read by the kernel, so one captured launch
 // serves every step of the same num_sequences, as long as max_query_len and max_pages hold.
 struct AttnDecodeParams {
@@ -22,6 +38,11 @@ struct AttnDecodeParams {
   int32_t num_heads = 0;                 // H
   int32_t kv_heads = 0;                  // Hk
   int32_t max_pages = 0;
+  // Filled in by the launch.
+  int32_t group = 1;  // H / Hk
+  int32_t cuts = 0;   // CTAs a segment at most; 0: they are fewer
+  Divisor by_tracks;  // Hk row_tiles
+  Divisor by_ctas;
   int32_t row_tiles = 1;  // of kRows query rows, to hold max_query_len * H / Hk of them
   int32_t stages = 0;     // pages of shared memory
 };

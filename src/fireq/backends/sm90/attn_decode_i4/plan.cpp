@@ -8,7 +8,7 @@
 
 namespace fireq::sm90 {
 namespace {
-constexpr int64_t kSharedLimit = 227 * 1024;  // of a CTA on sm_90
+constexpr int64_t kSharedOfSm = int64_t{228} * 1024;  // of which each CTA takes 1 KB for itself
 }  // namespace
 
 AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
@@ -24,20 +24,21 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   plan.head_dim = static_cast<int>(shape.head_dim);
   plan.rows = rows <= 8 ? 8 : kDecodeMaxRows;
   plan.row_tiles = static_cast<int>(CeilDiv<int64_t>(rows, plan.rows));
-  plan.ctas = static_cast<int>(shape.num_sms);
+  plan.ctas = DecodeCtasPerSm(plan.rows) * static_cast<int>(shape.num_sms);
 
   const KvPageLayout layout{KvGrid::kAsymmetric, 1, plan.head_dim};
-  const int64_t sums = int64_t{kDecodeWarps} * 8 * (plan.head_dim + kDecodePadding) * 4;
-  const int64_t stats = int64_t{2} * kDecodeWarps * kDecodeMaxRows * 8;
-  const int64_t fixed = sums + stats + 2 * kDecodeMaxStages * 8 + 64 +
+  const int warps = DecodeWarps(plan.rows);
+  const int64_t limit = kSharedOfSm / DecodeCtasPerSm(plan.rows) - 1024;
+  const int64_t sums = int64_t{warps} * 8 * (plan.head_dim + kDecodePadding) * 4;
+  const int64_t stats = int64_t{warps} * kDecodeMaxRows * 8;
+  const int64_t fixed = sums + stats + int64_t{2} * kDecodeMaxStages * 8 + 64 +
                         AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
   // A multiple of the warps: a stage then always belongs to the same warp. With any other number a
   // warp could run a whole ring ahead of a page that is late, and take the phase before for its
   // own.
   plan.stages = static_cast<int>(
-      std::min<int64_t>(kDecodeMaxStages, (kSharedLimit - fixed) / layout.head_bytes()) /
-      kDecodeWarps * kDecodeWarps);
-  FIREQ_CHECK(plan.stages >= kDecodeWarps, kUnsupported, "decode attention: ", shape.num_sequences,
+      std::min<int64_t>(kDecodeMaxStages, (limit - fixed) / layout.head_bytes()) / warps * warps);
+  FIREQ_CHECK(plan.stages >= warps, kUnsupported, "decode attention: ", shape.num_sequences,
               " sequences leave shared memory for ", plan.stages, " pages only");
 
   AttnDecodeShared& shared = plan.shared;
@@ -51,7 +52,7 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   // Two partial segments a CTA (its first and its last), each rows of sums and statistics; then a
   // counter a CTA.
   plan.workspace_bytes =
-      int64_t{plan.ctas} * (2 * kDecodeMaxRows * (int64_t{plan.head_dim} * 4 + 8) + 4);
+      int64_t{plan.ctas} * (int64_t{2} * kDecodeMaxRows * (int64_t{plan.head_dim} * 4 + 8) + 4);
   return plan;
 }
 

@@ -5,17 +5,20 @@
 
 namespace fireq::sm90 {
 
-inline constexpr int kDecodeWarps = 8;       // that compute; one more loads
 inline constexpr int kDecodeMaxStages = 32;  // barriers
 inline constexpr int kDecodeMaxRows = 16;    // query rows a tile at most
 inline constexpr int kDecodePadding = 4;     // floats behind a row of the combine buffer
 
+// Of a CTA for tiles of `rows` query rows: warps that compute (one more loads).
+constexpr int DecodeWarps(int rows) { return rows == 8 ? 4 : 8; }
+constexpr int DecodeCtasPerSm(int rows) { return rows == 8 ? 2 : 1; }
+
 // Offsets in dynamic shared memory, in bytes.
 struct AttnDecodeShared {
-  int32_t sums = 0;      // f32 [kDecodeWarps][8 rows][Dh + kDecodePadding]
-  int32_t stats = 0;     // float2 [2][kDecodeWarps][kDecodeMaxRows]: maximum, sum
+  int32_t sums = 0;      // f32 [DecodeWarps][8 rows][Dh + kDecodePadding]
+  int32_t stats = 0;     // float2 [DecodeWarps][kDecodeMaxRows]: maximum, sum
   int32_t barriers = 0;  // u64 [2][kDecodeMaxStages]
-  int32_t flag = 0;      // i32 [16]
+  int32_t flag = 0;      // i32 [4], then the DecodePiece
   int32_t prefix = 0;    // i32 [S + 1]
   int32_t bytes = 0;
 };

@@ -1,11 +1,13 @@
 // Split-KV over CTAs: the cache's pages, counted sequence by sequence, KV head by head, are one
-// long line, and CTA b takes an equal piece of it. A segment is the run of one sequence, head and
-// row tile; it may begin or end inside a CTA's piece.
+// long line. A segment is the run of one sequence, head and row tile. Where segments are few and
+// much alike each is cut into the same number of pieces, one a CTA; else every CTA takes an equal
+// piece of the line, in which segments begin and end anywhere.
 #pragma once
 
 #include <cstdint>
 
 #include "fireq/backends/sm90/attn_decode_i4/params.h"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/formats/kv_page.h"
 
 namespace fireq::sm90 {
@@ -14,8 +16,38 @@ struct DecodeSegment {
   int32_t begin;  // first unit (page) on the line
   int32_t pages;
   int32_t sequence;
-  int32_t head;      // KV head
-  int32_t row_tile;  // of query rows
+  int32_t head;         // KV head
+  int32_t row_tile;     // of query rows
+  int32_t first_query;  // of the sequence
+  int32_t queries;
+  int32_t context;
+};
+
+// a / b, which is below 2^20: a float is at most one off.
+__device__ __forceinline__ int32_t Quotient(int32_t a, int32_t b) {
+  const int32_t q = static_cast<int32_t>(__fdividef(static_cast<float>(a), static_cast<float>(b)));
+  const int32_t rest = a - q * b;
+  return rest < 0 ? q - 1 : (rest >= b ? q + 1 : q);
+}
+
+// What a CTA does: the units [begin, end), a piece of `size` units or less. Sizes are whole rounds
+// of a CTA's warps, because a round takes its time whether or not every warp has a page, and fewer
+// parts are combined sooner.
+struct DecodePiece {
+  int32_t begin;
+  int32_t end;
+  int32_t size;
+  int32_t first_cta;      // of the segment, where segments are cut; -1: the line is
+  DecodeSegment segment;  // the only one, where segments are cut
+
+  // The CTAs first .. first + count - 1 that share a segment.
+  __device__ int32_t First(const DecodeSegment& segment) const {
+    return first_cta >= 0 ? first_cta : Quotient(segment.begin, size);
+  }
+  __device__ int32_t Count(const DecodeSegment& segment) const {
+    if (first_cta >= 0) return Quotient(segment.pages + size - 1, size);
+    return Quotient(segment.begin + segment.pages - 1, size) - First(segment) + 1;
+  }
 };
 
 class DecodeSchedule {
@@ -23,81 +55,120 @@ class DecodeSchedule {
   // `prefix` [S + 1] in shared memory: pages before each sequence. Filled by Prepare.
   __device__ DecodeSchedule(const AttnDecodeParams& p, int32_t* prefix) : p_(p), prefix_(prefix) {}
 
-  // All threads of the CTA; `scratch` [16] in shared memory. Ends with a barrier.
-  __device__ void Prepare(int32_t* scratch) {
+  // One warp, for all of a CTA of which `warps` compute: a barrier must lie between this and what
+  // the others do.
+  __device__ __forceinline__ void Prepare(int32_t warps, DecodePiece& piece) {
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    if (lane == 0) prefix_[0] = 0;
     int32_t total = 0;
-    if (threadIdx.x == 0) prefix_[0] = 0;
-    for (int base = 0; base < p_.num_sequences; base += static_cast<int>(blockDim.x)) {
-      const int s = base + static_cast<int>(threadIdx.x);
-      int32_t sum = s < p_.num_sequences ? PagesOf(s) : 0;
-      for (int step = 1; step < 32; step *= 2) {
-        const int32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
-        if ((threadIdx.x & 31) >= step) sum += other;
+    int32_t longest = 0;
+    for (int base = 0; base < p_.num_sequences; base += 32 * kChunks) {
+      int32_t pages[kChunks];
+#pragma unroll
+      for (int i = 0; i < kChunks; ++i) pages[i] = PagesOf(base + 32 * i + lane);
+#pragma unroll
+      for (int i = 0; i < kChunks; ++i) {
+        const int s = base + 32 * i + lane;
+        if (s - lane >= p_.num_sequences) break;
+        longest = max(longest, pages[i]);
+        int32_t sum = pages[i];
+#pragma unroll
+        for (int step = 1; step < 32; step *= 2) {
+          const int32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
+          if (lane >= step) sum += other;
+        }
+        if (s < p_.num_sequences) prefix_[s + 1] = total + sum;
+        total += __shfl_sync(0xFFFFFFFFu, sum, 31);
       }
-      if ((threadIdx.x & 31) == 31) scratch[threadIdx.x / 32] = sum;
-      __syncthreads();
-      int32_t before = total;
-      for (uint32_t w = 0; w < blockDim.x / 32; ++w) {
-        before += w < threadIdx.x / 32 ? scratch[w] : 0;
-        total += scratch[w];
-      }
-      if (s < p_.num_sequences) prefix_[s + 1] = before + sum;
-      __syncthreads();
     }
-    units_ = total * tracks();
-    // No CTA between two of a segment's may go without a unit: it would never arrive.
-    ctas_ = static_cast<uint32_t>(units_) < gridDim.x ? units_ : static_cast<int32_t>(gridDim.x);
-  }
-
-  // First unit of CTA `cta`'s piece; the number of units for CTAs without work.
-  __device__ int32_t Start(uint32_t cta) const {
-    const uint32_t ctas = static_cast<uint32_t>(ctas_);
-    if (cta >= ctas) return units_;
-    return static_cast<int32_t>(uint64_t{cta} * static_cast<uint32_t>(units_) / ctas);
-  }
-  // The CTA whose piece holds `unit`.
-  __device__ int Owner(int32_t unit) const {
-    return static_cast<int>(
-        (uint64_t{static_cast<uint32_t>(unit) + 1} * static_cast<uint32_t>(ctas_) - 1) /
-        static_cast<uint32_t>(units_));
+    longest = __reduce_max_sync(0xFFFFFFFFu, longest);
+    __syncwarp();
+    if (lane == 0) Divide(total * tracks(), longest, warps, piece);
   }
 
   __device__ DecodeSegment Find(int32_t unit) const {
-    const int32_t line = unit / tracks();
     int low = 0;
-    int high = p_.num_sequences;  // prefix[low] <= line < prefix[high]
+    int high = p_.num_sequences;  // prefix[low] <= unit / tracks < prefix[high]
     while (high - low > 1) {
       const int middle = (low + high) / 2;
-      if (prefix_[middle] <= line) {
+      if (prefix_[middle] * tracks() <= unit) {
         low = middle;
       } else {
         high = middle;
       }
     }
-    DecodeSegment segment;
-    segment.sequence = low;
-    segment.pages = prefix_[low + 1] - prefix_[low];
-    const int32_t first = prefix_[low] * tracks();
-    const int32_t track = (unit - first) / segment.pages;
-    segment.begin = first + track * segment.pages;
-    segment.head = track / p_.row_tiles;
-    segment.row_tile = track % p_.row_tiles;
-    return segment;
+    const int32_t pages = prefix_[low + 1] - prefix_[low];
+    return Segment(low, Quotient(unit - prefix_[low] * tracks(), pages));
   }
 
  private:
+  __device__ DecodeSegment Segment(int32_t sequence, int32_t track) const {
+    DecodeSegment segment;
+    segment.pages = prefix_[sequence + 1] - prefix_[sequence];
+    segment.begin = prefix_[sequence] * tracks() + track * segment.pages;
+    segment.sequence = sequence;
+    segment.head = p_.row_tiles == 1 ? track : track / p_.row_tiles;
+    segment.row_tile = track - segment.head * p_.row_tiles;
+    segment.first_query = p_.query_start[sequence];
+    segment.queries = p_.query_start[sequence + 1] - segment.first_query;
+    segment.context = p_.context_len[sequence];
+    return segment;
+  }
+
+  // Units fit: 2^31 pages of one head are 18 TB.
+  __device__ __forceinline__ void Divide(int32_t units, int32_t longest, int32_t warps,
+                                         DecodePiece& piece) const {
+    const int32_t ctas = static_cast<int32_t>(gridDim.x);
+    const int32_t cta = static_cast<int32_t>(blockIdx.x);
+    const int32_t size = Rounds(p_.by_ctas.Divide(units + ctas - 1), warps);
+    // Where cutting segments makes no piece longer than this, its parts, which are fewer, are worth
+    // more than equal pieces.
+    const int32_t allowed = size + 4;
+    if (p_.cuts > 0 && longest <= allowed * p_.cuts) {
+      // No more cuts than the longest segment has rounds, so that CTAs with work are the first of
+      // the grid, each with an SM to itself as long as there are SMs.
+      const int32_t cuts = max(min(p_.cuts, Rounds(longest, warps) / warps), 1);
+      const int32_t segment = Quotient(cta, cuts);
+      const int32_t part = cta - segment * cuts;
+      const int32_t sequence = p_.by_tracks.Divide(segment);
+      piece.begin = piece.end = 0;
+      if (sequence >= p_.num_sequences) return;
+      piece.segment = Segment(sequence, segment - sequence * tracks());
+      const int32_t pages = piece.segment.pages;
+      piece.size = max(Rounds(Quotient(pages + cuts - 1, cuts), warps), warps);
+      piece.begin = piece.segment.begin + min(part * piece.size, pages);
+      piece.end = piece.segment.begin + min((part + 1) * piece.size, pages);
+      piece.first_cta = segment * cuts;
+    } else {
+      const int64_t begin = int64_t{cta} * size;
+      piece.begin = static_cast<int32_t>(min(begin, int64_t{units}));
+      piece.end = static_cast<int32_t>(min(begin + size, int64_t{units}));
+      piece.size = size;
+      piece.first_cta = -1;
+    }
+  }
+  // `warps` is known to the compiler.
+  static __device__ __forceinline__ int32_t Rounds(int32_t pages, int32_t warps) {
+    const uint32_t round = static_cast<uint32_t>(warps);
+    return static_cast<int32_t>((static_cast<uint32_t>(pages) + round - 1) / round * round);
+  }
+
+  static constexpr int kChunks = 4;  // of 32 sequences whose lengths are on their way together
+
   __device__ int32_t tracks() const { return p_.kv_heads * p_.row_tiles; }
   // A sequence with queries but no context still owns one (unread) page: its output is zero.
   __device__ int32_t PagesOf(int s) const {
-    if (p_.query_start[s + 1] == p_.query_start[s]) return 0;
-    const int32_t pages = (p_.context_len[s] + kTokensPerPage - 1) / kTokensPerPage;
-    return pages > 0 ? pages : 1;
+    const int there = min(s, p_.num_sequences - 1);  // no branch: all three loads are in flight
+    const int32_t first = LoadGlobalNow(p_.query_start + there);
+    const int32_t next = LoadGlobalNow(p_.query_start + there + 1);
+    const int32_t context = LoadGlobalNow(p_.context_len + there);
+    const int32_t queries = next - first;
+    const int32_t pages = (context + kTokensPerPage - 1) / kTokensPerPage;
+    return s < p_.num_sequences && queries != 0 ? max(pages, 1) : 0;
   }
 
   const AttnDecodeParams& p_;
   int32_t* prefix_;
-  int32_t ctas_ = 0;   // that have work
-  int32_t units_ = 0;  // fits: 2^31 pages of one head are 18 TB
 };
 
 }  // namespace fireq::sm90

@@ -1,4 +1,4 @@
-// Wide loads and stores. One instruction a function (PTX ISA 8.x: ld, red,
+// Wide loads and stores. One instruction a function (PTX ISA 8.x: ld, red, atom,
 // ldmatrix, stmatrix).
 #pragma once
 
@@ -39,6 +39,14 @@ __device__ __forceinline__ float4 LoadCluster128(uint32_t address) {
 // st.shared::cluster.u64 to an address made by ClusterAddress.
 __device__ __forceinline__ void StoreCluster64(uint32_t address, uint64_t value) {
   asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(address), "l"(value) : "memory");
+}
+
+// ld.global.s32 that stays where it is written: the compiler moves a plain load behind the branch
+// or the load that decides whether its value is used.
+__device__ __forceinline__ int32_t LoadGlobalNow(const int32_t* global) {
+  int32_t v;
+  asm volatile("ld.global.s32 %0, [%1];" : "=r"(v) : "l"(global));
+  return v;
 }
 
 // ld.global.nc.L1::no_allocate.v4: 16 bytes read once, of memory that no running kernel writes.
@@ -102,6 +110,17 @@ __device__ __forceinline__ void StoreMatrix4Trans(uint32_t address, uint4 v) {
       "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
       "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
       : "memory");
+}
+
+// atom.add.acq_rel.gpu: what the thread has written or seen (behind a barrier, its CTA) is visible
+// to whoever adds later, and the other way round. Lighter than __threadfence() on both sides.
+__device__ __forceinline__ int32_t AtomicAddAcqRel(int32_t* global, int32_t x) {
+  int32_t before;
+  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(global), "r"(x)
+               : "memory");
+  return before;
 }
 
 }  // namespace fireq::sm90
