@@ -159,36 +159,35 @@ int NibbleOf64(const uint8_t* quants, int i) {
   return (quants[(i / 64) * 32 + i % 32] >> (4 * ((i / 32) % 2))) & 0xF;
 }
 
-struct Q4_K {  // half d, half dmin; 12 bytes of scales; 128 bytes of nibbles
+// Values of Q4_K and Q5_K, whose blocks begin alike: half d, half dmin, 12 bytes of scales. `quant`
+// is the integer of value i in sub-block j.
+template <class Quant>
+void DecodeWithMinimums(const uint8_t* block, float* y, const Quant& quant) {
+  const float d = Half(block);
+  const float dmin = Half(block + 2);
+  for (int j = 0; j < 8; ++j) {
+    const ScaleMinimum s = ScaleMinimumOf(block + 4, j);
+    const float step = d * s.scale;
+    const float minimum = dmin * s.minimum;
+    for (int i = 32 * j; i < 32 * j + 32; ++i)
+      y[i] = step * static_cast<float>(quant(i, j)) - minimum;
+  }
+}
+
+struct Q4_K {  // then 128 bytes of nibbles
   static constexpr int kElements = kSuper, kBytes = 144;
   static void Decode(const uint8_t* block, float* y) {
-    const float d = Half(block);
-    const float dmin = Half(block + 2);
-    for (int j = 0; j < 8; ++j) {
-      const ScaleMinimum s = ScaleMinimumOf(block + 4, j);
-      const float step = d * s.scale;
-      const float minimum = dmin * s.minimum;
-      for (int i = 32 * j; i < 32 * j + 32; ++i) {
-        y[i] = step * static_cast<float>(NibbleOf64(block + 16, i)) - minimum;
-      }
-    }
+    DecodeWithMinimums(block, y, [&](int i, int) { return NibbleOf64(block + 16, i); });
   }
 };
 
-struct Q5_K {  // as Q4_K with 32 bytes of fifth bits before the nibbles
+struct Q5_K {  // then 32 bytes of fifth bits and 128 of nibbles
   static constexpr int kElements = kSuper, kBytes = 176;
   static void Decode(const uint8_t* block, float* y) {
-    const float d = Half(block);
-    const float dmin = Half(block + 2);
-    for (int j = 0; j < 8; ++j) {
-      const ScaleMinimum s = ScaleMinimumOf(block + 4, j);
-      const float step = d * s.scale;
-      const float minimum = dmin * s.minimum;
-      for (int i = 32 * j; i < 32 * j + 32; ++i) {
-        const int high = (block[16 + i % 32] >> j) & 1;
-        y[i] = step * static_cast<float>(NibbleOf64(block + 48, i) | (high << 4)) - minimum;
-      }
-    }
+    DecodeWithMinimums(block, y, [&](int i, int j) {
+      const int high = (block[16 + i % 32] >> j) & 1;
+      return NibbleOf64(block + 48, i) | (high << 4);
+    });
   }
 };
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fireq/base/error.h"
+#include "fireq/base/html.h"
 #include "fireq/quant/svg_plot.h"
 
 namespace fireq::quant {

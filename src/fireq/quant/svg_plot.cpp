@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "fireq/base/error.h"
+#include "fireq/base/html.h"
 
 namespace fireq::quant {
 namespace {
@@ -98,32 +99,6 @@ std::string Axes(const Frame& frame, const ChartText& text) {
 }
 
 }  // namespace
-
-std::string EscapeHtml(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
 
 std::string ShortNumber(double value) {
   char text[32];

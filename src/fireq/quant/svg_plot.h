@@ -7,9 +7,6 @@
 
 namespace fireq::quant {
 
-// `text` with the five characters that HTML reads as its own replaced.
-std::string EscapeHtml(std::string_view text);
-
 // Up to three significant digits, as short as they get.
 std::string ShortNumber(double value);
 

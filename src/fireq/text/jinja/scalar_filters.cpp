@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "fireq/base/error.h"
+#include "fireq/base/html.h"
 #include "fireq/text/jinja/filter_table.h"
 #include "fireq/text/unicode_normal.h"
 #include "fireq/text/utf8.h"
@@ -49,7 +50,7 @@ Value Tojson(Runtime& runtime, const Value& value, const Arguments& arguments) {
 
 Value ToInt(Runtime&, const Value& value, const Arguments& arguments) {
   const ArgumentReader in("int", arguments, {"default", "base"});
-  const Value fallback = in.Get("default") != nullptr ? *in.Get("default") : Value::Int(0);
+  Value fallback = in.Get("default") != nullptr ? *in.Get("default") : Value::Int(0);
   if (value.Is(Type::kInt) || value.Is(Type::kBool)) return Value::Int(value.AsInt());
   double real = 0;
   if (value.Is(Type::kFloat)) {
@@ -156,29 +157,7 @@ Value Center(Runtime&, const Value& value, const Arguments& arguments) {
 }
 
 Value Escape(Runtime&, const Value& value, const Arguments&) {
-  std::string out;
-  for (const char c : value.ToString()) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&#34;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return Value::String(std::move(out));
+  return Value::String(EscapeHtml(value.ToString()));
 }
 
 Value UrlEncode(Runtime&, const Value& value, const Arguments&) {

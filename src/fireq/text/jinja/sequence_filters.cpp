@@ -31,7 +31,7 @@ Value SelectAttribute(const Value& item, const Value& path) {
 // The key that sort, unique, min, max and groupby compare: lower-cased unless case_sensitive.
 Value SortKey(const Value& item, const Value* attribute, bool case_sensitive) {
   const bool selects = attribute != nullptr && !attribute->Is(Type::kNone);
-  const Value key = selects ? SelectAttribute(item, *attribute) : item;
+  Value key = selects ? SelectAttribute(item, *attribute) : item;
   if (case_sensitive || !key.Is(Type::kString)) return key;
   return Value::String(text::LowerCase(key.AsString()));
 }
@@ -181,8 +181,9 @@ Value Map(Runtime& runtime, const Value& value, const Arguments& arguments) {
     const ArgumentReader in("map", arguments, {"attribute", "default"});
     for (const Value& item : Iterate(runtime, value)) {
       Value selected = SelectAttribute(item, in.Need("attribute"));
-      const bool missing = selected.Is(Type::kUndefined) && in.Get("default") != nullptr;
-      out.push_back(missing ? *in.Get("default") : std::move(selected));
+      const Value* fallback = in.Get("default");
+      if (selected.Is(Type::kUndefined) && fallback != nullptr) selected = *fallback;
+      out.push_back(std::move(selected));
     }
     return Value::MakeList(std::move(out));
   }
