@@ -55,50 +55,34 @@ __device__ __forceinline__ void MbarrierArriveCluster(uint32_t address) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(address) : "memory");
 }
 
+// The body of a function that says whether a phase has completed.
+#define FIREQ_MBARRIER_PHASE(instruction, operands, ...)                        \
+  uint32_t done;                                                                \
+  asm volatile("{\n.reg .pred p;\n" instruction ".shared::cta.b64 p, " operands \
+               ";\n"                                                            \
+               "selp.u32 %0, 1, 0, p;\n}\n"                                     \
+               : "=r"(done)                                                     \
+               : __VA_ARGS__                                                    \
+               : "memory");                                                     \
+  return done != 0
+
 // mbarrier.try_wait.parity: true once the phase of this parity has completed (may sleep a while).
 __device__ __forceinline__ bool MbarrierTryWait(Mbarrier* barrier, uint32_t parity) {
-  uint32_t done;
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, p;\n"
-      "}\n"
-      : "=r"(done)
-      : "r"(SharedAddress(barrier)), "r"(parity)
-      : "memory");
-  return done != 0;
+  FIREQ_MBARRIER_PHASE("mbarrier.try_wait.parity", "[%1], %2", "r"(SharedAddress(barrier)),
+                       "r"(parity));
 }
 // The same, asleep for up to `nanoseconds`: for a warp that would take issue slots from others.
 __device__ __forceinline__ bool MbarrierTryWait(Mbarrier* barrier, uint32_t parity,
                                                 uint32_t nanoseconds) {
-  uint32_t done;
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, %3;\n"
-      "selp.u32 %0, 1, 0, p;\n"
-      "}\n"
-      : "=r"(done)
-      : "r"(SharedAddress(barrier)), "r"(parity), "r"(nanoseconds)
-      : "memory");
-  return done != 0;
+  FIREQ_MBARRIER_PHASE("mbarrier.try_wait.parity", "[%1], %2, %3", "r"(SharedAddress(barrier)),
+                       "r"(parity), "r"(nanoseconds));
 }
-
 // mbarrier.test_wait.parity: the same without sleeping.
 __device__ __forceinline__ bool MbarrierTestWait(Mbarrier* barrier, uint32_t parity) {
-  uint32_t done;
-  asm volatile(
-      "{\n"
-      ".reg .pred p;\n"
-      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, p;\n"
-      "}\n"
-      : "=r"(done)
-      : "r"(SharedAddress(barrier)), "r"(parity)
-      : "memory");
-  return done != 0;
+  FIREQ_MBARRIER_PHASE("mbarrier.test_wait.parity", "[%1], %2", "r"(SharedAddress(barrier)),
+                       "r"(parity));
 }
+#undef FIREQ_MBARRIER_PHASE
 
 // Waits until the phase of this parity has completed (acquire at CTA scope).
 __device__ __forceinline__ void MbarrierWait(Mbarrier* barrier, uint32_t parity) {
