@@ -27,7 +27,7 @@ Tensor PackBias(const LinearSpec& spec, int64_t n, RowOrder order) {
   if (std::none_of(spec.parts.begin(), spec.parts.end(),
                    [](const LinearPart& part) { return part.bias.defined(); }))
     return {};
-  const Tensor out = Tensor::Zeros(DType::kF32, {n});
+  Tensor out = Tensor::Zeros(DType::kF32, {n});
   int64_t begin = 0;
   for (size_t p = 0; p < spec.parts.size(); ++p) {
     const LinearPart& part = spec.parts[p];
@@ -45,7 +45,7 @@ Tensor ToBf16(const LinearPart& part) {
   if (part.weight.dtype() == DType::kBF16) return part.weight;
   FIREQ_CHECK(part.weight.dtype() == DType::kF32, kUnsupported, part.name, ": ",
               Name(part.weight.dtype()), " weights on the GPU; the CPU backend runs them");
-  const Tensor out = Tensor::Empty(DType::kBF16, part.weight.shape());
+  Tensor out = Tensor::Empty(DType::kBF16, part.weight.shape());
   std::transform(part.weight.as<float>(), part.weight.as<float>() + out.num_elements(),
                  out.as<bf16_t>(), FloatToBf16);
   return out;
@@ -60,7 +60,7 @@ void CopyToDevice(const Tensor& host, const Tensor& to, const Stream& stream) {
 }
 
 Tensor UploadTensor(const Tensor& host, const std::shared_ptr<Stream>& stream) {
-  const Tensor out = AllocateDevice(stream, host.dtype(), host.shape());
+  Tensor out = AllocateDevice(stream, host.dtype(), host.shape());
   CopyToDevice(host, out, *stream);
   return out;
 }

@@ -111,7 +111,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
     return AllocateDevice(stream_, dtype, std::move(shape));
   }
   Tensor Upload(const Tensor& host) override {
-    const Tensor out = Allocate(host.dtype(), host.shape());
+    Tensor out = Allocate(host.dtype(), host.shape());
     UploadTo(host, out);
     return out;
   }
@@ -161,7 +161,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
     return std::make_shared<Sm90Linear>(spec, stream_);
   }
   Tensor RandomBf16(Shape shape, float spread, uint64_t seed) override {
-    const Tensor out = Allocate(DType::kBF16, std::move(shape));
+    Tensor out = Allocate(DType::kBF16, std::move(shape));
     LaunchRandomBf16(seed, out.num_elements(), spread, out.as<bf16_t>(), stream_->get());
     return out;
   }
