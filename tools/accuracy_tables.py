@@ -25,6 +25,8 @@ def missing(name):
 
 
 def with_error(row, value, digits, factor=1):
+    if row[value] == "":
+        return "-"
     return f"{factor * float(row[value]):.{digits}f} +- {factor * float(row[value + '_stderr']):.{digits}f}"
 
 
@@ -42,7 +44,8 @@ def accuracy():
     return table(["", "products", "perplexity, 303,104 tokens", "perplexity, 65,536",
                   "KL(float, quantised), 65,536", "top-1 agreement"],
                  [[r["row"], r["products"], whole(r), with_error(r, "perplexity", 2),
-                   with_error(r, "kl", 4), f"{100 * float(r['top1']):.1f} %"] for r in rows])
+                   with_error(r, "kl", 4), f"{100 * float(r['top1']):.1f} %" if r["top1"] else "-"]
+                  for r in rows])
 
 
 def ablation():

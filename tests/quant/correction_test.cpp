@@ -29,8 +29,12 @@ class CorrectionTest : public testing::Test {
         w_(kN, kK) {
     const Tensor w = Random(kN, kK, 4, 0.05f);
     std::copy_n(w.as<float>(), kN * kK, w_.data.begin());
+    linear_ = {"x", w_, {}};
     stats_.moments = InputMoments(kK, true);
-    stats_.moments.Add(x_.as<float>(), kTokens, "x", pool_);
+  }
+
+  void Add(const float* y = nullptr, Matrix<float>* cross = nullptr) {
+    stats_.moments.Add(x_.as<float>(), kTokens, "x", pool_, y, cross);
   }
 
   double X(int64_t t, int64_t k) const { return x_.as<float>()[t * kK + k]; }
@@ -44,7 +48,7 @@ class CorrectionTest : public testing::Test {
     for (int64_t n = 0; n < 5; ++n) {
       std::vector<double> miss_v(kTokens), miss_w(kTokens);
       for (int64_t t = 0; t < kTokens; ++t) {
-        double target = stats_.output_gap.rows > 0 ? behind_.as<float>()[t * kN + n] : 0.0;
+        double target = stats_.output_target.rows > 0 ? behind_.as<float>()[t * kN + n] : 0.0;
         for (int64_t k = 0; k < kK; ++k) {
           target += (X(t, k) + gap_.as<float>()[t * kK + k]) * w_.at(n, k);
           miss_v[static_cast<size_t>(t)] += X(t, k) * v.at(n, k);
@@ -69,31 +73,39 @@ class CorrectionTest : public testing::Test {
   ThreadPool pool_{3};
   const Tensor x_, gap_, behind_;
   Matrix<float> w_;
+  FloatLinear<float> linear_;
   InputStats stats_;
 };
 
 TEST_F(CorrectionTest, InputsAloneReachTheMinimum) {
   stats_.input_gap = Matrix<float>(kK, kK);
-  AddProduct(x_.as<float>(), gap_.as<float>(), kTokens, pool_, stats_.input_gap);
-  const Correction correction = StudyCorrection(stats_, kDamping, "x");
+  Add(gap_.as<float>(), &stats_.input_gap);
+  const Correction correction = StudyCorrection(stats_, kDamping, linear_, pool_);
   EXPECT_LT(RelativeGradient(Corrected(w_, correction, pool_)), 1e-4);
 }
 
 TEST_F(CorrectionTest, TheResidualStreamIsMadeUpForToo) {
-  stats_.output_gap = Matrix<float>(kK, kN);
-  Tensor target = Tensor::Empty(DType::kF32, {kTokens, kN});
-  std::copy_n(behind_.as<float>(), kTokens * kN, target.as<float>());
-  AddOutputs(gap_.as<float>(), w_, kTokens, pool_, target.as<float>());
-  AddProduct(x_.as<float>(), target.as<float>(), kTokens, pool_, stats_.output_gap);
-  const Correction correction = StudyCorrection(stats_, kDamping, "x");
+  stats_.output_target = Matrix<float>(kK, kN);
+  Matrix<float> target(kTokens, kN);
+  for (int64_t t = 0; t < kTokens; ++t) {
+    for (int64_t n = 0; n < kN; ++n) {
+      double sum = behind_.as<float>()[t * kN + n];
+      for (int64_t k = 0; k < kK; ++k)
+        sum += (X(t, k) + gap_.as<float>()[t * kK + k]) * w_.at(n, k);
+      target.at(t, n) = static_cast<float>(sum);
+    }
+  }
+  Add(target.row(0), &stats_.output_target);
+  const Correction correction = StudyCorrection(stats_, kDamping, linear_, pool_);
   const Matrix<float> v = Corrected(w_, correction, pool_);
   EXPECT_LT(RelativeGradient(v), 1e-4);
   ThreadPool other(1);
-  EXPECT_EQ(Corrected(w_, StudyCorrection(stats_, kDamping, "x"), other).data, v.data);
+  EXPECT_EQ(Corrected(w_, StudyCorrection(stats_, kDamping, linear_, other), other).data, v.data);
 }
 
 TEST_F(CorrectionTest, WithoutAFollowedModelNothingChanges) {
-  EXPECT_EQ(Corrected(w_, StudyCorrection(stats_, kDamping, "x"), pool_).data, w_.data);
+  Add();
+  EXPECT_EQ(Corrected(w_, StudyCorrection(stats_, kDamping, linear_, pool_), pool_).data, w_.data);
 }
 
 }  // namespace

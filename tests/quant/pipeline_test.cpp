@@ -178,23 +178,26 @@ TEST_F(TinyPipeline, FollowingCorrectsOnlyWhatRoundingDid) {
                           pool);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     Block<float> block = LoadBlock(*source_, layer);
-    calibration.StartBlock(block, layer);
+    calibration.StartBlock(block, layer, false);
     calibration.StartFollowing(block, layer, {});
     const auto part = [](FloatLinear<float>& linear) {
       LinearPart out{.name = linear.name};
       out.weight = F32Tensor(linear.weight.data, {linear.weight.rows, linear.weight.cols});
       return out;
     };
-    const auto follow = [&](BlockInput which, std::vector<LinearPart> parts) {
+    const auto follow = [&](BlockInput which, const FloatLinear<float>& first,
+                            std::vector<LinearPart> parts) {
       const InputStats stats = calibration.Study(which);
-      for (const Matrix<float>* gap : {&stats.input_gap, &stats.output_gap})
-        for (const float x : gap->data) ASSERT_NEAR(x, 0.0f, 1e-2f * stats.moments.Unit(0.0));
+      const Matrix<float> same =
+          Corrected(first.weight, StudyCorrection(stats, 1.0, first, pool), pool);
+      for (size_t i = 0; i < same.data.size(); ++i)
+        ASSERT_NEAR(same.data[i], first.weight.data[i], 1e-5f);
       calibration.Follow(which, {std::move(parts), which == BlockInput::kMlp});
     };
-    follow(BlockInput::kAttention, {part(block.q), part(block.k), part(block.v)});
-    follow(BlockInput::kAttentionOut, {part(block.o)});
-    follow(BlockInput::kMlp, {part(block.gate), part(block.up)});
-    follow(BlockInput::kMlpHidden, {part(block.down)});
+    follow(BlockInput::kAttention, block.q, {part(block.q), part(block.k), part(block.v)});
+    follow(BlockInput::kAttentionOut, block.o, {part(block.o)});
+    follow(BlockInput::kMlp, block.gate, {part(block.gate), part(block.up)});
+    follow(BlockInput::kMlpHidden, block.down, {part(block.down)});
     calibration.FinishBlock();
   }
   Recipe recipe = BuiltinRecipe("default");
@@ -202,6 +205,15 @@ TEST_F(TinyPipeline, FollowingCorrectsOnlyWhatRoundingDid) {
   ApplySetting(recipe, "exclude=layers.0.mlp");
   EXPECT_NO_THROW(Run(recipe, "partly_excluded"));
   EXPECT_LT(Divergence("partly_excluded"), 0.2);
+}
+
+// On ids that calibration has not seen.
+TEST_F(TinyPipeline, CorrectingTheHeadLowersTheDivergence) {
+  Recipe recipe = BuiltinRecipe("default");
+  Run(recipe, "corrected", 2, 4096);
+  ApplySetting(recipe, "follow.head=false");
+  Run(recipe, "as_it_is", 2, 4096);
+  EXPECT_LT(Divergence("corrected"), Divergence("as_it_is"));
 }
 
 TEST_F(TinyPipeline, ExcludingOneLinearExcludesItsFusedGroup) {
@@ -297,7 +309,7 @@ TEST_P(FoldedModel, LogitsAreUnchanged) {
     blocks.push_back(LoadBlock(*source_, layer));
     FoldCas(blocks.back(), config_, recipe);
     rotation.Fold(blocks.back(), pool);
-    const KeyRanges keys = calibration.StartBlock(blocks.back(), layer);
+    const KeyRanges keys = calibration.StartBlock(blocks.back(), layer, true);
     for (const BlockInput input : {BlockInput::kAttention, BlockInput::kAttentionOut,
                                    BlockInput::kMlp, BlockInput::kMlpHidden})
       calibration.Study(input);

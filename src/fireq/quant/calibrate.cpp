@@ -93,15 +93,6 @@ bool AddsToStream(BlockInput which) {
   return which == BlockInput::kAttentionOut || which == BlockInput::kMlpHidden;
 }
 
-// ahead - behind, F32 of one shape.
-Tensor Difference(const Tensor& ahead, const Tensor& behind) {
-  Tensor out = Tensor::Empty(DType::kF32, ahead.shape());
-  const float* a = ahead.as<float>();
-  std::transform(a, a + ahead.num_elements(), behind.as<float>(), out.as<float>(),
-                 std::minus<float>());
-  return out;
-}
-
 }  // namespace
 
 Calibration::Calibration(Backend& backend, const ModelConfig& config, std::span<const int32_t> ids,
@@ -112,8 +103,9 @@ Calibration::Calibration(Backend& backend, const ModelConfig& config, std::span<
       spec_(spec),
       pool_(pool),
       rope_(MakeRopeTable(config.rope, config.head_dim, spec.context)),
-      float_(backend, config, {}, ids, spec.context, embedding) {
-  if (spec.follow) quantised_.emplace(backend, config, *spec.follow, ids, spec.context, embedding);
+      float_(backend, config, {}, ids, spec.context, embedding, pool) {
+  if (spec.follow)
+    quantised_.emplace(backend, config, *spec.follow, ids, spec.context, embedding, pool);
 }
 
 std::vector<Tensor> Calibration::Streams() const {
@@ -131,12 +123,13 @@ void Calibration::SetStreams(const std::vector<Tensor>& streams) {
   if (quantised_) quantised_->SetWindows(std::span(streams).subspan(count));
 }
 
-KeyRanges Calibration::StartBlock(Block<float>& block, int64_t layer) {
+KeyRanges Calibration::StartBlock(Block<float>& block, int64_t layer, bool look_at_keys) {
   layer_ = layer;
   block_ = &block;
   float_.StartBlock(layer, PrepareBlock(backend_, block, config_.head_dim));
   KeyTracer tracer(backend_, config_, block, rope_, pool_);
-  for (int64_t window = 0; window < float_.num_windows(); ++window) float_.Attend(window, &tracer);
+  for (int64_t window = 0; window < float_.num_windows(); ++window)
+    float_.Attend(window, look_at_keys ? &tracer : nullptr);
   backend_.Synchronize();
   return tracer.Take();
 }
@@ -148,23 +141,6 @@ void Calibration::StartFollowing(const Block<float>& block, int64_t layer,
                            quantised);
 }
 
-// To where the input exists; the float stream has been through attention already.
-void Calibration::Advance(Stream& stream, BlockInput which, int64_t window) {
-  switch (which) {
-    case BlockInput::kAttention:
-      break;
-    case BlockInput::kAttentionOut:
-      if (&stream != &float_) stream.Attend(window, nullptr);
-      break;
-    case BlockInput::kMlp:
-      stream.AddAttention(window);
-      break;
-    case BlockInput::kMlpHidden:
-      stream.Feed(window);
-      break;
-  }
-}
-
 InputStats Calibration::Study(BlockInput which) {
   static constexpr const char* kNames[] = {"attn_input", "attn_out", "mlp_input", "mlp_hidden"};
   const std::string name = StrCat("layer ", layer_, " ", kNames[static_cast<size_t>(which)]);
@@ -174,41 +150,65 @@ InputStats Calibration::Study(BlockInput which) {
   InputStats out;
   out.moments = InputMoments(width, spec_.full_moments);
   if (quantised_) {
-    Matrix<float>& gap = AddsToStream(which) ? out.output_gap : out.input_gap;
-    gap = Matrix<float>(width, AddsToStream(which) ? config_.hidden : width);
+    Matrix<float>& cross = AddsToStream(which) ? out.output_target : out.input_gap;
+    cross = Matrix<float>(width, AddsToStream(which) ? config_.hidden : width);
   }
+  // Each step of the float stream is taken here, behind what it needs: attention is done already.
   for (int64_t window = 0; window < float_.num_windows(); ++window) {
-    Advance(float_, which, window);
-    Tensor input = float_.Input(which, window);
-    if (!quantised_) {
-      out.moments.Add(input.as<float>(), input.dim(0), name, pool_);
-      continue;
-    }
-    if (spec_.both_products)
-      quantised_->products() = window % 2 == 0 ? Products::kTable : Products::kExact;
-    else
-      quantised_->products() = spec_.products;
-    Advance(*quantised_, which, window);
-    const Tensor seen = quantised_->Input(which, window);
-    out.moments.Add(seen.as<float>(), seen.dim(0), name, pool_);
-    AddGaps(which, window, input, seen, out);
+    if (which == BlockInput::kMlpHidden) float_.Feed(window);
+    Tensor input;
+    if (!quantised_ || !AddsToStream(which)) input = float_.Input(which, window);
+    if (!quantised_) out.moments.Add(input.as<float>(), input.dim(0), name, pool_);
+    if (which == BlockInput::kAttentionOut) float_.AddAttention(window);
+    if (which == BlockInput::kMlpHidden) float_.AddMlp(window);
+    if (quantised_) StudyFollowed(which, window, input, name, out);
   }
   return out;
 }
 
-void Calibration::AddGaps(BlockInput which, int64_t window, const Tensor& ahead, const Tensor& seen,
-                          InputStats& out) {
-  const Tensor gap = Difference(ahead, seen);
-  const int64_t tokens = gap.dim(0);
-  if (!AddsToStream(which)) {
-    AddProduct(seen.as<float>(), gap.as<float>(), tokens, pool_, out.input_gap);
-    return;
-  }
-  // One linear reads this input: through it at once, which for down is a third of X^T X's work.
-  const Matrix<float>& w = (which == BlockInput::kAttentionOut ? block_->o : block_->down).weight;
-  Tensor target = Difference(float_.Residual(window), quantised_->Residual(window));
-  AddOutputs(gap.as<float>(), w, tokens, pool_, target.as<float>());
-  AddProduct(seen.as<float>(), target.as<float>(), tokens, pool_, out.output_gap);
+void Calibration::SetProducts(int64_t window) {
+  quantised_->products() = !spec_.both_products ? spec_.products
+                           : window % 2 == 0    ? Products::kTable
+                                                : Products::kExact;
+}
+
+// One window of the quantised model, to where the input exists; `ahead` is the float model's where
+// no residual stream is added to.
+void Calibration::StudyFollowed(BlockInput which, int64_t window, const Tensor& ahead,
+                                const std::string& name, InputStats& out) {
+  Stream& stream = *quantised_;
+  SetProducts(window);
+  if (which == BlockInput::kAttentionOut) stream.Attend(window, nullptr);
+  if (which == BlockInput::kMlp) stream.AddAttention(window);
+  if (which == BlockInput::kMlpHidden) stream.Feed(window);
+  const Tensor seen = stream.Input(which, window);
+  const bool adds = AddsToStream(which);
+  const Tensor left = adds ? LeftToAdd(which, window) : Difference(ahead, seen);
+  out.moments.Add(seen.as<float>(), seen.dim(0), name, pool_, left.as<float>(),
+                  adds ? &out.output_target : &out.input_gap);
+}
+
+// From the quantised residual stream in front of o or down to the float one behind it, less the
+// bias: what the linear's product should be.
+Tensor Calibration::LeftToAdd(BlockInput which, int64_t window) {
+  Tensor out = Difference(float_.Residual(window), quantised_->Residual(window));
+  const std::vector<float>& bias =
+      (which == BlockInput::kAttentionOut ? block_->o : block_->down).bias;
+  if (bias.empty()) return out;
+  for (int64_t t = 0; t < out.dim(0); ++t)
+    for (int64_t n = 0; n < out.dim(1); ++n)
+      out.as<float>()[t * out.dim(1) + n] -= bias[static_cast<size_t>(n)];
+  return out;
+}
+
+// ahead - behind, F32 of one shape.
+Tensor Calibration::Difference(const Tensor& ahead, const Tensor& behind) const {
+  Tensor out = Tensor::Empty(DType::kF32, ahead.shape());
+  pool_.ParallelFor(ahead.num_elements(), 1 << 15, [&](int64_t begin, int64_t end, int) {
+    std::transform(ahead.as<float>() + begin, ahead.as<float>() + end, behind.as<float>() + begin,
+                   out.as<float>() + begin, std::minus<float>());
+  });
+  return out;
 }
 
 void Calibration::Follow(BlockInput which, LinearSpec linears) {
@@ -232,10 +232,25 @@ void Calibration::Follow(BlockInput which, LinearSpec linears) {
 }
 
 void Calibration::FinishBlock() {
-  for (int64_t window = 0; window < float_.num_windows(); ++window) {
-    float_.AddMlp(window);
-    if (quantised_) quantised_->AddMlp(window);
+  if (!quantised_) return;
+  for (int64_t window = 0; window < quantised_->num_windows(); ++window) {
+    SetProducts(window);
+    quantised_->AddMlp(window);
   }
+}
+
+InputStats Calibration::StudyHead(const std::vector<float>& final_norm) {
+  const Tensor weight = backend_.Upload(F32Tensor(final_norm, {config_.hidden}));
+  InputStats out;
+  out.moments = InputMoments(config_.hidden, /*full=*/true);
+  out.input_gap = Matrix<float>(config_.hidden, config_.hidden);
+  for (int64_t window = 0; window < float_.num_windows(); ++window) {
+    const Tensor ahead = float_.Final(weight, window);
+    const Tensor seen = quantised_->Final(weight, window);
+    out.moments.Add(seen.as<float>(), seen.dim(0), "final_norm", pool_,
+                    Difference(ahead, seen).as<float>(), &out.input_gap);
+  }
+  return out;
 }
 
 }  // namespace fireq::quant

@@ -22,10 +22,10 @@ namespace fireq::quant {
 // What the linears that share an input read, over all calibration tokens.
 struct InputStats {
   InputMoments moments;  // of the quantised model's input if it is followed, else of the float one
-  // Where the float model is from there; empty unless followed. Of X (what the linear reads) in the
-  // quantised model, for the linears behind norms, and of the stream R that o and down add to:
-  Matrix<float> input_gap;   // [K, K] X^T (X_float - X)
-  Matrix<float> output_gap;  // [K, D] X^T ((X_float - X) W^T + R_float - R)
+  // Where the float model is; empty unless followed. Of X (what the linear reads) in the quantised
+  // model, for the linears behind norms, and of the stream R that o and down add to:
+  Matrix<float> input_gap;      // [K, K] X^T (X_float - X)
+  Matrix<float> output_target;  // [K, D] X^T (X_float W^T + R_float - R)
 };
 
 struct CalibrationSpec {
@@ -52,8 +52,8 @@ class Calibration {
   int64_t num_tokens() const { return float_.num_windows() * float_.context(); }
 
   // The float stream through the attention of `block`, which must outlive the block's steps; only
-  // q and k may change from here on.
-  KeyRanges StartBlock(Block<float>& block, int64_t layer);
+  // q and k may change from here on. Empty unless `look_at_keys`.
+  KeyRanges StartBlock(Block<float>& block, int64_t layer, bool look_at_keys);
   // The same block as it is stored, linears still to come: its norms and CRS factors.
   void StartFollowing(const Block<float>& block, int64_t layer, const QuantisedInputs& quantised);
 
@@ -64,11 +64,15 @@ class Calibration {
   void Follow(BlockInput which, LinearSpec linears);
   void FinishBlock();
 
+  // What goes into lm_head, behind the last block, if the quantised model is followed.
+  InputStats StudyHead(const std::vector<float>& final_norm);
+
  private:
-  void Advance(Stream& stream, BlockInput which, int64_t window);
-  // The gaps of one window whose inputs are `ahead` in the float model, `seen` in the other.
-  void AddGaps(BlockInput which, int64_t window, const Tensor& ahead, const Tensor& seen,
-               InputStats& out);
+  void SetProducts(int64_t window);
+  void StudyFollowed(BlockInput which, int64_t window, const Tensor& ahead, const std::string& name,
+                     InputStats& out);
+  Tensor LeftToAdd(BlockInput which, int64_t window);
+  Tensor Difference(const Tensor& ahead, const Tensor& behind) const;
 
   Backend& backend_;
   const ModelConfig& config_;

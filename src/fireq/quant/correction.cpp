@@ -13,16 +13,22 @@ constexpr int64_t kRows = 64;  // of V: the unit of work of a thread
 
 }  // namespace
 
-Correction StudyCorrection(const InputStats& stats, double damping, const std::string& name) {
-  const auto solve = [&](const Matrix<float>& gap) {
-    Matrix<float> out = gap;
-    if (gap.rows == 0) return out;
-    const double unit = stats.moments.Unit(damping);
-    for (float& x : out.data) x = static_cast<float>(x / unit);
-    SolvePositive(stats.moments.Damped(damping), out, name);
-    return out;
-  };
-  return {solve(stats.input_gap), solve(stats.output_gap)};
+Correction StudyCorrection(const InputStats& stats, double damping, const FloatLinear<float>& first,
+                           ThreadPool& pool) {
+  const double unit = stats.moments.Unit(damping);
+  Correction out{stats.input_gap, stats.output_target};
+  for (Matrix<float>* b : {&out.input, &out.output}) {
+    if (b->rows == 0) continue;
+    for (float& x : b->data) x = static_cast<float>(x / unit);
+    if (b == &out.output) {
+      const Matrix<float>& w = first.weight;
+      const float pull = static_cast<float>(stats.moments.DampingTerm(damping) / unit);
+      for (int64_t n = 0; n < w.rows; ++n)
+        for (int64_t k = 0; k < w.cols; ++k) b->at(k, n) += pull * w.at(n, k);
+    }
+    SolvePositive(stats.moments.Damped(damping), *b, first.name, pool);
+  }
+  return out;
 }
 
 Matrix<float> Corrected(const Matrix<float>& w, const Correction& correction, ThreadPool& pool) {
@@ -37,7 +43,7 @@ Matrix<float> Corrected(const Matrix<float>& w, const Correction& correction, Th
                     1.0f, w.row(first), k, correction.input.data.data(), k, 1.0f, out.row(first),
                     k);
       for (int64_t j = 0; j < correction.output.rows; ++j)
-        for (int64_t n = first; n < last; ++n) out.at(n, j) += correction.output.at(j, n);
+        for (int64_t n = first; n < last; ++n) out.at(n, j) = correction.output.at(j, n);
     }
   });
   return out;

@@ -6,22 +6,24 @@
 // streams that the output is added to (o and down only), it minimises
 //   |X V^T - (X' W^T + R' - R)|^2 + damping |V - W|^2
 // over V, and V is then quantised instead of W. The first term alone is GPTAQ's (arXiv 2504.02692).
+// Where there is a residual stream, X' W^T + R' is the float model's stream behind the linear.
 #pragma once
 
-#include <string>
-
+#include "fireq/quant/block.h"
 #include "fireq/quant/calibrate.h"
 
 namespace fireq::quant {
 
 struct Correction {
-  // H = X^T X damped. V = W + W input^T + output^T; without rows where there is nothing to add.
+  // H = X^T X damped. V = W + W input^T, or output^T; neither has rows where V = W.
   Matrix<float> input;   // [K, K] H^-1 X^T (X' - X)
-  Matrix<float> output;  // [K, N] H^-1 X^T ((X' - X) W^T + R' - R)
+  Matrix<float> output;  // [K, N] H^-1 (X^T (X' W^T + R' - R) + damping W^T)
 };
 
-// Nothing to add unless `stats` is of a quantised model that is followed. Errors: SolvePositive's.
-Correction StudyCorrection(const InputStats& stats, double damping, const std::string& name);
+// V = W unless `stats` is of a quantised model that is followed. `first` is the only linear behind
+// the input where that feeds the residual stream. Errors: SolvePositive's.
+Correction StudyCorrection(const InputStats& stats, double damping, const FloatLinear<float>& first,
+                           ThreadPool& pool);
 
 // V for w [N, K].
 Matrix<float> Corrected(const Matrix<float>& w, const Correction& correction, ThreadPool& pool);

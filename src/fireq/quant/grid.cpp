@@ -2,17 +2,16 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 
 #include "fireq/formats/rounding.h"
 #include "fireq/formats/weight_i4.h"
+#include "fireq/quant/grid_errors.h"
 
 namespace fireq::quant {
 namespace {
 
 constexpr int kClipSteps = 17;
-constexpr size_t kMaxCandidates = 40;  // 2 x 17, padded to whole vectors
 
 float ClipFactor(int step) { return 1.0f - 0.025f * static_cast<float>(step); }
 
@@ -45,14 +44,6 @@ void Push(std::vector<GroupGrid>& out, float scale, int zero) {
   out.push_back({scale, zero});
 }
 
-// Candidates side by side, so that one vector instruction serves several of them.
-struct Lanes {
-  alignas(64) std::array<float, kMaxCandidates> scale;
-  alignas(64) std::array<float, kMaxCandidates> zero;
-  alignas(64) std::array<float, kMaxCandidates> error;
-  size_t padded = 0;
-};
-
 inline float CodeMinusZero(float w, float scale, float zero) {
   // |w / scale| is clamped first: the magic number rounds |x| < 2^22 only.
   const float ratio = std::min(std::max(w / scale, -64.0f), 64.0f);
@@ -61,37 +52,9 @@ inline float CodeMinusZero(float w, float scale, float zero) {
   return std::min(std::max(code, 0.0f), 15.0f) - zero;
 }
 
-template <ErrorProducts P>
-inline float SquaredError(float w, float scale, float zero) {
-  const float exact = CodeMinusZero(w, scale, zero) * scale;
-  if constexpr (P == ErrorProducts::kExact) return (exact - w) * (exact - w);
-  const float table = RoundToE4M3Branchless(exact);
-  if constexpr (P == ErrorProducts::kTable) return (table - w) * (table - w);
-  return 0.5f * ((exact - w) * (exact - w) + (table - w) * (table - w));
-}
-
-template <ErrorProducts P>
-void AccumulateErrors(std::span<const float> w, std::span<const float> h, Lanes& lanes) {
-  for (size_t k = 0; k < w.size(); ++k) {
-    const float weight = w[k], importance = h[k];
-    for (size_t c = 0; c < lanes.padded; ++c)
-      lanes.error[c] += importance * SquaredError<P>(weight, lanes.scale[c], lanes.zero[c]);
-  }
-}
-
 int64_t GroupEnd(int64_t group, int64_t k) { return std::min<int64_t>((group + 1) * kGroup, k); }
 
 }  // namespace
-
-float RoundToE4M3Branchless(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const float normal = std::bit_cast<float>((bits + 0x7FFFFu + ((bits >> 20) & 1u)) & 0xFFF00000u);
-  // Below 2^-6 the grid has step 2^-9, which is the ulp around 1.5 * 2^14.
-  constexpr float kMagic = 24576.0f;
-  const float subnormal = (x + kMagic) - kMagic;
-  const float rounded = std::fabs(x) < 0x1p-6f ? subnormal : normal;
-  return std::min(std::max(rounded, -kE4M3Max), kE4M3Max);
-}
 
 std::vector<GroupGrid> GroupCandidates(std::span<const float> w, const GridSpec& spec) {
   FIREQ_CHECK(spec.grid != WeightGrid::kNone && spec.grid != WeightGrid::kProgressive, kInternal,
@@ -128,29 +91,18 @@ size_t BestCandidate(std::span<const float> w, std::span<const float> h,
                      std::span<const GroupGrid> candidates, ErrorProducts products) {
   if (candidates.size() <= 1) return 0;
   FIREQ_CHECK(candidates.size() <= kMaxCandidates, kInternal, candidates.size(), " candidates");
-  Lanes lanes;
-  lanes.padded = AlignUp<size_t>(candidates.size(), 8);
-  for (size_t c = 0; c < lanes.padded; ++c) {
+  CandidateErrors errors;
+  errors.padded = AlignUp<size_t>(candidates.size(), 16);
+  for (size_t c = 0; c < errors.padded; ++c) {
     const GroupGrid& grid = candidates[std::min(c, candidates.size() - 1)];
-    lanes.scale[c] = grid.scale;
-    lanes.zero[c] = static_cast<float>(grid.zero);
-    lanes.error[c] = 0.0f;
+    errors.scale[c] = grid.scale;
+    errors.zero[c] = static_cast<float>(grid.zero);
   }
-  switch (products) {
-    case ErrorProducts::kTable:
-      AccumulateErrors<ErrorProducts::kTable>(w, h, lanes);
-      break;
-    case ErrorProducts::kExact:
-      AccumulateErrors<ErrorProducts::kExact>(w, h, lanes);
-      break;
-    case ErrorProducts::kMean:
-      AccumulateErrors<ErrorProducts::kMean>(w, h, lanes);
-      break;
-  }
+  AddErrors(w, h, products, errors);
   return static_cast<size_t>(
-      std::min_element(lanes.error.begin(),
-                       lanes.error.begin() + static_cast<std::ptrdiff_t>(candidates.size())) -
-      lanes.error.begin());
+      std::min_element(errors.error.begin(),
+                       errors.error.begin() + static_cast<std::ptrdiff_t>(candidates.size())) -
+      errors.error.begin());
 }
 
 uint8_t NearestCode(float w, GroupGrid grid) {

@@ -38,9 +38,6 @@ size_t BestCandidate(std::span<const float> w, std::span<const float> h,
 // clamp(rne(w / scale) + zero, 0, 15)
 uint8_t NearestCode(float w, GroupGrid grid);
 
-// RoundToE4M3 without branches, so that loops over it vectorise; |x| < 2^100.
-float RoundToE4M3Branchless(float x);
-
 // The power of two that leaves the least underflow of group scales: i = 0..14 until a group's
 // largest weight times 2^i exceeds 448, least slack wins, ties go to the smallest. w is [N, K].
 float ChooseTensorScale(const Matrix<float>& w);

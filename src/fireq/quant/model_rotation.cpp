@@ -7,6 +7,14 @@
 #include "fireq/quant/fold_rotation.h"
 
 namespace fireq::quant {
+namespace {
+
+std::vector<float> LoadFinalNorm(const ModelSource& source) {
+  const Tensor norm = source.LoadFiniteF32(kFinalNormName);
+  return {norm.as<float>(), norm.as<float>() + norm.num_elements()};
+}
+
+}  // namespace
 
 ModelRotation::ModelRotation(const ModelConfig& config, const Recipe& recipe) : config_(config) {
   const uint64_t seed = static_cast<uint64_t>(recipe.seed);
@@ -23,15 +31,20 @@ ModelConfig ModelRotation::StoredConfig() const {
 OuterTensors ModelRotation::LoadOuter(const ModelSource& source, ThreadPool& pool) const {
   OuterTensors out;
   out.embedding = ToMatrix(source.LoadFiniteF32(kEmbeddingName));
-  const Tensor norm = source.LoadFiniteF32(kFinalNormName);
-  out.final_norm.assign(norm.as<float>(), norm.as<float>() + norm.num_elements());
-  if (!config_.tied_embeddings) out.lm_head = ToMatrix(source.LoadFiniteF32(kLmHeadName));
+  out.final_norm = LoadFinalNorm(source);
+  if (!StoredConfig().tied_embeddings) out.lm_head = LoadHead(source, pool);
   if (!residual_) return out;
-  if (config_.tied_embeddings) out.lm_head = out.embedding;
-  ScaleColumns(out.lm_head, out.final_norm);
   std::fill(out.final_norm.begin(), out.final_norm.end(), 1.0f);
-  residual_->RotateInput(out.lm_head, 0, pool);
   residual_->RotateInput(out.embedding, 0, pool);
+  return out;
+}
+
+Matrix<float> ModelRotation::LoadHead(const ModelSource& source, ThreadPool& pool) const {
+  Matrix<float> out =
+      ToMatrix(source.LoadFiniteF32(config_.tied_embeddings ? kEmbeddingName : kLmHeadName));
+  if (!residual_) return out;
+  ScaleColumns(out, LoadFinalNorm(source));
+  residual_->RotateInput(out, 0, pool);
   return out;
 }
 

@@ -29,6 +29,8 @@ class ModelRotation {
   ModelConfig StoredConfig() const;
 
   OuterTensors LoadOuter(const ModelSource& source, ThreadPool& pool) const;
+  // lm_head alone, as LoadOuter has it.
+  Matrix<float> LoadHead(const ModelSource& source, ThreadPool& pool) const;
 
   // V's heads, then norms and the residual stream, as far as the recipe has them.
   void Fold(Block<float>& block, ThreadPool& pool) const;

@@ -1,12 +1,11 @@
 #include "fireq/quant/moments.h"
 
-#include <cblas.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "fireq/base/error.h"
 #include "fireq/quant/blas.h"
+#include "fireq/quant/product_tile.h"
 
 // LAPACK's Cholesky factorisation, part of OpenBLAS. Column-major; `uplo` 'U' or 'L'.
 extern "C" void spotrs_(const char* uplo, const int* n, const int* columns, const float* a,
@@ -16,7 +15,24 @@ extern "C" void spotrf_(const char* uplo, const int* n, float* a, const int* lda
 namespace fireq::quant {
 namespace {
 
-constexpr int64_t kTile = 256;  // of X^T X: the unit of work of a thread
+constexpr int64_t kTile = 96;     // of X^T X: the unit of work of a thread
+constexpr int64_t kColumns = 32;  // of a system of equations, likewise
+
+// Tiles of x^T y for x [rows, K], y [rows, M], out [K, M]; those with columns past their rows only
+// if not `lower`.
+void AddTiles(const float* x, const float* y, bool lower, Matrix<float>& out,
+              std::vector<ProductTile>& tiles) {
+  for (int64_t i = 0; i < out.rows; i += kTile)
+    for (int64_t j = 0; j < (lower ? i + 1 : out.cols); j += kTile)
+      tiles.push_back({x + i, y + j, out.rows, out.cols, std::min(kTile, out.rows - i),
+                       std::min(kTile, out.cols - j), out.row(i) + j, out.cols});
+}
+
+void Run(const std::vector<ProductTile>& tiles, int64_t rows, ThreadPool& pool) {
+  pool.ParallelFor(std::ssize(tiles), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) AddTile(tiles[static_cast<size_t>(i)], rows);
+  });
+}
 
 }  // namespace
 
@@ -25,7 +41,8 @@ InputMoments::InputMoments(int64_t k, bool full)
   if (full) products_ = Matrix<float>(k, k);
 }
 
-void InputMoments::Add(const float* x, int64_t rows, const std::string& name, ThreadPool& pool) {
+void InputMoments::Add(const float* x, int64_t rows, const std::string& name, ThreadPool& pool,
+                       const float* y, Matrix<float>* cross) {
   pool.ParallelFor(k_, 64, [&](int64_t begin, int64_t end, int) {
     std::vector<float> sums(static_cast<size_t>(end - begin), 0.0f);
     for (int64_t t = 0; t < rows; ++t) {
@@ -37,24 +54,11 @@ void InputMoments::Add(const float* x, int64_t rows, const std::string& name, Th
   for (size_t j = 0; j < diagonal_.size(); ++j)
     FIREQ_CHECK(std::isfinite(diagonal_[j]), kCorrupt, name, ": activations of channel ", j,
                 " are not finite in calibration");
-  if (full_) AddFull(x, rows, pool);
+  std::vector<ProductTile> tiles;
+  if (full_) AddTiles(x, x, /*lower=*/true, products_, tiles);  // symmetric: Damped() mirrors
+  if (cross) AddTiles(x, y, /*lower=*/false, *cross, tiles);
+  Run(tiles, rows, pool);
   tokens_ += rows;
-}
-
-void InputMoments::AddFull(const float* x, int64_t rows, ThreadPool& pool) {
-  const SingleThreadBlas blas;
-  const int64_t tiles = CeilDiv(k_, kTile);
-  pool.ParallelFor(tiles * tiles, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t i = tile / tiles * kTile, j = tile % tiles * kTile;
-      if (j > i) continue;  // symmetric: Damped() mirrors
-      cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans,
-                  static_cast<int>(std::min(kTile, k_ - i)),
-                  static_cast<int>(std::min(kTile, k_ - j)), static_cast<int>(rows), 1.0f, x + i,
-                  static_cast<int>(k_), x + j, static_cast<int>(k_), 1.0f, products_.row(i) + j,
-                  static_cast<int>(k_));
-    }
-  });
 }
 
 double InputMoments::DampingTerm(double damping) const {
@@ -94,47 +98,27 @@ Matrix<float> InputMoments::Damped(double damping) const {
   return out;
 }
 
-void AddProduct(const float* x, const float* y, int64_t rows, ThreadPool& pool,
-                Matrix<float>& out) {
-  const SingleThreadBlas blas;
-  const int64_t down = CeilDiv(out.rows, kTile), across = CeilDiv(out.cols, kTile);
-  pool.ParallelFor(down * across, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t i = tile / across * kTile, j = tile % across * kTile;
-      cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans,
-                  static_cast<int>(std::min(kTile, out.rows - i)),
-                  static_cast<int>(std::min(kTile, out.cols - j)), static_cast<int>(rows), 1.0f,
-                  x + i, static_cast<int>(out.rows), y + j, static_cast<int>(out.cols), 1.0f,
-                  out.row(i) + j, static_cast<int>(out.cols));
-    }
-  });
-}
-
-void AddOutputs(const float* x, const Matrix<float>& w, int64_t rows, ThreadPool& pool, float* y) {
-  const SingleThreadBlas blas;
-  const int n = static_cast<int>(w.rows), k = static_cast<int>(w.cols);
-  pool.ParallelFor(CeilDiv(rows, kTile), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t first = begin * kTile; first < std::min(end * kTile, rows); first += kTile)
-      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans,
-                  static_cast<int>(std::min(kTile, rows - first)), n, k, 1.0f, x + first * k, k,
-                  w.data.data(), k, 1.0f, y + first * n, n);
-  });
-}
-
-void SolvePositive(Matrix<float> h, Matrix<float>& b, const std::string& name) {
-  const int size = static_cast<int>(h.rows), columns = static_cast<int>(b.cols);
-  // LAPACK's matrices lie by columns: b goes there and back transposed.
-  Matrix<float> turned(b.cols, b.rows);
-  for (int64_t i = 0; i < b.rows; ++i)
-    for (int64_t j = 0; j < b.cols; ++j) turned.at(j, i) = b.at(i, j);
+void SolvePositive(Matrix<float> h, Matrix<float>& b, const std::string& name, ThreadPool& pool) {
+  const int size = static_cast<int>(h.rows);
   int info = 0;
   const SingleThreadBlas blas;
   spotrf_("U", &size, h.data.data(), &size, &info);
   FIREQ_CHECK(info == 0, kInternal, name, ": X^T X with damping is not positive definite at ", info,
               " of ", h.rows);
-  spotrs_("U", &size, &columns, h.data.data(), &size, turned.data.data(), &size, &info);
-  for (int64_t i = 0; i < b.rows; ++i)
-    for (int64_t j = 0; j < b.cols; ++j) b.at(i, j) = turned.at(j, i);
+  pool.ParallelFor(CeilDiv(b.cols, kColumns), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t first = begin * kColumns; first < std::min(end * kColumns, b.cols);
+         first += kColumns) {
+      // LAPACK's matrices lie by columns: b's go there and back transposed.
+      const int columns = static_cast<int>(std::min(kColumns, b.cols - first));
+      Matrix<float> turned(columns, b.rows);
+      for (int64_t i = 0; i < b.rows; ++i)
+        for (int64_t j = 0; j < columns; ++j) turned.at(j, i) = b.at(i, first + j);
+      int failed = 0;  // only for wrong arguments
+      spotrs_("U", &size, &columns, h.data.data(), &size, turned.data.data(), &size, &failed);
+      for (int64_t i = 0; i < b.rows; ++i)
+        for (int64_t j = 0; j < columns; ++j) b.at(i, first + j) = turned.at(j, i);
+    }
+  });
 }
 
 Matrix<float> FeedbackWeights(const Matrix<float>& h, const std::string& name) {

@@ -16,8 +16,10 @@ class InputMoments {
   // `full` keeps all of X^T X [K, K], otherwise its diagonal only.
   InputMoments(int64_t k, bool full);
 
-  // Adds `rows` tokens of x [rows, K]. Throws kCorrupt naming `name` if a sum is not finite.
-  void Add(const float* x, int64_t rows, const std::string& name, ThreadPool& pool);
+  // Adds `rows` tokens of x [rows, K]; in the same loop, if there is a `cross` [K, M], x^T y to it
+  // for y [rows, M]. Throws kCorrupt naming `name` if a sum is not finite.
+  void Add(const float* x, int64_t rows, const std::string& name, ThreadPool& pool,
+           const float* y = nullptr, Matrix<float>* cross = nullptr);
 
   int64_t k() const { return k_; }
   bool full() const { return full_; }
@@ -28,13 +30,11 @@ class InputMoments {
 
   // X^T X with the same on its diagonal; needs full(). All of it in units of Unit().
   Matrix<float> Damped(double damping) const;
-  // Mean of diag(X^T X) with its damping.
+  // Mean of diag(X^T X) with its damping; that damping, which is positive.
   double Unit(double damping) const;
-
- private:
-  void AddFull(const float* x, int64_t rows, ThreadPool& pool);
   double DampingTerm(double damping) const;
 
+ private:
   int64_t k_ = 0;
   bool full_ = false;
   int64_t tokens_ = 0;
@@ -42,14 +42,8 @@ class InputMoments {
   Matrix<float> products_;        // [K, K], lower triangle of tiles, if full
 };
 
-// out [K, M] += x^T y for x [rows, K], y [rows, M].
-void AddProduct(const float* x, const float* y, int64_t rows, ThreadPool& pool, Matrix<float>& out);
-
-// y [rows, N] += x w^T for x [rows, K], w [N, K].
-void AddOutputs(const float* x, const Matrix<float>& w, int64_t rows, ThreadPool& pool, float* y);
-
 // h^-1 b, in b's place [K, M]; h [K, K] positive definite, else kInternal naming `name`.
-void SolvePositive(Matrix<float> h, Matrix<float>& b, const std::string& name);
+void SolvePositive(Matrix<float> h, Matrix<float>& b, const std::string& name, ThreadPool& pool);
 
 // Feedback weights of error-compensated rounding for the column order of `h` (positive definite,
 // [K, K]): h = (A + I) D (A + I)^T with A strictly upper triangular. Column k is rounded at

@@ -65,6 +65,7 @@ class Pipeline {
       if (calibration_) calibration_->FinishBlock();
       SaveBlock(layer);
     }
+    if (CorrectsHead()) WriteHead();
     Progress("writing", config_.num_layers);
     const std::filesystem::path& checkpoint = writer_.Complete();
     if (job_.measure) {
@@ -107,12 +108,27 @@ class Pipeline {
     OuterTensors outer = rotation_.LoadOuter(*job_.source, *job_.pool);
     writer_.Write(kEmbeddingName, Bf16Tensor(outer.embedding));
     writer_.Write(kFinalNormName, F32Tensor(outer.final_norm, {config_.hidden}));
-    if (outer.lm_head.rows > 0) writer_.Write(kLmHeadName, Bf16Tensor(outer.lm_head));
+    if (outer.lm_head.rows > 0 && !CorrectsHead())
+      writer_.Write(kLmHeadName, Bf16Tensor(outer.lm_head));
     outer.lm_head = {};
+    final_norm_ = outer.final_norm;
     if (!NeedsCalibration(recipe_)) return;
     calibration_.emplace(*job_.backend, config_, job_.calibration_ids, MakeCalibrationSpec(),
                          outer.embedding, *job_.pool);
     report_.calibration_tokens = calibration_->num_tokens();
+  }
+
+  // lm_head stays BF16, so that what rounding did to its input can be made up for at no cost.
+  bool CorrectsHead() const {
+    return recipe_.follow && recipe_.follow_head && !rotation_.StoredConfig().tied_embeddings;
+  }
+
+  void WriteHead() {
+    Progress("lm_head", config_.num_layers);
+    const FloatLinear<float> head{"lm_head", rotation_.LoadHead(*job_.source, *job_.pool), {}};
+    const Correction correction = StudyCorrection(calibration_->StudyHead(final_norm_),
+                                                  recipe_.follow_head_damping, head, *job_.pool);
+    writer_.Write(kLmHeadName, Bf16Tensor(Corrected(head.weight, correction, *job_.pool)));
   }
 
   // What a killed run had finished, if anything.
@@ -170,8 +186,9 @@ class Pipeline {
   }
 
   void StartCalibration(Block<float>& block, int64_t layer) {
-    const KeyRanges keys = calibration_->StartBlock(block, layer);
-    if (NeedsKeyRanges(recipe_)) FoldKeys(block, layer, keys);
+    const bool folds = NeedsKeyRanges(recipe_);
+    const KeyRanges keys = calibration_->StartBlock(block, layer, /*look_at_keys=*/folds);
+    if (folds) FoldKeys(block, layer, keys);
     calibration_->StartFollowing(block, layer,
                                  {!IsExcluded(block.q), !IsExcluded(block.o),
                                   !IsExcluded(block.gate), !IsExcluded(block.down)});
@@ -203,7 +220,7 @@ class Pipeline {
     std::optional<InputStats> stats;
     if (calibration_) stats = calibration_->Study(which);
     InputKnowledge input;
-    if (!excluded) input = StudyInput(stats ? &*stats : nullptr, recipe_, first.name);
+    if (!excluded) input = StudyInput(stats ? &*stats : nullptr, recipe_, first, *job_.pool);
     LinearSpec spec;
     spec.gate_up = which == BlockInput::kMlp;
     for (FloatLinear<float>* linear : linears) {
@@ -245,6 +262,7 @@ class Pipeline {
   SavedWork saved_;  // behind the writer, which holds the lock
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   double earlier_seconds_ = 0.0;
+  std::vector<float> final_norm_;
   NamedTensors block_tensors_;
   std::optional<Calibration> calibration_;
   Report report_;

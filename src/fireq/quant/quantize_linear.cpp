@@ -13,15 +13,16 @@ bool NeedsInputMoments(const Recipe& recipe) {
           recipe.weights_solver == WeightSolver::kGptq);
 }
 
-InputKnowledge StudyInput(const InputStats* stats, const Recipe& recipe, const std::string& name) {
+InputKnowledge StudyInput(const InputStats* stats, const Recipe& recipe,
+                          const FloatLinear<float>& first, ThreadPool& pool) {
   InputKnowledge out;
-  FIREQ_CHECK(stats != nullptr || !NeedsInputMoments(recipe), kInternal, name,
+  FIREQ_CHECK(stats != nullptr || !NeedsInputMoments(recipe), kInternal, first.name,
               ": the recipe needs calibration");
   if (!stats) return out;
   out.importance = stats->moments.Importance(recipe.weights_damping);
   if (recipe.weights_solver == WeightSolver::kGptq)
-    out.plan = MakeSolverPlan(stats->moments.Damped(recipe.weights_damping), name);
-  out.correction = StudyCorrection(*stats, recipe.follow_damping, name);
+    out.plan = MakeSolverPlan(stats->moments.Damped(recipe.weights_damping), first.name);
+  out.correction = StudyCorrection(*stats, recipe.follow_damping, first, pool);
   return out;
 }
 

@@ -20,8 +20,10 @@ struct InputKnowledge {
   Correction correction;           // nothing unless the quantised model is followed
 };
 
-// `stats` may be null for recipes that need no calibration (NeedsInputMoments).
-InputKnowledge StudyInput(const InputStats* stats, const Recipe& recipe, const std::string& name);
+// `first` is the first linear behind the input. `stats` may be null for recipes that need no
+// calibration (NeedsInputMoments).
+InputKnowledge StudyInput(const InputStats* stats, const Recipe& recipe,
+                          const FloatLinear<float>& first, ThreadPool& pool);
 
 bool NeedsInputMoments(const Recipe& recipe);
 

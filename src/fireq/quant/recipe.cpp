@@ -162,6 +162,10 @@ void AddWeightKeys(Keyring& keys) {
                          "calibrate on the model as quantised so far and correct its errors"));
   keys.push_back(NumberKey("follow.damping", &R::follow_damping, 0.0, 100.0,
                            "as weights.damping, of the correction"));
+  keys.push_back(FlagKey("follow.head", &R::follow_head, "true", "false",
+                         "correct lm_head as well, if the model stores one; it stays BF16"));
+  keys.push_back(NumberKey("follow.head.damping", &R::follow_head_damping, 0.0, 100.0,
+                           "as follow.damping, of lm_head"));
 }
 
 void AddFoldKeys(Keyring& keys) {
@@ -258,6 +262,7 @@ Recipe Default() {
   recipe.weights_solver = WeightSolver::kGptq;
   recipe.weights_sweeps = 3;
   recipe.follow = true;
+  recipe.follow_head = true;
   recipe.rotate_residual = true;
   recipe.rotate_v = true;
   recipe.hadamard_qk = true;

@@ -54,6 +54,8 @@ struct Recipe {
 
   bool follow = false;  // calibrate on the model as quantised so far, corrected for its errors
   double follow_damping = 1.0;  // of the mean of diag(X^T X): holds corrected weights to the given
+  bool follow_head = false;     // lm_head too, which stays BF16
+  double follow_head_damping = 0.1;
 
   CasKind cas = CasKind::kNone;
   std::string cas_lambdas = "1,2,3";  // o; gate|up; down

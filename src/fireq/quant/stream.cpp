@@ -1,6 +1,7 @@
 #include "fireq/quant/stream.h"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "fireq/formats/bf16.h"
@@ -8,10 +9,22 @@
 #include "fireq/model/batch.h"
 
 namespace fireq::quant {
+namespace {
+
+constexpr std::array<float, 256> kE4M3Values = [] {
+  std::array<float, 256> out{};
+  for (size_t code = 0; code < out.size(); ++code)
+    out[code] = E4M3ToFloat(static_cast<e4m3_t>(code));
+  return out;
+}();
+
+}  // namespace
 
 Stream::Stream(Backend& backend, const ModelConfig& config, const StreamSpec& spec,
-               std::span<const int32_t> ids, int64_t context, const Matrix<float>& embedding)
+               std::span<const int32_t> ids, int64_t context, const Matrix<float>& embedding,
+               ThreadPool& pool)
     : backend_(backend),
+      pool_(pool),
       context_(context),
       cache_(backend, config, spec.arithmetic.kv, 1, CeilDiv<int64_t>(context, kTokensPerPage)) {
   const int64_t count = std::ssize(ids) / context;
@@ -103,6 +116,11 @@ Tensor Stream::Input(BlockInput which, int64_t window) {
   return ToHost(kept ? kept_[static_cast<size_t>(window)] : Normed(which, window));
 }
 
+Tensor Stream::Final(const Tensor& weight, int64_t window) {
+  return ToHost(
+      Forward().AttentionInput(windows_[static_cast<size_t>(window)], weight, forward_.border()));
+}
+
 Tensor Stream::Residual(int64_t window) const {
   return ToHost({windows_[static_cast<size_t>(window)], {}, {}});
 }
@@ -133,17 +151,21 @@ Tensor Stream::ToHost(const ActTensor& tensor) const {
   Tensor values = backend_.Download(tensor.values);
   if (values.dtype() == DType::kF32) return values;
   Tensor out = Tensor::Empty(DType::kF32, values.shape());
-  const int64_t rows = values.dim(0), cols = values.dim(1);
-  if (values.dtype() == DType::kBF16) {
-    std::transform(values.as<bf16_t>(), values.as<bf16_t>() + rows * cols, out.as<float>(),
-                   Bf16ToFloat);
-    return out;
-  }
-  const Tensor scale = backend_.Download(tensor.scale);
-  for (int64_t t = 0; t < rows; ++t)
-    for (int64_t k = 0; k < cols; ++k)
-      out.as<float>()[t * cols + k] =
-          E4M3ToFloat(values.as<e4m3_t>()[t * cols + k]) * scale.as<float>()[t];
+  const int64_t cols = values.dim(1);
+  const bool codes = values.dtype() == DType::kE4M3;
+  const Tensor scale = codes ? backend_.Download(tensor.scale) : Tensor();
+  pool_.ParallelFor(values.dim(0), 32, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* row = out.as<float>() + t * cols;
+      if (!codes) {
+        std::transform(values.as<bf16_t>() + t * cols, values.as<bf16_t>() + (t + 1) * cols, row,
+                       Bf16ToFloat);
+        continue;
+      }
+      for (int64_t k = 0; k < cols; ++k)
+        row[k] = kE4M3Values[values.as<e4m3_t>()[t * cols + k]] * scale.as<float>()[t];
+    }
+  });
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "fireq/base/thread_pool.h"
 #include "fireq/model/kv_cache.h"
 #include "fireq/model/llama.h"
 #include "fireq/model/rope.h"
@@ -34,7 +35,8 @@ class Stream {
  public:
   // Window w starts as the rows `ids[w context .. (w + 1) context)` of `embedding` [V, D].
   Stream(Backend& backend, const ModelConfig& config, const StreamSpec& spec,
-         std::span<const int32_t> ids, int64_t context, const Matrix<float>& embedding);
+         std::span<const int32_t> ids, int64_t context, const Matrix<float>& embedding,
+         ThreadPool& pool);
 
   int64_t num_windows() const { return std::ssize(windows_); }
   int64_t context() const { return context_; }
@@ -57,6 +59,8 @@ class Stream {
 
   // What a linear reads, as F32 [T, K] on the host: between the steps where it exists.
   Tensor Input(BlockInput which, int64_t window);
+  // The residual stream after the final norm of `weight`, F32 [T, D] on the host.
+  Tensor Final(const Tensor& weight, int64_t window);
   // The residual stream itself, F32 [T, D] on the host.
   Tensor Residual(int64_t window) const;
 
@@ -68,6 +72,7 @@ class Stream {
   Tensor ToHost(const ActTensor& tensor) const;
 
   Backend& backend_;
+  ThreadPool& pool_;
   int64_t context_;
   KvCache cache_;
   ForwardContext forward_;

@@ -34,7 +34,11 @@ class CpuBackend final : public Backend {
   Tensor Download(const Tensor& tensor) override { return tensor; }
   void Copy(const Tensor& from, const Tensor& to) override {
     ValidateCopy(from, to);
-    std::memmove(to.data(), from.data(), static_cast<size_t>(from.size_bytes()));
+    const auto* source = static_cast<const uint8_t*>(from.data());
+    auto* target = static_cast<uint8_t*>(to.data());
+    context_.pool.ParallelFor(from.size_bytes(), 1 << 18, [&](int64_t begin, int64_t end, int) {
+      std::memmove(target + begin, source + begin, static_cast<size_t>(end - begin));
+    });
   }
   void UploadTo(const Tensor& host, const Tensor& to) override { Copy(host, to); }
   void Synchronize() override {}
