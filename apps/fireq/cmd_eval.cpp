@@ -1,5 +1,8 @@
+#include <cmath>
 #include <memory>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "command.h"
 
@@ -25,9 +28,13 @@ void Run(const Options& options) {
   if (!options.reference.empty()) reference.emplace(LanguageModel::Load(options.reference, load));
 
   PerplexityReport report;
+  std::vector<double> window_losses;  // two runs on one text are compared in pairs of windows
   {
     Progress progress;
+    double sum = 0.0;
     request.progress = [&](int64_t done, int64_t total, double perplexity) {
+      const double with_this = std::log(perplexity) * static_cast<double>(window_losses.size() + 1);
+      window_losses.push_back(with_this - std::exchange(sum, with_this));
       progress.Update(StrCat(done, " of ", total, " tokens, perplexity ", perplexity),
                       static_cast<double>(done) / static_cast<double>(total));
     };
@@ -47,6 +54,7 @@ void Run(const Options& options) {
     out["top1_stderr"] = report.distance->top1_stderr;
   }
   if (options.common.json) {
+    out["window_losses"] = window_losses;
     PrintJson(out);
     return;
   }
