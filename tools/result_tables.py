@@ -131,8 +131,8 @@ def engine(phase, extra):
         card = re.search(r"H[12]00", r["backend"])
         out.append([r["model"].replace("synthetic ", ""), f"{r['batch']} x {r['input']}",
                     *[r[column] for column in extra], f"{float(r['tokens_per_second']):,.0f}",
-                    card[0] if card else r["backend"]])
-    return table(["model (random weights)", "batch x input", *extra, "tokens/s", "card"], out)
+                    f"{float(r['ratio']):.2f}" if r["ratio"] else "", card[0] if card else r["backend"]])
+    return table(["model (random weights)", "batch x input", *extra, "tokens/s", "x BF16", "card"], out)
 
 
 def engine_prefill():

@@ -85,10 +85,7 @@ void AddPhase(CLI::App& bench, const std::string& phase, const std::string& help
                    "(cuBLAS, cuDNN)")
         ->excludes(baseline);
   }
-  command
-      ->add_option("--tensor-parallel", request.tensor_parallel,
-                   "GPUs that share the model, from number 0 on (needs NCCL)")
-      ->capture_default_str();
+  AddTensorParallel(*command, request.tensor_parallel);
   command->add_flag("--eager", request.eager, "Decode steps op by op, not as a recorded graph");
   command->add_flag("--batch-invariant", request.batch_invariant,
                     "Sums of a row depend on its own sequence alone");

@@ -12,11 +12,13 @@ struct Options {
   CommonOptions common;
   std::string model, system;
   GenerateRequest request;
+  int tensor_parallel = 1;
 };
 
 void Run(const Options& options) {
   LoadOptions load;
   load.runtime = options.common.Runtime();
+  load.tensor_parallel = options.tensor_parallel;
   LanguageModel model = LanguageModel::Load(options.model, load);
   const bool terminal = isatty(STDIN_FILENO) == 1;
   if (terminal) std::cerr << "Type a message; /reset starts over, /exit or Ctrl-D leaves.\n";
@@ -68,6 +70,7 @@ void AddChat(CLI::App& app) {
                    "Tokens an answer at most")
       ->capture_default_str();
   AddSampling(*command, options->request);
+  AddTensorParallel(*command, options->tensor_parallel);
   options->common.AddTo(*command, /*with_json=*/false);
   command->callback([options] { Run(*options); });
 }

@@ -15,15 +15,18 @@ struct Options {
   PerplexityRequest request;
   ProductsMode products = ProductsMode::kServed;
   LmHead lm_head = LmHead::kAsStored;
+  int tensor_parallel = 1;
 };
 
 void Run(const Options& options) {
   PerplexityRequest request = options.request;
   request.text = ReadWhole(options.text_file);
   const RuntimeOptions runtime = options.common.Runtime();
-  LoadOptions load{runtime, request.context, options.products, options.lm_head};
+  LoadOptions load{runtime, request.context, options.products, options.lm_head,
+                   options.tensor_parallel};
   LanguageModel model = LanguageModel::Load(options.model, load);
   load.lm_head = LmHead::kAsStored;  // of the reference
+  load.tensor_parallel = 1;
   std::optional<LanguageModel> reference;
   if (!options.reference.empty()) reference.emplace(LanguageModel::Load(options.reference, load));
 
@@ -85,6 +88,7 @@ void AddEval(CLI::App& app) {
                       "Float model to measure KL divergence and top-1 agreement against");
   AddLmHead(*command, options->lm_head);
   AddProducts(*command, options->products);
+  AddTensorParallel(*command, options->tensor_parallel);
   options->common.AddTo(*command);
   command->footer(
       "Example:\n  fireq eval perplexity out --text test.txt --max-tokens 65536 --reference "

@@ -10,11 +10,13 @@ struct Options {
   CommonOptions common;
   std::string model;
   GenerateRequest request;
+  int tensor_parallel = 1;
 };
 
 void Run(const Options& options) {
   LoadOptions load;
   load.runtime = options.common.Runtime();
+  load.tensor_parallel = options.tensor_parallel;
   LanguageModel model = LanguageModel::Load(options.model, load);
   if (options.common.json) {
     const GenerateResult result = model.Generate(options.request);
@@ -50,6 +52,7 @@ void AddGenerate(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--ignore-eos", r.ignore_eos, "Go on past the end-of-text token");
   AddSampling(*command, r);
+  AddTensorParallel(*command, options->tensor_parallel);
   options->common.AddTo(*command);
   command->footer(
       "Example:\n  fireq generate smollm2-135m --prompt 'The capital of France is' "

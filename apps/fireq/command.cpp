@@ -54,6 +54,13 @@ void AddProducts(CLI::App& command, ProductsMode& products) {
           CLI::ignore_case));
 }
 
+void AddTensorParallel(CLI::App& command, int& ranks) {
+  command
+      .add_option("--tensor-parallel", ranks,
+                  "GPUs that share the model, from number 0 on (needs NCCL)")
+      ->capture_default_str();
+}
+
 void AddLmHead(CLI::App& command, LmHead& lm_head) {
   command
       .add_option("--lm-head", lm_head,

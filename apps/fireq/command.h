@@ -42,6 +42,9 @@ std::filesystem::path FindBenchProgram(const std::string& name);
 // --products: which of the two products of INT4 weights is computed.
 void AddProducts(CLI::App& command, ProductsMode& products);
 
+// --tensor-parallel: how many GPUs share the model.
+void AddTensorParallel(CLI::App& command, int& ranks);
+
 // --lm-head: as it is stored, or made INT4 on loading.
 void AddLmHead(CLI::App& command, LmHead& lm_head);
 

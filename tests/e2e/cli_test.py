@@ -128,6 +128,24 @@ class MainJob(WithModel):
         run("bench", "decode", "--synthetic", "tiny", "--shape", "1x1", code=2)
 
     @unittest.skipIf(pathlib.Path("/dev/nvidia0").exists(), "a GPU is here")
+    def test_ranks_share_a_model(self):
+        shape = {"hidden_size": 256, "intermediate_size": 512}  # whole groups of 128 on each of two
+        model = tiny_model.write_model(self.dir / "shared", **shape)
+        prompt = ("--prompt", TEXT[:80], "-n", 12)
+        alone, shared = (run_json("generate", model, *prompt, "--tensor-parallel", n) for n in (1, 2))
+        self.assertEqual(alone["ids"], shared["ids"])  # in float: sums in another order
+        out, _ = self.quantise("shared_rtn", "--recipe", "rtn", model=model)
+        both = [run_json("eval", "perplexity", out, "--text", self.text, "--context", 128, "--max-tokens", 512,
+                         "--device", "cpu", "--tensor-parallel", n)["perplexity"] for n in (1, 2)]
+        self.assertNotEqual(both[0], both[1])  # inputs of o and down have a scale a part
+        self.assertLess(abs(both[1] / both[0] - 1), 0.03)
+        two = run("chat", out, "-n", 5, "--seed", 3, "--device", "cpu", "--tensor-parallel", 2,
+                  stdin="hello\nagain\n/reset\nhello\n").stdout
+        self.assertGreaterEqual(two.count("\n"), 3)
+        refused = run("generate", out, *prompt, "--device", "cpu", "--tensor-parallel", 3, code=None)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("3 ranks", refused.stderr)
+
     def test_kernel_benchmarks_need_a_gpu(self):
         # Either this build has none, or there is no GPU to run them on.
         run("bench", "gemm", "--tokens", 1, code=3)

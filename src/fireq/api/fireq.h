@@ -105,6 +105,7 @@ struct LoadOptions {
   int64_t max_context = 0;  // tokens; 0: what the model states
   ProductsMode products = ProductsMode::kServed;
   LmHead lm_head = LmHead::kAsStored;
+  int tensor_parallel = 1;  // GPUs (or parts of the CPU) that share the model, from number 0 on
 };
 
 // A loaded model with its tokenizer.

@@ -5,6 +5,7 @@
 #include "fireq/api/fireq.h"
 #include "fireq/api/lm_head.h"
 #include "fireq/api/products.h"
+#include "fireq/api/rank_team.h"
 #include "fireq/api/text_tools.h"
 #include "fireq/api/wiring.h"
 #include "fireq/engine/generate.h"
@@ -64,6 +65,7 @@ struct LanguageModel::Impl {
   Model model;
   TextTools text;
   SessionOptions session_options;
+  std::unique_ptr<RankTeam> team;  // the other ranks; null: there are none
   std::optional<Session> session;  // kept between calls: a chat's next turn continues it
 
   Session& GetSession() {
@@ -79,17 +81,28 @@ LanguageModel::~LanguageModel() = default;
 
 LanguageModel LanguageModel::Load(const std::string& model, const LoadOptions& options) {
   const std::filesystem::path path = ResolveModel(model, options.runtime);
-  auto backend = MakeBackend(options.runtime, path);
-  Model loaded =
-      LoadModel(*backend, path, MakeHead(options.lm_head, path, options.runtime.num_threads));
+  FIREQ_CHECK(options.tensor_parallel >= 1 && options.tensor_parallel <= 64, kInvalidArgument,
+              options.tensor_parallel, " GPUs");
+  const Share share{0, options.tensor_parallel};
+  auto backend =
+      share.size > 1 ? MakeRankBackend(options.runtime, share) : MakeBackend(options.runtime, path);
+  Model loaded = LoadModel(*backend, path,
+                           MakeHead(options.lm_head, path, options.runtime.num_threads), share);
   SessionOptions session;
   session.max_context = options.max_context;
   session.products = ToProducts(options.products);
+  std::unique_ptr<RankTeam> team;
+  if (share.size > 1) {
+    team = std::make_unique<RankTeam>(options, path, session, *backend);
+    loaded.ranks = team->first();
+    session.followers = team.get();
+  }
   return LanguageModel(std::make_unique<Impl>(Impl{options.runtime.num_threads,
                                                    std::move(backend),
                                                    std::move(loaded),
                                                    LoadTextTools(path),
                                                    session,
+                                                   std::move(team),
                                                    {}}));
 }
 
@@ -150,9 +163,23 @@ PerplexityReport LanguageModel::EvaluatePerplexity(const PerplexityRequest& requ
   const auto loaded = [](const Impl& impl) {
     return fireq::LoadedModel{impl.backend.get(), &impl.model};
   };
-  const PerplexityResult result = fireq::EvaluatePerplexity(
-      loaded(*impl_), ids, options,
-      reference != nullptr ? loaded(*reference->impl_) : fireq::LoadedModel{});
+  if (impl_->team) {
+    PerplexityOptions quiet = options;
+    quiet.progress = {};
+    impl_->team->Tell([ids, quiet](Backend& backend, const Model& model) {
+      fireq::EvaluatePerplexity({&backend, &model}, ids, quiet, {});
+    });
+  }
+  const PerplexityResult result = [&] {
+    try {
+      return fireq::EvaluatePerplexity(
+          loaded(*impl_), ids, options,
+          reference != nullptr ? loaded(*reference->impl_) : fireq::LoadedModel{});
+    } catch (...) {
+      if (impl_->team) impl_->team->Fail();
+      throw;
+    }
+  }();
   PerplexityReport out{result.perplexity, result.perplexity_stderr, result.tokens,
                        result.seconds,    result.tokens_per_second, {}};
   if (result.distance)
@@ -162,6 +189,7 @@ PerplexityReport LanguageModel::EvaluatePerplexity(const PerplexityRequest& requ
 }
 
 std::vector<TaskScore> LanguageModel::EvaluateTasks(const TasksRequest& request) {
+  FIREQ_CHECK(!impl_->team, kUnsupported, "tasks on a model that several ranks share");
   std::vector<Task> tasks;
   for (const std::string& name : request.tasks)
     tasks.push_back(LoadTask(request.data_dir, name, request.limit));

@@ -45,7 +45,17 @@ Tensor Session::Append(std::span<const int32_t> ids) {
     FIREQ_CHECK(ids[i] >= 0 && ids[i] < model_.config.vocab_size, kInvalidArgument, "token id ",
                 ids[i], " at place ", i, " is outside the vocabulary of ",
                 model_.config.vocab_size);
-  Reserve(total);
+  if (options_.followers != nullptr) options_.followers->Append(ids);
+  try {
+    return RunChecked(ids);
+  } catch (...) {
+    if (options_.followers != nullptr) options_.followers->Fail();
+    throw;
+  }
+}
+
+Tensor Session::RunChecked(std::span<const int32_t> ids) {
+  Reserve(static_cast<int64_t>(ids_.size() + ids.size()));
   Tensor logits;
   while (!ids.empty()) {
     const size_t count = std::min(ids.size(), static_cast<size_t>(options_.prefill_chunk));
@@ -69,6 +79,7 @@ Tensor Session::Step(std::span<const int32_t> ids, bool want_logits) {
 void Session::Truncate(int64_t length) {
   FIREQ_CHECK(length >= 0 && length <= static_cast<int64_t>(ids_.size()), kInvalidArgument,
               "truncating ", ids_.size(), " tokens to ", length);
+  if (options_.followers != nullptr) options_.followers->Truncate(length);
   ids_.resize(static_cast<size_t>(length));
 }
 

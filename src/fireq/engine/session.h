@@ -11,11 +11,21 @@
 
 namespace fireq {
 
+// Sessions of other ranks, which do what one session does, at the same time.
+class SessionFollowers {
+ public:
+  virtual ~SessionFollowers() = default;
+  virtual void Append(std::span<const int32_t> ids) = 0;
+  virtual void Truncate(int64_t length) = 0;
+  virtual void Fail() = 0;  // the session has failed: nobody waits for it any more
+};
+
 struct SessionOptions {
   int64_t max_context = 0;       // tokens; 0: what the model states
   int64_t prefill_chunk = 2048;  // tokens a step at most
   Products products = Products::kServed;
   Reduction reduction = Reduction::kFastest;
+  SessionFollowers* followers = nullptr;  // told what has been checked; outlives the session
 };
 
 // Not thread-safe. `backend` and `model` outlive the session.
@@ -34,6 +44,7 @@ class Session {
   int64_t max_context() const { return max_context_; }
 
  private:
+  Tensor RunChecked(std::span<const int32_t> ids);
   Tensor Step(std::span<const int32_t> ids, bool want_logits);
   void Reserve(int64_t tokens);
 
