@@ -4,6 +4,8 @@ A step is what lies between the ends of two samplings; its graph is the kernels 
 A kernel that waits for the one in front of it (programmatic dependent launch) counts as running.
 
 usage: idle.py TIMELINE_CSV [STEPS] [LABEL]     the last STEPS whole steps; prints CSV
+       idle.py --chain TIMELINE_CSV KERNELS     what each of a layer's KERNELS adds: its end behind the
+                                                end of the one in front, medians over steps and layers
 """
 
 import collections
@@ -32,7 +34,28 @@ def busy(spans, begin, end):
     return total
 
 
+SHORT = ("GemmI4F8Stream", "GemmI4F8Wide", "PeerSum", "RmsNorm", "Quant", "Rope", "AttnDecode")
+
+
+def chain(path, kernels):
+    """Layers are read off the steps' beginnings (the embedding, CopyRows) on."""
+    spans = sorted(read(path), key=lambda span: span[1])
+    name = lambda span: next((s for s in SHORT if s in span[3]), span[3])
+    added = [(name(b), (b[1] - a[1]) / 1e3) for a, b in zip(spans, spans[1:])]
+    starts = [i for i, span in enumerate(spans[1:]) if "CopyRows" in span[3]]
+    places = [collections.defaultdict(list) for _ in range(kernels)]
+    for start, stop in zip(starts, starts[1:]):
+        for i, (kernel, us) in enumerate(added[start + 1 : stop]):
+            places[i % kernels][kernel].append(us)
+    print("place,kernel,chain_us")
+    for i, place in enumerate(places):
+        kernel = max(place, key=lambda k: len(place[k]))
+        print(f"{i},{kernel},{statistics.median(place[kernel]):.2f}")
+
+
 def main():
+    if sys.argv[1] == "--chain":
+        return chain(sys.argv[2], int(sys.argv[3]))
     spans = read(sys.argv[1])
     wanted = int(sys.argv[2]) if len(sys.argv) > 2 else 20
     label = sys.argv[3] if len(sys.argv) > 3 else ""
