@@ -10,7 +10,7 @@
 namespace fireq::sm90 {
 
 inline constexpr int kMaxPeerRanks = 8;
-inline constexpr int kPeerSumCtas = 128;
+inline constexpr int kPeerSumCtas = 64;
 
 // A rank's box, in its own memory and written by the others: two turns of a slot a rank, then the
 // flags. Zeroed once.

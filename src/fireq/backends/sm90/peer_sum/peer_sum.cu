@@ -37,64 +37,21 @@ __device__ void WaitFor(const uint32_t* flag, uint32_t call, const uint32_t* sto
   }
 }
 
-// Vectors of a thread that are on their way at once.
-constexpr int kBatch = 2;
-constexpr int64_t kStep = int64_t{kPeerSumCtas} * kThreads;
-
-// body(place) for the vectors from `first` on that this thread has.
-template <class Body>
-__device__ __forceinline__ void ForBatch(int64_t first, int64_t vectors, const Body& body) {
-#pragma unroll
-  for (int b = 0; b < kBatch; ++b)
-    if (first + b * kStep < vectors) body(b, first + b * kStep);
-}
-
-template <int kRanks>
-__device__ void Send(const PeerSumParams& p, int turn, int64_t first) {
-  for (int64_t i = first; i < p.vectors; i += kBatch * kStep) {
-    uint4 mine[kBatch];
-    ForBatch(i, p.vectors, [&](int b, int64_t at) { mine[b] = p.values[at]; });
-    ForBatch(i, p.vectors, [&](int b, int64_t at) {
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r)
-        if (r < p.layout.ranks && r != p.rank)
-          reinterpret_cast<uint4*>(p.boxes[r] + p.layout.slot(turn, p.rank))[at] = mine[b];
-    });
-  }
-}
-
-template <int kRanks>
-__device__ void AddUp(const PeerSumParams& p, int turn, int64_t first) {
-  for (int64_t i = first; i < p.vectors; i += kBatch * kStep) {
-    uint4 part[kBatch][kRanks];
-    ForBatch(i, p.vectors, [&](int b, int64_t at) {
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r) {
-        const auto* slot = reinterpret_cast<const uint4*>(p.boxes[p.rank] + p.layout.slot(turn, r));
-        if (r < p.layout.ranks) part[b][r] = r == p.rank ? p.values[at] : slot[at];
-      }
-    });
-    ForBatch(i, p.vectors, [&](int b, int64_t at) {
-      float sum[8] = {};
-#pragma unroll
-      for (int r = 0; r < kRanks; ++r)
-        if (r < p.layout.ranks) Add(part[b][r], sum);
-      p.values[at] = Pack(sum);
-    });
-  }
-}
-
 // Each CTA has its own part of the values, and waits for the same CTA of the other ranks alone.
 // Turns alternate: who writes into a slot again has seen the flag of the call between, which its
 // owner raised after reading the slot.
-template <int kRanks>
 __global__ void __launch_bounds__(kThreads) PeerSumKernel(const __grid_constant__ PeerSumParams p) {
   GridDependencyLaunch();
   GridDependencyWait();
   const uint32_t call = p.calls[blockIdx.x] + 1;
   const int turn = static_cast<int>(call % 2);
   const int64_t first = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  Send<kRanks>(p, turn, first);
+  constexpr int64_t kStep = int64_t{kPeerSumCtas} * kThreads;
+  for (int64_t i = first; i < p.vectors; i += kStep) {
+    const uint4 mine = p.values[i];
+    for (int r = 0; r < p.layout.ranks; ++r)
+      if (r != p.rank) reinterpret_cast<uint4*>(p.boxes[r] + p.layout.slot(turn, p.rank))[i] = mine;
+  }
   __syncthreads();  // the flags cover what every thread has written; all have read `calls`
   const int peer = static_cast<int>(threadIdx.x);
   if (threadIdx.x == 0) p.calls[blockIdx.x] = call;
@@ -104,21 +61,14 @@ __global__ void __launch_bounds__(kThreads) PeerSumKernel(const __grid_constant_
     WaitFor(reinterpret_cast<const uint32_t*>(p.boxes[p.rank] + flags) + peer, call, p.stop);
   }
   __syncthreads();  // the others' values are there
-  AddUp<kRanks>(p, turn, first);
-}
-
-template <int kRanks>
-void Launch(const PeerSumParams& params, cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = kPeerSumCtas;
-  config.blockDim = kThreads;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  FIREQ_CUDA(cudaLaunchKernelEx(&config, PeerSumKernel<kRanks>, params));
+  for (int64_t i = first; i < p.vectors; i += kStep) {
+    float sum[8] = {};
+    for (int r = 0; r < p.layout.ranks; ++r)
+      Add(r == p.rank ? p.values[i]
+                      : reinterpret_cast<const uint4*>(p.boxes[p.rank] + p.layout.slot(turn, r))[i],
+          sum);
+    p.values[i] = Pack(sum);
+  }
 }
 
 }  // namespace
@@ -129,10 +79,16 @@ void LaunchPeerSum(const PeerSumParams& params, cudaStream_t stream) {
                   params.vectors * 16 <= params.layout.slot_bytes,
               kInvalidArgument, "a sum of ", params.vectors * 8, " values over ",
               params.layout.ranks, " ranks in slots of ", params.layout.slot_bytes, " bytes");
-  const auto launch = params.layout.ranks == 2   ? Launch<2>
-                      : params.layout.ranks <= 4 ? Launch<4>
-                                                 : Launch<kMaxPeerRanks>;
-  launch(params, stream);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = kPeerSumCtas;
+  config.blockDim = kThreads;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  FIREQ_CUDA(cudaLaunchKernelEx(&config, PeerSumKernel, params));
 }
 
 }  // namespace fireq::sm90
