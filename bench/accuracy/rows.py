@@ -33,6 +33,7 @@ WITHOUT = [
     ("default", ""),
     ("without error compensation", NO_COMPENSATION),
     ("without following", "follow=false"),
+    ("without correcting lm_head", "follow.head=false"),
     ("without coordinate descent", "weights.sweeps=0"),
     ("without search", "weights.search=false"),
     ("without zero points in the weights", "weights.grid=signed"),
@@ -108,6 +109,7 @@ SENSITIVITY = [
 CHOOSE = [
     ("default", "default", ""),
     ("RPN and CRS for Hadamard", "default", "rpn=true crs=true hadamard.qk=false"),
+    ("default, lm_head as it was", "default", "follow.head=false"),
     ("default without following", "default", "follow=false"),
     ("follow damping 0.3", "default", "follow.damping=0.3"),
     ("follow damping 3", "default", "follow.damping=3"),

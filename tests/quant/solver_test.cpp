@@ -55,16 +55,25 @@ double OutputError(const Matrix<float>& w, const WeightI4& stored, const Matrix<
 TEST(InputMoments, FullProductsEqualADoubleReference) {
   ThreadPool pool(3);
   const int64_t k = 300;  // more than one tile, the last one short
-  const Matrix<float> x = Activations(70, k, 1);
+  constexpr int64_t kTokens = 170;
+  const Matrix<float> x = Activations(kTokens, k, 1), y = Activations(kTokens, 50, 9);
+  Matrix<float> cross(k, 50);
   InputMoments moments(k, true);
-  moments.Add(x.row(0), 40, "x", pool);
-  moments.Add(x.row(40), 30, "x", pool);
-  EXPECT_EQ(moments.tokens(), 70);
+  moments.Add(x.row(0), 130, "x", pool, y.row(0), &cross);
+  moments.Add(x.row(130), 40, "x", pool, y.row(130), &cross);
+  EXPECT_EQ(moments.tokens(), kTokens);
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = 0; j < cross.cols; ++j) {
+      double want = 0.0;
+      for (int64_t t = 0; t < kTokens; ++t) want += double{x.at(t, i)} * y.at(t, j);
+      ASSERT_NEAR(cross.at(i, j), want, 1e-3) << i << ", " << j;
+    }
+  }
   Matrix<double> expected(k, k);
   double mean = 0.0;
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = 0; j < k; ++j)
-      for (int64_t t = 0; t < 70; ++t) expected.at(i, j) += double{x.at(t, i)} * x.at(t, j);
+      for (int64_t t = 0; t < kTokens; ++t) expected.at(i, j) += double{x.at(t, i)} * x.at(t, j);
     mean += expected.at(i, i) / static_cast<double>(k);
   }
   const Matrix<float> damped = moments.Damped(0.1);
