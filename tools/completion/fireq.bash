@@ -6,16 +6,16 @@ _fireq_options() {
   local bench="--synthetic --layers --shape --max-tokens --memory-gib --tensor-parallel --eager --batch-invariant --lm-head --products"
   case $1 in
     quantize) echo "--output --recipe --set --calib --calib-tokens --calib-context --held-out-tokens --seed --save-every --restart $common" ;;
-    "eval perplexity") echo "--text --context --max-tokens --chunk --reference --lm-head --products $common" ;;
+    "eval perplexity") echo "--text --context --max-tokens --chunk --reference --lm-head --tensor-parallel --products $common" ;;
     "eval tasks") echo "--data --tasks --limit --products $common" ;;
     "eval trace") echo "--synthetic --text --tokens --tolerance --products $common" ;;
-    "bench prefill") echo "--repeats --baseline $bench $common" ;;
-    "bench decode") echo "--baseline $bench $common" ;;
-    "bench serve") echo "--requests --baseline $bench $common" ;;
+    "bench prefill") echo "--repeats --baseline --compare $bench $common" ;;
+    "bench decode") echo "--baseline --compare $bench $common" ;;
+    "bench serve") echo "--requests --baseline --compare $bench $common" ;;
     "bench profile") echo "$bench $common" ;;
     "bench gemm" | "bench ffn" | "bench attention") echo "--help" ;;
-    generate) echo "--prompt --prompt-ids --ignore-eos $sampling $common" ;;
-    chat) echo "--system $sampling --help --threads --device" ;;
+    generate) echo "--prompt --prompt-ids --ignore-eos --tensor-parallel $sampling $common" ;;
+    chat) echo "--system --tensor-parallel $sampling --help --threads --device" ;;
     inspect) echo "$common" ;;
     tokenize) echo "--file --add-special $common" ;;
     render) echo "--messages --no-generation-prompt $common" ;;
