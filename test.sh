@@ -46,20 +46,21 @@ for part in $parts; do
   case $part in
     check) sh tools/check.sh ;;
     cpu)
-      cmake --preset cpu
+      # The demo leaves a build folder without tests.
+      cmake --preset cpu -DFIREQ_TESTS=ON -DFIREQ_BENCH=ON
       cmake --build --preset cpu -j "$jobs"
       FIREQ_TEST_MODEL=${FIREQ_TEST_MODEL:-$(test_model)} \
-        FIREQ_TEST_PYTHON=${FIREQ_TEST_PYTHON:-$(test_python)} ctest --preset cpu -j "$jobs"
+        FIREQ_TEST_PYTHON=${FIREQ_TEST_PYTHON:-$(test_python)} ctest --preset cpu --no-tests=error -j "$jobs"
       ;;
     asan)
       cmake --preset asan
       cmake --build --preset asan -j "$jobs"
-      ctest --preset asan -j "$jobs"
+      ctest --preset asan --no-tests=error -j "$jobs"
       ;;
     tsan)
       cmake --preset tsan
       cmake --build --preset tsan -j "$jobs" --target base_test backend_cpu_test engine_test
-      ctest --preset tsan -j "$jobs" -L "$threaded"
+      ctest --preset tsan --no-tests=error -j "$jobs" -L "$threaded"
       ;;
     hopper)
       if ! command -v nvcc >/dev/null; then
@@ -68,7 +69,7 @@ for part in $parts; do
       fi
       cmake --preset hopper
       cmake --build --preset hopper -j "$jobs"
-      ctest --preset hopper -j "$jobs" -L "$hopper"
+      ctest --preset hopper --no-tests=error -j "$jobs" -L "$hopper"
       ;;
     *) echo "test.sh: no part '$part': check, hopper, asan, tsan, cpu" >&2; exit 2 ;;
   esac
