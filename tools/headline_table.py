@@ -1,5 +1,5 @@
-"""The README's one table: what this project is judged by, beside what others published or the peer
-measured in the same run; see result_tables.py."""
+"""The README's tables: what this project is judged by, beside what others published or the peer
+measured in the same run; and the main job on two CPU cores. See result_tables.py."""
 
 import statistics
 
@@ -80,4 +80,12 @@ def headline():
                  [[what, beside, ours or "not measured yet"] for what, beside, ours in rows])
 
 
-TABLES = (headline,)
+def main_job():
+    rows = read("main_job.csv")
+    if rows is None:
+        return missing("main_job.csv")
+    return table(["two CPU cores, SmolLM2-135M", "command", "measured", "wanted"],
+                 [[r["what"], f"`{r['command']}`", r["measured"], r["contract"] or "-"] for r in rows])
+
+
+TABLES = (headline, main_job)
