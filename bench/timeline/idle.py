@@ -37,12 +37,17 @@ def busy(spans, begin, end):
 SHORT = ("GemmI4F8Stream", "GemmI4F8Wide", "PeerSum", "RmsNorm", "Quant", "Rope", "AttnDecode")
 
 
+def short_name(kernel):
+    return next((short for short in SHORT if short in kernel), kernel)
+
+
 def chain(path, kernels):
     """Layers are read off the steps' beginnings (the embedding, CopyRows) on."""
     spans = sorted(read(path), key=lambda span: span[1])
-    name = lambda span: next((s for s in SHORT if s in span[3]), span[3])
-    added = [(name(b), (b[1] - a[1]) / 1e3) for a, b in zip(spans, spans[1:])]
+    added = [(short_name(b[3]), (b[1] - a[1]) / 1e3) for a, b in zip(spans, spans[1:])]
     starts = [i for i, span in enumerate(spans[1:]) if "CopyRows" in span[3]]
+    if len(starts) < 2:
+        sys.exit(f"{path}: no whole step between two CopyRows kernels, of {len(spans)} kernels")
     places = [collections.defaultdict(list) for _ in range(kernels)]
     for start, stop in zip(starts, starts[1:]):
         for i, (kernel, us) in enumerate(added[start + 1 : stop]):
@@ -72,6 +77,8 @@ def main():
                      last - first, 1 - busy(graph, first, last) / (last - first)))
         for start, stop, _, name in inside:
             kernels[name] += stop - start
+    if not rows:
+        sys.exit(f"{sys.argv[1]}: no whole decode step between two SampleLogits kernels, of {len(spans)} kernels")
     print("label,steps,step_us,idle_share,graph_us,idle_share_of_graph")
     median = [statistics.median(column) for column in zip(*rows)]
     print(f"{label},{len(rows)},{median[0] / 1e3:.1f},{median[1]:.4f},{median[2] / 1e3:.1f},{median[3]:.4f}")
