@@ -6,7 +6,7 @@
 namespace fireq::app {
 namespace {
 
-struct Options {
+struct BenchOptions {
   CommonOptions common;
   BenchRequest request;
   double baseline = 0.0;
@@ -38,7 +38,7 @@ std::string CsvLine(const std::vector<std::string>& values) {
   return line + "\n";
 }
 
-void Run(const Options& options) {
+void RunBench(const BenchOptions& options) {
   BenchRequest request = options.request;
   request.runtime = options.common.Runtime();
   if (options.compare) request.baseline = TorchBaseline;
@@ -57,7 +57,7 @@ void Run(const Options& options) {
 
 void AddPhase(CLI::App& bench, const std::string& phase, const std::string& help) {
   CLI::App* command = bench.add_subcommand(phase, help);
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchOptions>();
   options->request.phase = phase;
   BenchRequest& request = options->request;
   command->add_option("MODEL", request.model, kModelHelp);
@@ -92,7 +92,7 @@ void AddPhase(CLI::App& bench, const std::string& phase, const std::string& help
   AddLmHead(*command, request.lm_head);
   AddProducts(*command, request.products);
   options->common.AddTo(*command);
-  command->callback([options] { Run(*options); });
+  command->callback([options] { RunBench(*options); });
 }
 
 }  // namespace

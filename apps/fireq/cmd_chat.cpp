@@ -8,14 +8,14 @@
 namespace fireq::app {
 namespace {
 
-struct Options {
+struct ChatOptions {
   CommonOptions common;
   std::string model, system;
   GenerateRequest request;
   int tensor_parallel = 1;
 };
 
-void Run(const Options& options) {
+void RunChat(const ChatOptions& options) {
   LoadOptions load;
   load.runtime = options.common.Runtime();
   load.tensor_parallel = options.tensor_parallel;
@@ -59,7 +59,7 @@ void Run(const Options& options) {
 void AddChat(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("chat", "Talk with a model, one message a line of standard input");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<ChatOptions>();
   options->request.temperature = 0.7f;
   options->request.top_p = 0.95f;
   options->request.max_new_tokens = 512;
@@ -72,7 +72,7 @@ void AddChat(CLI::App& app) {
   AddSampling(*command, options->request);
   AddTensorParallel(*command, options->tensor_parallel);
   options->common.AddTo(*command, /*with_json=*/false);
-  command->callback([options] { Run(*options); });
+  command->callback([options] { RunChat(*options); });
 }
 
 }  // namespace fireq::app

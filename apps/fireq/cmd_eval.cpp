@@ -9,7 +9,7 @@
 namespace fireq::app {
 namespace {
 
-struct Options {
+struct EvalPerplexityOptions {
   CommonOptions common;
   std::string model, text_file, reference;
   PerplexityRequest request;
@@ -18,7 +18,7 @@ struct Options {
   int tensor_parallel = 1;
 };
 
-void Run(const Options& options) {
+void RunEvalPerplexity(const EvalPerplexityOptions& options) {
   PerplexityRequest request = options.request;
   request.text = ReadWhole(options.text_file);
   const RuntimeOptions runtime = options.common.Runtime();
@@ -55,6 +55,8 @@ void Run(const Options& options) {
     out["kl_p99"] = report.distance->kl_p99;
     out["top1_agreement"] = report.distance->top1_agreement;
     out["top1_stderr"] = report.distance->top1_stderr;
+    out["reference_perplexity"] = report.distance->reference_perplexity;
+    out["reference_perplexity_stderr"] = report.distance->reference_perplexity_stderr;
   }
   if (options.common.json) {
     out["window_losses"] = window_losses;
@@ -73,7 +75,7 @@ void AddEval(CLI::App& app) {
   eval->require_subcommand(1);
   CLI::App* command = eval->add_subcommand(
       "perplexity", "Perplexity on a text, and the distance from a reference model");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalPerplexityOptions>();
   command->add_option("MODEL", options->model, kModelHelp)->required();
   command->add_option("--text", options->text_file, "Text, UTF-8; - is standard input")
       ->required()
@@ -93,7 +95,7 @@ void AddEval(CLI::App& app) {
   command->footer(
       "Example:\n  fireq eval perplexity out --text test.txt --max-tokens 65536 --reference "
       "smollm2-135m\n");
-  command->callback([options] { Run(*options); });
+  command->callback([options] { RunEvalPerplexity(*options); });
   AddEvalTasks(*eval);
   AddEvalTrace(*eval);
 }

@@ -6,7 +6,7 @@
 namespace fireq::app {
 namespace {
 
-struct Options {
+struct EvalTasksOptions {
   CommonOptions common;
   std::string model;
   TasksRequest request;
@@ -24,7 +24,7 @@ std::string Table(const std::vector<TaskScore>& scores) {
   return out;
 }
 
-void Run(const Options& options) {
+void RunEvalTasks(const EvalTasksOptions& options) {
   TasksRequest request = options.request;
   LoadOptions load;
   load.runtime = options.common.Runtime();
@@ -60,7 +60,7 @@ void Run(const Options& options) {
 void AddEvalTasks(CLI::App& eval) {
   CLI::App* command =
       eval.add_subcommand("tasks", "Accuracy on zero-shot tasks, by log-likelihood");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalTasksOptions>();
   command->add_option("MODEL", options->model, kModelHelp)->required();
   command->add_option("--data", options->request.data_dir, "Directory of the tasks' files")
       ->required()
@@ -78,7 +78,7 @@ void AddEvalTasks(CLI::App& eval) {
   options->common.AddTo(*command);
   command->footer(
       "Example:\n  fireq eval tasks out --data tasks --tasks piqa,arc_easy --limit 200\n");
-  command->callback([options] { Run(*options); });
+  command->callback([options] { RunEvalTasks(*options); });
 }
 
 }  // namespace fireq::app

@@ -7,7 +7,7 @@
 namespace fireq::app {
 namespace {
 
-struct Options {
+struct EvalTraceOptions {
   CommonOptions common;
   CompareRequest request;
   std::string text_file;
@@ -44,7 +44,7 @@ std::vector<Summary> Summarise(const std::vector<TensorDistance>& distances) {
   return out;
 }
 
-void Run(const Options& options) {
+void RunEvalTrace(const EvalTraceOptions& options) {
   CompareRequest request = options.request;
   request.runtime = options.common.Runtime();
   if (!options.text_file.empty()) request.text = ReadWhole(options.text_file);
@@ -70,7 +70,7 @@ void Run(const Options& options) {
 void AddEvalTrace(CLI::App& eval) {
   CLI::App* command = eval.add_subcommand(
       "trace", "Compare a forward pass on the CPU and on another device, tensor by tensor");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<EvalTraceOptions>();
   command->add_option("MODEL", options->request.model, kModelHelp);
   command->add_option("--synthetic", options->request.synthetic,
                       "Instead of MODEL random weights in the shapes of a known one (tiny, ...)");
@@ -83,7 +83,7 @@ void AddEvalTrace(CLI::App& eval) {
       ->capture_default_str();
   AddProducts(*command, options->request.products);
   options->common.AddTo(*command);
-  command->callback([options] { Run(*options); });
+  command->callback([options] { RunEvalTrace(*options); });
 }
 
 }  // namespace fireq::app

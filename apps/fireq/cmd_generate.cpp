@@ -6,14 +6,14 @@
 namespace fireq::app {
 namespace {
 
-struct Options {
+struct GenerateOptions {
   CommonOptions common;
   std::string model;
   GenerateRequest request;
   int tensor_parallel = 1;
 };
 
-void Run(const Options& options) {
+void RunGenerate(const GenerateOptions& options) {
   LoadOptions load;
   load.runtime = options.common.Runtime();
   load.tensor_parallel = options.tensor_parallel;
@@ -41,7 +41,7 @@ void Run(const Options& options) {
 
 void AddGenerate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Continue a prompt");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<GenerateOptions>();
   GenerateRequest& r = options->request;
   command->add_option("MODEL", options->model, kModelHelp)->required();
   CLI::Option_group* prompt = command->add_option_group("prompt");
@@ -57,7 +57,7 @@ void AddGenerate(CLI::App& app) {
   command->footer(
       "Example:\n  fireq generate smollm2-135m --prompt 'The capital of France is' "
       "-n 20\n");
-  command->callback([options] { Run(*options); });
+  command->callback([options] { RunGenerate(*options); });
 }
 
 }  // namespace fireq::app

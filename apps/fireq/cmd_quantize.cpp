@@ -22,13 +22,13 @@ Example:
   fireq quantize smollm2-135m -o out --calib text.txt --recipe fireq --set crs=false
 )";
 
-struct Options {
+struct QuantizeOptions {
   CommonOptions common;
   QuantizeRequest request;
   std::string calibration_file;
 };
 
-void Run(const Options& options) {
+void RunQuantize(const QuantizeOptions& options) {
   QuantizeRequest request = options.request;
   request.runtime = options.common.Runtime();
   if (!options.calibration_file.empty())
@@ -50,7 +50,7 @@ void Run(const Options& options) {
 void AddQuantize(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "quantize", "Quantise a float model to W4A8KV4: INT4 weights and KV cache, FP8 activations");
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<QuantizeOptions>();
   QuantizeRequest& r = options->request;
   command->add_option("MODEL", r.model, kModelHelp)->required();
   command->add_option("-o,--output", r.output_dir, "Checkpoint directory to write")->required();
@@ -80,7 +80,7 @@ void AddQuantize(CLI::App& app) {
   command->add_flag("--restart", r.restart, "Begin anew, whatever a killed run has left");
   options->common.AddTo(*command);
   command->footer(kFooter);
-  command->callback([options] { Run(*options); });
+  command->callback([options] { RunQuantize(*options); });
 }
 
 }  // namespace fireq::app

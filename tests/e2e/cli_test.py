@@ -91,6 +91,8 @@ class MainJob(WithModel):
                      "--max-tokens", 512, "--reference", self.model)
         self.assertEqual(r["kl_mean"], 0)
         self.assertEqual(r["top1_agreement"], 1)
+        self.assertEqual(r["reference_perplexity"], r["perplexity"])
+        self.assertEqual(r["reference_perplexity_stderr"], r["perplexity_stderr"])
 
     def test_products_can_be_forced(self):
         out, _ = self.quantise("products", "--recipe", "rtn")

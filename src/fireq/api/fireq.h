@@ -77,6 +77,7 @@ struct PerplexityReport {
   double tokens_per_second = 0.0;
   struct Distance {
     double kl_mean, kl_stderr, kl_p99, top1_agreement, top1_stderr;
+    double reference_perplexity, reference_perplexity_stderr;
   };
   std::optional<Distance> distance;
 };

@@ -183,8 +183,13 @@ PerplexityReport LanguageModel::EvaluatePerplexity(const PerplexityRequest& requ
   PerplexityReport out{result.perplexity, result.perplexity_stderr, result.tokens,
                        result.seconds,    result.tokens_per_second, {}};
   if (result.distance)
-    out.distance = {result.distance->kl_mean, result.distance->kl_stderr, result.distance->kl_p99,
-                    result.distance->top1_agreement, result.distance->top1_stderr};
+    out.distance = {result.distance->kl_mean,
+                    result.distance->kl_stderr,
+                    result.distance->kl_p99,
+                    result.distance->top1_agreement,
+                    result.distance->top1_stderr,
+                    result.distance->reference_perplexity,
+                    result.distance->reference_perplexity_stderr};
   return out;
 }
 

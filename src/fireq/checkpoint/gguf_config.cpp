@@ -12,7 +12,6 @@
 namespace fireq {
 namespace {
 
-constexpr int64_t kMaxDim = int64_t{1} << 24;
 constexpr const char* kRopeFactors = "rope_freqs.weight";
 
 // What llama3 scaling divides the frequency of pair `i` by: 1 for short wavelengths, `factor` for

@@ -11,8 +11,6 @@
 namespace fireq {
 namespace {
 
-// Far above any model, far below where products of two overflow.
-constexpr int64_t kMaxDim = int64_t{1} << 24;
 constexpr int64_t kMaxLayers = 10000;
 constexpr int64_t kMaxContext = int64_t{1} << 31;
 constexpr double kMaxTheta = 1e12;

@@ -1,12 +1,16 @@
 // ModelConfig from and to Hugging Face's config.json.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "fireq/checkpoint/model_config.h"
 
 namespace fireq {
+
+// Of any size in a configuration: far above any model, far below where products of two overflow.
+inline constexpr int64_t kMaxDim = int64_t{1} << 24;
 
 // `place` names the file in errors ("DIR/config.json"). Errors name the JSON path: kCorrupt for
 // missing, mistyped or contradictory values; kUnsupported for an unknown architecture, an active

@@ -14,8 +14,6 @@ namespace {
 constexpr int64_t kStepTokens = 1024;  // of a forward pass, at most
 // Pages of the cache that a batch may fill: half a GiB where a page of all layers takes 4 MiB.
 constexpr int64_t kBatchPages = 128;
-// Rows of logits held at once: 256 x 128k vocabulary x 4 bytes is 128 MiB.
-constexpr int64_t kLogitRows = 256;
 
 int64_t SizeOf(std::span<const int32_t> ids) { return static_cast<int64_t>(ids.size()); }
 

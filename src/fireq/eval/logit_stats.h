@@ -5,6 +5,9 @@
 
 namespace fireq {
 
+// Rows of logits held at once: 256 x 128k vocabulary x 4 bytes is 128 MiB.
+inline constexpr int64_t kLogitRows = 256;
+
 // log sum_i exp(logits[i]) over `count` F32 logits; NaN if any is NaN.
 double LogSumExp(const float* logits, int64_t count);
 

@@ -16,9 +16,6 @@
 namespace fireq {
 namespace {
 
-// Rows of logits held at once: 256 x 128k vocabulary x 4 bytes is 128 MiB.
-constexpr int64_t kLogitRows = 256;
-
 // One model evaluated window by window.
 class WindowRunner {
  public:

@@ -11,10 +11,6 @@
 namespace fireq::quant {
 namespace {
 
-constexpr int kClipSteps = 17;
-
-float ClipFactor(int step) { return 1.0f - 0.025f * static_cast<float>(step); }
-
 // A scale as stored: E4M3, never below its smallest subnormal in magnitude.
 float StoredScale(float scale) {
   const float rounded = RoundToE4M3(scale);

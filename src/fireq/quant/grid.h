@@ -16,6 +16,10 @@
 
 namespace fireq::quant {
 
+// The clip factors that a search tries: 1, 0.975, ... 0.6.
+inline constexpr int kClipSteps = 17;
+inline float ClipFactor(int step) { return 1.0f - 0.025f * static_cast<float>(step); }
+
 struct GridSpec {
   WeightGrid grid = WeightGrid::kSigned;  // not kNone
   bool search = true;                     // false: only the unclipped candidates

@@ -8,12 +8,12 @@
 #include "fireq/formats/bf16.h"
 #include "fireq/formats/rounding.h"
 #include "fireq/formats/weight_i4.h"
+#include "fireq/quant/grid.h"
 
 namespace fireq::quant {
 namespace {
 
 constexpr float kInt8Range = 119.0f;  // so that (q - z) s1 stays within INT8
-constexpr int kClipSteps = 17;
 
 // One group of a row in units of its s0: `codes` are INT8 values, `out` the same after INT4.
 void RoundGroup(std::span<const float> codes, float clip, std::span<float> out) {
@@ -61,7 +61,7 @@ Matrix<float> RoundProgressively(const Matrix<float>& w, std::span<const float> 
         double least = 0.0;
         for (int step = 0; step < (search ? kClipSteps : 1); ++step) {
           const std::span<float> candidate(rounded.data(), count);
-          RoundGroup({codes.data(), count}, 1.0f - 0.025f * static_cast<float>(step), candidate);
+          RoundGroup({codes.data(), count}, ClipFactor(step), candidate);
           const double error =
               ErrorOf(group, candidate, h.subspan(static_cast<size_t>(first), count), s0);
           if (step > 0 && error >= least) continue;

@@ -13,13 +13,13 @@
 namespace fireq::quant {
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 struct Key {
   std::string_view name;
   std::string values;
   std::string_view about;
-  std::function<json(const Recipe&)> get;
+  std::function<Json(const Recipe&)> get;
   std::function<void(Recipe&, const std::string&)> set;
 };
 
@@ -33,7 +33,7 @@ Key EnumKey(std::string_view name, E Recipe::*member, std::vector<std::pair<E, s
             std::string_view about) {
   std::string list;
   for (const auto& [value, text] : values) list += (list.empty() ? "" : "|") + text;
-  const auto get = [member, values](const Recipe& recipe) -> json {
+  const auto get = [member, values](const Recipe& recipe) -> Json {
     for (const auto& [value, text] : values)
       if (recipe.*member == value) return text;
     return nullptr;
@@ -54,7 +54,7 @@ Key FlagKey(std::string_view name, bool Recipe::*member, const std::string& on,
             const std::string& off, std::string_view about) {
   const std::string list = StrCat(on, "|", off);
   const bool plain = on == "true";
-  const auto get = [=](const Recipe& recipe) -> json {
+  const auto get = [=](const Recipe& recipe) -> Json {
     if (plain) return recipe.*member;
     return recipe.*member ? on : off;
   };
@@ -80,7 +80,7 @@ Key NumberKey(std::string_view name, double Recipe::*member, double min, double 
       Refuse(name, given, list);
     recipe.*member = value;
   };
-  return {name, list, about, [member](const Recipe& recipe) -> json { return recipe.*member; },
+  return {name, list, about, [member](const Recipe& recipe) -> Json { return recipe.*member; },
           set};
 }
 
@@ -98,7 +98,7 @@ Key IntKey(std::string_view name, int64_t Recipe::*member, int64_t min, int64_t 
     if (used == 0 || used != given.size() || value < min || value > max) Refuse(name, given, list);
     recipe.*member = value;
   };
-  return {name, list, about, [member](const Recipe& recipe) -> json { return recipe.*member; },
+  return {name, list, about, [member](const Recipe& recipe) -> Json { return recipe.*member; },
           set};
 }
 
@@ -113,7 +113,7 @@ Key LambdasKey() {
     recipe.cas_lambdas = given;
   };
   return {"cas.lambdas", takes, "which inputs CAS scales: 1 = o, 2 = gate|up, 3 = down",
-          [](const Recipe& recipe) -> json { return recipe.cas_lambdas; }, set};
+          [](const Recipe& recipe) -> Json { return recipe.cas_lambdas; }, set};
 }
 
 Key ExcludeKey() {
@@ -127,7 +127,7 @@ Key ExcludeKey() {
   };
   return {"exclude", "REGEX",
           "linears whose name it finds stay BF16; q, k, v and gate, up go together",
-          [](const Recipe& recipe) -> json { return recipe.exclude; }, set};
+          [](const Recipe& recipe) -> Json { return recipe.exclude; }, set};
 }
 
 using Keyring = std::vector<Key>;
@@ -343,14 +343,14 @@ void CheckRecipe(const Recipe& recipe) {
               "channel pairs");
 }
 
-json ToJson(const Recipe& recipe) {
-  json out = json::object();
+Json ToJson(const Recipe& recipe) {
+  Json out = Json::object();
   out["base"] = recipe.name;
   for (const Key& key : Keys()) out[std::string(key.name)] = key.get(recipe);
   return out;
 }
 
-Recipe ParseRecipe(const json& value, const std::string& place) {
+Recipe ParseRecipe(const Json& value, const std::string& place) {
   const JsonObject object(value, place);
   Recipe recipe = BuiltinRecipe(object.StringOr("base", "default"));
   for (const auto& [key, entry] : value.items()) {

@@ -15,7 +15,7 @@
 namespace fireq::quant {
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 constexpr const char* kHead = R"(<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -79,22 +79,22 @@ Place PlaceOf(const std::string& name) {
 }
 
 // One line a kind of tensor over the layers; layers without one (excluded) are gaps.
-std::vector<Series> ErrorsByLayer(const json& linears, const char* key) {
+std::vector<Series> ErrorsByLayer(const Json& linears, const char* key) {
   size_t layers = 0;
-  for (const json& linear : linears)
+  for (const Json& linear : linears)
     layers = std::max(layers, PlaceOf(linear.at("name")).layer + 1);
   std::vector<Series> series;
   series.reserve(kKinds.size());
   for (const char* kind : kKinds)
     series.push_back({kind, std::vector<double>(layers, std::numeric_limits<double>::quiet_NaN())});
-  for (const json& linear : linears) {
+  for (const Json& linear : linears) {
     const Place place = PlaceOf(linear.at("name"));
     series[place.kind].values[place.layer] = linear.at(key).get<double>();
   }
   return series;
 }
 
-std::string Summary(const json& report) {
+std::string Summary(const Json& report) {
   std::string out = "<h1>FireQ quantisation report</h1>\n<table>";
   const auto row = [&](std::string_view name, const std::string& value) {
     out += StrCat("<tr><td>", name, "</td><td>", EscapeHtml(value), "</td></tr>\n");
@@ -109,8 +109,8 @@ std::string Summary(const json& report) {
   return out + "</table>\n";
 }
 
-std::string ErrorSection(const json& report) {
-  const json& linears = report.at("linears");
+std::string ErrorSection(const Json& report) {
+  const Json& linears = report.at("linears");
   if (linears.empty()) return "";
   return StrCat(
       "<h2>Error of each tensor by layer</h2>\n<p>Of what the layer puts out: the relative error "
@@ -123,7 +123,7 @@ std::string ErrorSection(const json& report) {
                 ErrorsByLayer(linears, "weight_error_table")));
 }
 
-std::vector<double> Descending(const json& values) {
+std::vector<double> Descending(const Json& values) {
   std::vector<double> out = values;
   std::sort(out.rbegin(), out.rend());
   return out;
@@ -135,12 +135,12 @@ double OutlierRatio(const std::vector<double>& descending) {
   return median > 0.0 ? descending.front() / median : std::numeric_limits<double>::quiet_NaN();
 }
 
-std::string KeySection(const json& report) {
-  const json& keys = report.at("keys");
+std::string KeySection(const Json& report) {
+  const Json& keys = report.at("keys");
   if (keys.empty()) return "";
   std::vector<Series> ratios{{"before", {}}, {"after", {}}};
   std::string sparks;
-  for (const json& layer : keys) {
+  for (const Json& layer : keys) {
     std::vector<Series> sorted{{"before", Descending(layer.at("channel_max_before"))},
                                {"after", Descending(layer.at("channel_max_after"))}};
     for (size_t i = 0; i < 2; ++i) ratios[i].values.push_back(OutlierRatio(sorted[i].values));
@@ -159,13 +159,13 @@ std::string KeySection(const json& report) {
       sparks, "</div>\n");
 }
 
-std::string TableSection(const json& report) {
+std::string TableSection(const Json& report) {
   std::string out =
       "<h2>All tensors</h2>\n<details><summary>Table of every linear layer</summary>"
       "<div class=\"scroll\"><table><tr><th>tensor</th><th>rows</th><th>columns</th><th>t</th>";
   for (const ErrorKind& error : kErrors) out += StrCat("<th>", error.name, "</th>");
   out += "</tr>\n";
-  for (const json& linear : report.at("linears")) {
+  for (const Json& linear : report.at("linears")) {
     out += StrCat("<tr><td>", EscapeHtml(linear.at("name").get<std::string>()), "</td>");
     for (const char* key : {"n", "k", "t"})
       out += StrCat("<td>", EscapeHtml(linear.at(key).dump()), "</td>");
@@ -176,7 +176,7 @@ std::string TableSection(const json& report) {
   return out + "</table></div></details>\n";
 }
 
-std::string RecipeSection(const json& report) {
+std::string RecipeSection(const Json& report) {
   std::string out = "<h2>Recipe</h2>\n<div class=\"scroll\"><table>";
   for (const auto& [key, value] : report.at("recipe").items())
     out +=
@@ -191,15 +191,15 @@ std::string FourDigits(double value) {
 }
 
 // Why recipe auto chose what it chose; nothing for a recipe that was asked for.
-std::string ChoiceSection(const json& report) {
+std::string ChoiceSection(const Json& report) {
   if (!report.contains("choice")) return "";
-  const json& choice = report.at("choice");
+  const Json& choice = report.at("choice");
   std::string out = StrCat("<h2>Choice of the recipe</h2>\n<p>KL(float, quantised) on ",
                            choice.at("held_out_tokens").dump(),
                            " tokens that the trials were not calibrated on. Chosen: ",
                            EscapeHtml(choice.value("chosen", "")), ".</p>\n<table><tr><th></th>",
                            "<th>table</th><th>exact</th></tr>\n");
-  for (const json& candidate : choice.at("candidates")) {
+  for (const Json& candidate : choice.at("candidates")) {
     out += StrCat("<tr><td>", EscapeHtml(candidate.at("name").get<std::string>()), "</td>");
     for (const char* key : {"kl_table", "kl_exact"})
       out += StrCat("<td>", candidate.contains(key) ? FourDigits(candidate.at(key)) : "refused",
@@ -210,9 +210,9 @@ std::string ChoiceSection(const json& report) {
 }
 
 // What the model lost, on text that calibration did not see.
-std::string HeldOutSection(const json& report) {
+std::string HeldOutSection(const Json& report) {
   if (!report.contains("held_out")) return "";
-  const json& held_out = report.at("held_out");
+  const Json& held_out = report.at("held_out");
   std::string out = StrCat(
       "<h2>Perplexity and KL</h2>\n<p>On ", held_out.at("tokens").dump(),
       " tokens of the calibration text that are behind those calibrated on, in windows of ",
@@ -221,7 +221,7 @@ std::string HeldOutSection(const json& report) {
       "one that decoding uses; KL(float, quantised) is in nats a token, top-1 the share of tokens "
       "with the same first choice.</p>\n<table><tr><th></th><th>perplexity</th><th>KL</th>"
       "<th>KL, 99th percentile</th><th>top-1</th></tr>\n");
-  const auto with_error = [](const json& values, const char* name, const char* error) {
+  const auto with_error = [](const Json& values, const char* name, const char* error) {
     return StrCat("<td>", FourDigits(values.at(name)), " &plusmn; ", FourDigits(values.at(error)),
                   "</td>");
   };
@@ -230,7 +230,7 @@ std::string HeldOutSection(const json& report) {
                 "<td></td><td></td><td></td></tr>\n");
   std::vector<Series> along;
   for (const char* products : {"table", "exact"}) {
-    const json& values = held_out.at(products);
+    const Json& values = held_out.at(products);
     out +=
         StrCat("<tr><td>", products, "</td>", with_error(values, "perplexity", "perplexity_stderr"),
                with_error(values, "kl_mean", "kl_stderr"), "<td>", FourDigits(values.at("kl_p99")),
@@ -243,7 +243,7 @@ std::string HeldOutSection(const json& report) {
 
 }  // namespace
 
-std::string ReportHtml(const json& report) {
+std::string ReportHtml(const Json& report) {
   return StrCat(kHead, Summary(report), HeldOutSection(report), ErrorSection(report),
                 KeySection(report), ChoiceSection(report), RecipeSection(report),
                 TableSection(report), "</body></html>\n");

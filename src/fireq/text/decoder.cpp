@@ -5,12 +5,12 @@
 #include "fireq/base/error.h"
 #include "fireq/text/byte_level.h"
 #include "fireq/text/normalizer.h"
+#include "fireq/text/sequence_depth.h"
 #include "fireq/text/utf8.h"
 
 namespace fireq::text {
 namespace {
 
-constexpr int kMaxSequenceDepth = 16;
 constexpr int kMaxStrip = 1024;
 
 // "<0x0A>" -> the byte 0x0A; anything else stays.

@@ -5,13 +5,12 @@
 #include "fireq/base/error.h"
 #include "fireq/text/byte_level.h"
 #include "fireq/text/regex.h"
+#include "fireq/text/sequence_depth.h"
 #include "fireq/text/unicode_normal.h"
 #include "fireq/text/utf8.h"
 
 namespace fireq::text {
 namespace {
-
-constexpr int kMaxSequenceDepth = 16;
 
 // A step that is a plain function.
 class Mapping : public Normalizer::Step {

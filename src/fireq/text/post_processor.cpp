@@ -1,12 +1,11 @@
 #include "fireq/text/post_processor.h"
 
 #include "fireq/base/error.h"
+#include "fireq/text/sequence_depth.h"
 #include "fireq/text/vocab.h"
 
 namespace fireq::text {
 namespace {
-
-constexpr int kMaxSequenceDepth = 16;
 
 const nlohmann::json& NeedArray(const JsonObject& spec, const std::string& key) {
   const nlohmann::json* list = spec.Find(key);

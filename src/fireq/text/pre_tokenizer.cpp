@@ -5,12 +5,11 @@
 #include "fireq/base/error.h"
 #include "fireq/text/byte_level.h"
 #include "fireq/text/normalizer.h"
+#include "fireq/text/sequence_depth.h"
 #include "fireq/text/utf8.h"
 
 namespace fireq::text {
 namespace {
-
-constexpr int kMaxSequenceDepth = 16;
 
 // Source: GPT-2.
 constexpr std::string_view kGpt2Pattern =

@@ -18,8 +18,6 @@ struct Row {
   Method method;
 };
 
-Value Text(std::string_view text) { return Value::String(std::string(text)); }
-
 bool IsPySpace(char32_t code) { return text::IsWhiteSpace(code) || (code >= 0x1C && code <= 0x1F); }
 
 Value StripMethod(std::string_view name, const Value& self, const Arguments& arguments, bool left,

@@ -15,8 +15,6 @@ namespace {
 
 using Type = Value::Type;
 
-Value Text(std::string_view text) { return Value::String(std::string(text)); }
-
 Value Trim(Runtime&, const Value& value, const Arguments& arguments) {
   const std::string chars = ArgumentReader("trim", arguments, {"chars"}).String("chars", "");
   return Text(Strip(value.ToString(), chars, true, true));
@@ -200,7 +198,7 @@ std::string FormatNumber(char conversion, int precision, const Value& value) {
   return std::string(buffer, result.ptr);
 }
 
-constexpr FilterRow kFilters[] = {
+constexpr FilterRow kScalarFilters[] = {
     {"abs", Abs},
     {"capitalize", [](Runtime&, const Value& v,
                       const Arguments&) { return Value::String(TitleCase(v.ToString(), false)); }},
@@ -237,7 +235,7 @@ constexpr FilterRow kFilters[] = {
 
 }  // namespace
 
-std::span<const FilterRow> ScalarFilters() { return kFilters; }
+std::span<const FilterRow> ScalarFilters() { return kScalarFilters; }
 
 std::string FormatPercent(std::string_view format, const Value& value) {
   const List single = {value};

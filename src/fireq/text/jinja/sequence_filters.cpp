@@ -10,8 +10,6 @@ namespace {
 
 using Type = Value::Type;
 
-Value Text(std::string_view text) { return Value::String(std::string(text)); }
-
 // "a.b.0" or an integer: what an `attribute` argument selects.
 Value SelectAttribute(const Value& item, const Value& path) {
   if (!path.Is(Type::kString)) return GetItem(item, path);
@@ -255,7 +253,7 @@ Value ItemsOf(Runtime& runtime, const Value& value, const Arguments&) {
   return CallMethod(value, "items", {});
 }
 
-constexpr FilterRow kFilters[] = {
+constexpr FilterRow kSequenceFilters[] = {
     {"attr", Attribute},
     {"batch", Batch},
     {"count", [](Runtime&, const Value& v, const Arguments&) { return Value::Int(Length(v)); }},
@@ -297,7 +295,7 @@ const FilterRow* FindFilter(std::string_view name) {
 
 }  // namespace
 
-std::span<const FilterRow> SequenceFilters() { return kFilters; }
+std::span<const FilterRow> SequenceFilters() { return kSequenceFilters; }
 
 bool HasFilter(std::string_view name) { return FindFilter(name) != nullptr; }
 

@@ -142,4 +142,6 @@ std::string FloatRepr(double d);
 // json.dumps(value, ensure_ascii=False, indent=...); indent < 0: on one line.
 std::string ToJson(const Value& value, int indent, bool sort_keys);
 
+inline Value Text(std::string_view text) { return Value::String(std::string(text)); }
+
 }  // namespace fireq::jinja
