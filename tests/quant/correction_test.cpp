@@ -6,6 +6,8 @@
 #include <cmath>
 #include <random>
 
+#include "fireq/tensor/tensor.h"
+
 namespace fireq::quant {
 namespace {
 
@@ -29,7 +31,6 @@ class CorrectionTest : public testing::Test {
         w_(kN, kK) {
     const Tensor w = Random(kN, kK, 4, 0.05f);
     std::copy_n(w.as<float>(), kN * kK, w_.data.begin());
-    linear_ = {"x", w_, {}};
     stats_.moments = InputMoments(kK, true);
   }
 
@@ -73,14 +74,13 @@ class CorrectionTest : public testing::Test {
   ThreadPool pool_{3};
   const Tensor x_, gap_, behind_;
   Matrix<float> w_;
-  FloatLinear<float> linear_;
   InputStats stats_;
 };
 
 TEST_F(CorrectionTest, InputsAloneReachTheMinimum) {
   stats_.input_gap = Matrix<float>(kK, kK);
   Add(gap_.as<float>(), &stats_.input_gap);
-  const Correction correction = StudyCorrection(stats_, kDamping, linear_, pool_);
+  const Correction correction = StudyCorrection(stats_, kDamping, w_, "x", pool_);
   EXPECT_LT(RelativeGradient(Corrected(w_, correction, pool_)), 1e-4);
 }
 
@@ -96,16 +96,16 @@ TEST_F(CorrectionTest, TheResidualStreamIsMadeUpForToo) {
     }
   }
   Add(target.row(0), &stats_.output_target);
-  const Correction correction = StudyCorrection(stats_, kDamping, linear_, pool_);
+  const Correction correction = StudyCorrection(stats_, kDamping, w_, "x", pool_);
   const Matrix<float> v = Corrected(w_, correction, pool_);
   EXPECT_LT(RelativeGradient(v), 1e-4);
   ThreadPool other(1);
-  EXPECT_EQ(Corrected(w_, StudyCorrection(stats_, kDamping, linear_, other), other).data, v.data);
+  EXPECT_EQ(Corrected(w_, StudyCorrection(stats_, kDamping, w_, "x", other), other).data, v.data);
 }
 
 TEST_F(CorrectionTest, WithoutAFollowedModelNothingChanges) {
   Add();
-  EXPECT_EQ(Corrected(w_, StudyCorrection(stats_, kDamping, linear_, pool_), pool_).data, w_.data);
+  EXPECT_EQ(Corrected(w_, StudyCorrection(stats_, kDamping, w_, "x", pool_), pool_).data, w_.data);
 }
 
 }  // namespace

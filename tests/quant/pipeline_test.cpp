@@ -18,6 +18,7 @@
 #include "fireq/quant/block_io.h"
 #include "fireq/quant/calibrate.h"
 #include "fireq/quant/fold_cas.h"
+#include "fireq/quant/host_fit.h"
 #include "fireq/quant/model_rotation.h"
 #include "tests/io/io_testing.h"
 #include "tests/support/tiny_llama.h"
@@ -174,8 +175,9 @@ TEST_F(TinyPipeline, FollowingCorrectsOnlyWhatRoundingDid) {
   arithmetic.e4m3_query = arithmetic.e4m3_probs = false;
   arithmetic.kv = KvGrid::kFloat;
   const CalibrationSpec spec{.context = 50, .full_moments = true, .follow = StreamSpec{arithmetic}};
-  Calibration calibration(*backend, config_, RandomIds(config_, 100, 3), spec, outer.embedding,
-                          pool);
+  HostFitter fitter(*backend, pool);
+  Calibration calibration(*backend, fitter, config_, RandomIds(config_, 100, 3), spec,
+                          outer.embedding, pool);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     Block<float> block = LoadBlock(*source_, layer);
     calibration.StartBlock(block, layer, false);
@@ -187,9 +189,9 @@ TEST_F(TinyPipeline, FollowingCorrectsOnlyWhatRoundingDid) {
     };
     const auto follow = [&](BlockInput which, const FloatLinear<float>& first,
                             std::vector<LinearPart> parts) {
-      const InputStats stats = calibration.Study(which);
-      const Matrix<float> same =
-          Corrected(first.weight, StudyCorrection(stats, 1.0, first, pool), pool);
+      const std::unique_ptr<InputFit> fit = calibration.Study(which);
+      fit->Correct(1.0, first.weight, first.name);
+      const Matrix<float> same = fit->Corrected(first.weight);
       for (size_t i = 0; i < same.data.size(); ++i)
         ASSERT_NEAR(same.data[i], first.weight.data[i], 1e-5f);
       calibration.Follow(which, {std::move(parts), which == BlockInput::kMlp});
@@ -299,7 +301,8 @@ TEST_P(FoldedModel, LogitsAreUnchanged) {
   const ModelRotation rotation(config_, recipe);
   const OuterTensors outer = rotation.LoadOuter(*source_, pool);
   const std::vector<int32_t> ids = RandomIds(config_, 100, 3);
-  Calibration calibration(*backend, config_, ids, {.context = 50}, outer.embedding, pool);
+  HostFitter fitter(*backend, pool);
+  Calibration calibration(*backend, fitter, config_, ids, {.context = 50}, outer.embedding, pool);
 
   Model model;
   model.config = rotation.StoredConfig();

@@ -21,7 +21,7 @@ LinearPart ToInt4(LinearPart stored, ThreadPool& pool) {
   recipe.weights_products = quant::ErrorProducts::kExact;
   // Without calibration every column counts the same.
   const quant::InputKnowledge input{
-      std::vector<float>(static_cast<size_t>(linear.weight.cols), 1.0f), {}};
+      std::vector<float>(static_cast<size_t>(linear.weight.cols), 1.0f)};
   stored.i4 = quant::QuantizeLinear(linear, input, recipe, pool);
   stored.weight = {};
   return stored;

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "fireq/quant/matrix.h"
+#include "fireq/tensor/matrix.h"
 
 namespace fireq::quant {
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "fireq/quant/block_io.h"
 
@@ -95,17 +94,17 @@ bool AddsToStream(BlockInput which) {
 
 }  // namespace
 
-Calibration::Calibration(Backend& backend, const ModelConfig& config, std::span<const int32_t> ids,
-                         const CalibrationSpec& spec, const Matrix<float>& embedding,
-                         ThreadPool& pool)
+Calibration::Calibration(Backend& backend, Fitter& fitter, const ModelConfig& config,
+                         std::span<const int32_t> ids, const CalibrationSpec& spec,
+                         const Matrix<float>& embedding, ThreadPool& pool)
     : backend_(backend),
+      fitter_(fitter),
       config_(config),
       spec_(spec),
       pool_(pool),
       rope_(MakeRopeTable(config.rope, config.head_dim, spec.context)),
-      float_(backend, config, {}, ids, spec.context, embedding, pool) {
-  if (spec.follow)
-    quantised_.emplace(backend, config, *spec.follow, ids, spec.context, embedding, pool);
+      float_(backend, config, {}, ids, spec.context, embedding) {
+  if (spec.follow) quantised_.emplace(backend, config, *spec.follow, ids, spec.context, embedding);
 }
 
 std::vector<Tensor> Calibration::Streams() const {
@@ -141,29 +140,28 @@ void Calibration::StartFollowing(const Block<float>& block, int64_t layer,
                            quantised);
 }
 
-InputStats Calibration::Study(BlockInput which) {
+std::unique_ptr<InputFit> Calibration::Study(BlockInput which) {
   static constexpr const char* kNames[] = {"attn_input", "attn_out", "mlp_input", "mlp_hidden"};
-  const std::string name = StrCat("layer ", layer_, " ", kNames[static_cast<size_t>(which)]);
-  const int64_t width = which == BlockInput::kAttentionOut ? config_.q_rows()
-                        : which == BlockInput::kMlpHidden  ? config_.ffn
-                                                           : config_.hidden;
-  InputStats out;
-  out.moments = InputMoments(width, spec_.full_moments);
-  if (quantised_) {
-    Matrix<float>& cross = AddsToStream(which) ? out.output_target : out.input_gap;
-    cross = Matrix<float>(width, AddsToStream(which) ? config_.hidden : width);
-  }
+  FitShape shape;
+  shape.k = which == BlockInput::kAttentionOut ? config_.q_rows()
+            : which == BlockInput::kMlpHidden  ? config_.ffn
+                                               : config_.hidden;
+  shape.full = spec_.full_moments;
+  shape.outputs = config_.hidden;
+  if (quantised_) shape.target = AddsToStream(which) ? FitTarget::kOutput : FitTarget::kInput;
+  std::unique_ptr<InputFit> fit =
+      fitter_.Start(shape, StrCat("layer ", layer_, " ", kNames[static_cast<size_t>(which)]));
   // Each step of the float stream is taken here, behind what it needs: attention is done already.
   for (int64_t window = 0; window < float_.num_windows(); ++window) {
     if (which == BlockInput::kMlpHidden) float_.Feed(window);
-    Tensor input;
+    ActTensor input;
     if (!quantised_ || !AddsToStream(which)) input = float_.Input(which, window);
-    if (!quantised_) out.moments.Add(input.as<float>(), input.dim(0), name, pool_);
+    if (!quantised_) fit->Add({.x = input});
     if (which == BlockInput::kAttentionOut) float_.AddAttention(window);
     if (which == BlockInput::kMlpHidden) float_.AddMlp(window);
-    if (quantised_) StudyFollowed(which, window, input, name, out);
+    if (quantised_) fit->Add(FollowedTokens(which, window, input));
   }
-  return out;
+  return fit;
 }
 
 void Calibration::SetProducts(int64_t window) {
@@ -173,41 +171,20 @@ void Calibration::SetProducts(int64_t window) {
 }
 
 // One window of the quantised model, to where the input exists; `ahead` is the float model's where
-// no residual stream is added to.
-void Calibration::StudyFollowed(BlockInput which, int64_t window, const Tensor& ahead,
-                                const std::string& name, InputStats& out) {
+// no residual stream is added to. There the target leads from the quantised stream in front of o or
+// down to the float one behind it, less the bias: what the linear's product should be.
+FitTokens Calibration::FollowedTokens(BlockInput which, int64_t window, const ActTensor& ahead) {
   Stream& stream = *quantised_;
   SetProducts(window);
   if (which == BlockInput::kAttentionOut) stream.Attend(window, nullptr);
   if (which == BlockInput::kMlp) stream.AddAttention(window);
   if (which == BlockInput::kMlpHidden) stream.Feed(window);
-  const Tensor seen = stream.Input(which, window);
-  const bool adds = AddsToStream(which);
-  const Tensor left = adds ? LeftToAdd(which, window) : Difference(ahead, seen);
-  out.moments.Add(seen.as<float>(), seen.dim(0), name, pool_, left.as<float>(),
-                  adds ? &out.output_target : &out.input_gap);
-}
-
-// From the quantised residual stream in front of o or down to the float one behind it, less the
-// bias: what the linear's product should be.
-Tensor Calibration::LeftToAdd(BlockInput which, int64_t window) {
-  Tensor out = Difference(float_.Residual(window), quantised_->Residual(window));
-  const std::vector<float>& bias =
-      (which == BlockInput::kAttentionOut ? block_->o : block_->down).bias;
-  if (bias.empty()) return out;
-  for (int64_t t = 0; t < out.dim(0); ++t)
-    for (int64_t n = 0; n < out.dim(1); ++n)
-      out.as<float>()[t * out.dim(1) + n] -= bias[static_cast<size_t>(n)];
-  return out;
-}
-
-// ahead - behind, F32 of one shape.
-Tensor Calibration::Difference(const Tensor& ahead, const Tensor& behind) const {
-  Tensor out = Tensor::Empty(DType::kF32, ahead.shape());
-  pool_.ParallelFor(ahead.num_elements(), 1 << 15, [&](int64_t begin, int64_t end, int) {
-    std::transform(ahead.as<float>() + begin, ahead.as<float>() + end, behind.as<float>() + begin,
-                   out.as<float>() + begin, std::minus<float>());
-  });
+  FitTokens out{.x = stream.Input(which, window), .ahead = ahead};
+  if (!AddsToStream(which)) return out;
+  out.ahead = {float_.Residual(window), {}, {}};
+  out.behind = stream.Residual(window);
+  const FloatLinear<float>& linear = which == BlockInput::kAttentionOut ? block_->o : block_->down;
+  if (!linear.bias.empty()) out.bias = linear.bias.data();
   return out;
 }
 
@@ -239,18 +216,15 @@ void Calibration::FinishBlock() {
   }
 }
 
-InputStats Calibration::StudyHead(const std::vector<float>& final_norm) {
+std::unique_ptr<InputFit> Calibration::StudyHead(const std::vector<float>& final_norm) {
   const Tensor weight = backend_.Upload(F32Tensor(final_norm, {config_.hidden}));
-  InputStats out;
-  out.moments = InputMoments(config_.hidden, /*full=*/true);
-  out.input_gap = Matrix<float>(config_.hidden, config_.hidden);
+  std::unique_ptr<InputFit> fit =
+      fitter_.Start({.k = config_.hidden, .full = true, .target = FitTarget::kInput}, "final_norm");
   for (int64_t window = 0; window < float_.num_windows(); ++window) {
-    const Tensor ahead = float_.Final(weight, window);
-    const Tensor seen = quantised_->Final(weight, window);
-    out.moments.Add(seen.as<float>(), seen.dim(0), "final_norm", pool_,
-                    Difference(ahead, seen).as<float>(), &out.input_gap);
+    const ActTensor ahead = float_.Final(weight, window);
+    fit->Add({.x = quantised_->Final(weight, window), .ahead = ahead});
   }
-  return out;
+  return fit;
 }
 
 }  // namespace fireq::quant

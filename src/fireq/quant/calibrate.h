@@ -5,6 +5,7 @@
 // a 70B model: 4.3 GB in F32), within a block also the input of o or of down.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -12,21 +13,12 @@
 #include "fireq/base/thread_pool.h"
 #include "fireq/checkpoint/model_config.h"
 #include "fireq/ops/backend.h"
+#include "fireq/ops/input_fit.h"
 #include "fireq/quant/block.h"
 #include "fireq/quant/fold_rope.h"
-#include "fireq/quant/moments.h"
 #include "fireq/quant/stream.h"
 
 namespace fireq::quant {
-
-// What the linears that share an input read, over all calibration tokens.
-struct InputStats {
-  InputMoments moments;  // of the quantised model's input if it is followed, else of the float one
-  // Where the float model is; empty unless followed. Of X (what the linear reads) in the quantised
-  // model, for the linears behind norms, and of the stream R that o and down add to:
-  Matrix<float> input_gap;      // [K, K] X^T (X_float - X)
-  Matrix<float> output_target;  // [K, D] X^T (X_float W^T + R_float - R)
-};
 
 struct CalibrationSpec {
   int64_t context = 2048;
@@ -40,9 +32,11 @@ class Calibration {
  public:
   // `ids` is cut into windows of spec.context, the short last one dropped; at least one window.
   // Token i of the stream starts as row ids[i] of `embedding` [V, D] (rotated already if the model
-  // is). Errors: kInvalidArgument for too few ids or an id outside the table.
-  Calibration(Backend& backend, const ModelConfig& config, std::span<const int32_t> ids,
-              const CalibrationSpec& spec, const Matrix<float>& embedding, ThreadPool& pool);
+  // is). `fitter` is for tokens in `backend`'s memory. Errors: kInvalidArgument for too few ids or
+  // an id outside the table.
+  Calibration(Backend& backend, Fitter& fitter, const ModelConfig& config,
+              std::span<const int32_t> ids, const CalibrationSpec& spec,
+              const Matrix<float>& embedding, ThreadPool& pool);
 
   // The residual streams where the next block starts, on the host, and back: what a later process
   // needs to go on from here. Errors: kShapeMismatch.
@@ -59,22 +53,20 @@ class Calibration {
 
   // What goes into the linears behind `which`; in the order of BlockInput. Errors: kCorrupt naming
   // the layer and the input if an activation is not finite.
-  InputStats Study(BlockInput which);
+  std::unique_ptr<InputFit> Study(BlockInput which);
   // The linears behind `which`, as they are stored. Nothing if the quantised model is not followed.
   void Follow(BlockInput which, LinearSpec linears);
   void FinishBlock();
 
   // What goes into lm_head, behind the last block, if the quantised model is followed.
-  InputStats StudyHead(const std::vector<float>& final_norm);
+  std::unique_ptr<InputFit> StudyHead(const std::vector<float>& final_norm);
 
  private:
   void SetProducts(int64_t window);
-  void StudyFollowed(BlockInput which, int64_t window, const Tensor& ahead, const std::string& name,
-                     InputStats& out);
-  Tensor LeftToAdd(BlockInput which, int64_t window);
-  Tensor Difference(const Tensor& ahead, const Tensor& behind) const;
+  FitTokens FollowedTokens(BlockInput which, int64_t window, const ActTensor& ahead);
 
   Backend& backend_;
+  Fitter& fitter_;
   const ModelConfig& config_;
   CalibrationSpec spec_;
   ThreadPool& pool_;

@@ -13,20 +13,19 @@ constexpr int64_t kRows = 64;  // of V: the unit of work of a thread
 
 }  // namespace
 
-Correction StudyCorrection(const InputStats& stats, double damping, const FloatLinear<float>& first,
-                           ThreadPool& pool) {
+Correction StudyCorrection(const InputStats& stats, double damping, const Matrix<float>& w,
+                           const std::string& name, ThreadPool& pool) {
   const double unit = stats.moments.Unit(damping);
   Correction out{stats.input_gap, stats.output_target};
   for (Matrix<float>* b : {&out.input, &out.output}) {
     if (b->rows == 0) continue;
     for (float& x : b->data) x = static_cast<float>(x / unit);
     if (b == &out.output) {
-      const Matrix<float>& w = first.weight;
       const float pull = static_cast<float>(stats.moments.DampingTerm(damping) / unit);
       for (int64_t n = 0; n < w.rows; ++n)
         for (int64_t k = 0; k < w.cols; ++k) b->at(k, n) += pull * w.at(n, k);
     }
-    SolvePositive(stats.moments.Damped(damping), *b, first.name, pool);
+    SolvePositive(stats.moments.Damped(damping), *b, name, pool);
   }
   return out;
 }

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "fireq/base/thread_pool.h"
-#include "fireq/quant/matrix.h"
 #include "fireq/quant/recipe.h"
+#include "fireq/tensor/matrix.h"
 #include "fireq/tensor/weight_i4.h"
 
 namespace fireq::quant {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "fireq/base/error.h"
+#include "fireq/ops/input_fit.h"
 #include "fireq/quant/blas.h"
 #include "fireq/quant/product_tile.h"
 
@@ -62,27 +63,13 @@ void InputMoments::Add(const float* x, int64_t rows, const std::string& name, Th
 }
 
 double InputMoments::DampingTerm(double damping) const {
-  double mean = 0.0;
-  for (const double d : diagonal_) mean += d / static_cast<double>(k_);
-  if (mean == 0.0) return 1.0;
-  // A trace of damping keeps dead channels' weights defined.
-  return std::max(damping, 1e-6) * mean;
+  return DampingOf(diagonal_, damping).term;
 }
 
-double InputMoments::Unit(double damping) const {
-  const double term = DampingTerm(damping);
-  double mean = 0.0;
-  for (const double d : diagonal_) mean += (d + term) / static_cast<double>(k_);
-  return mean;
-}
+double InputMoments::Unit(double damping) const { return DampingOf(diagonal_, damping).unit; }
 
 std::vector<float> InputMoments::Importance(double damping) const {
-  const double term = DampingTerm(damping);
-  // Scaled by the mean so that FP32 sums of errors stay in range for any activations.
-  const double mean = Unit(damping);
-  std::vector<float> out(diagonal_.size());
-  for (size_t j = 0; j < out.size(); ++j) out[j] = static_cast<float>((diagonal_[j] + term) / mean);
-  return out;
+  return ImportanceOf(diagonal_, damping);
 }
 
 Matrix<float> InputMoments::Damped(double damping) const {

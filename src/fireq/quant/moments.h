@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "fireq/base/thread_pool.h"
-#include "fireq/quant/matrix.h"
+#include "fireq/tensor/matrix.h"
 
 namespace fireq::quant {
 
@@ -24,6 +24,7 @@ class InputMoments {
   int64_t k() const { return k_; }
   bool full() const { return full_; }
   int64_t tokens() const { return tokens_; }
+  const std::vector<double>& diagonal() const { return diagonal_; }
 
   // diag(X^T X) + damping x its mean: positive everywhere (1 everywhere if X was all zero).
   std::vector<float> Importance(double damping) const;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "fireq/quant/calibrate.h"
 #include "fireq/quant/fold_cas.h"
 #include "fireq/quant/fold_rotation.h"
+#include "fireq/quant/host_fit.h"
 #include "fireq/quant/job_identity.h"
 #include "fireq/quant/model_rotation.h"
 #include "fireq/quant/progressive.h"
@@ -38,6 +40,8 @@ class Pipeline {
         quant_(MakeQuantConfig(config_, recipe_)),
         rotation_(config_, recipe_),
         writer_(job.target, rotation_.StoredConfig(), quant_),
+        host_fitter_(*job.backend, *job.pool),
+        fitter_(job.fitter ? job.fitter : &host_fitter_),
         saved_(WorkDirectory(writer_.target()),
                JobIdentity(*job.source, rotation_.StoredConfig(), quant_, job.calibration_ids,
                            job.calibration_context),
@@ -113,8 +117,8 @@ class Pipeline {
     outer.lm_head = {};
     final_norm_ = outer.final_norm;
     if (!NeedsCalibration(recipe_)) return;
-    calibration_.emplace(*job_.backend, config_, job_.calibration_ids, MakeCalibrationSpec(),
-                         outer.embedding, *job_.pool);
+    calibration_.emplace(*job_.backend, *fitter_, config_, job_.calibration_ids,
+                         MakeCalibrationSpec(), outer.embedding, *job_.pool);
     report_.calibration_tokens = calibration_->num_tokens();
   }
 
@@ -125,10 +129,10 @@ class Pipeline {
 
   void WriteHead() {
     Progress("lm_head", config_.num_layers);
-    const FloatLinear<float> head{"lm_head", rotation_.LoadHead(*job_.source, *job_.pool), {}};
-    const Correction correction = StudyCorrection(calibration_->StudyHead(final_norm_),
-                                                  recipe_.follow_head_damping, head, *job_.pool);
-    writer_.Write(kLmHeadName, Bf16Tensor(Corrected(head.weight, correction, *job_.pool)));
+    const Matrix<float> head = rotation_.LoadHead(*job_.source, *job_.pool);
+    const std::unique_ptr<InputFit> fit = calibration_->StudyHead(final_norm_);
+    fit->Correct(recipe_.follow_head_damping, head, "lm_head");
+    writer_.Write(kLmHeadName, Bf16Tensor(fit->Corrected(head)));
   }
 
   // What a killed run had finished, if anything.
@@ -217,10 +221,10 @@ class Pipeline {
   void QuantizeBehind(BlockInput which, std::initializer_list<FloatLinear<float>*> linears) {
     const FloatLinear<float>& first = **linears.begin();
     const bool excluded = IsExcluded(first);
-    std::optional<InputStats> stats;
-    if (calibration_) stats = calibration_->Study(which);
+    std::unique_ptr<InputFit> fit;
+    if (calibration_) fit = calibration_->Study(which);
     InputKnowledge input;
-    if (!excluded) input = StudyInput(stats ? &*stats : nullptr, recipe_, first, *job_.pool);
+    if (!excluded) input = StudyInput(fit.get(), recipe_, first);
     LinearSpec spec;
     spec.gate_up = which == BlockInput::kMlp;
     for (FloatLinear<float>* linear : linears) {
@@ -230,11 +234,11 @@ class Pipeline {
         Write(linear->name + ".bias", part.bias);
       }
       if (excluded) {
-        part.weight = Bf16Tensor(recipe_.weights_grid == WeightGrid::kProgressive
-                                     ? RoundProgressively(linear->weight,
-                                                          stats->moments.Importance(kRivalDamping),
-                                                          recipe_.weights_search, *job_.pool)
-                                     : linear->weight);
+        part.weight = Bf16Tensor(
+            recipe_.weights_grid == WeightGrid::kProgressive
+                ? RoundProgressively(linear->weight, ImportanceOf(fit->Diagonal(), kRivalDamping),
+                                     recipe_.weights_search, *job_.pool)
+                : linear->weight);
         Write(linear->name + ".weight", part.weight);
       } else {
         part.i4 = WriteQuantized(*linear, input);
@@ -259,6 +263,8 @@ class Pipeline {
   const QuantConfig quant_;
   const ModelRotation rotation_;
   QuantisedCheckpointWriter writer_;
+  HostFitter host_fitter_;
+  Fitter* const fitter_;
   SavedWork saved_;  // behind the writer, which holds the lock
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   double earlier_seconds_ = 0.0;

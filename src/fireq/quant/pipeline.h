@@ -16,6 +16,7 @@
 #include "fireq/base/thread_pool.h"
 #include "fireq/checkpoint/model_source.h"
 #include "fireq/ops/backend.h"
+#include "fireq/ops/input_fit.h"
 #include "fireq/quant/recipe.h"
 #include "fireq/quant/report.h"
 #include "fireq/quant/saved_work.h"
@@ -25,6 +26,7 @@ namespace fireq::quant {
 struct QuantizeJob {
   const ModelSource* source = nullptr;
   Backend* backend = nullptr;  // runs the float blocks
+  Fitter* fitter = nullptr;    // of the same backend; null: the pool's cores
   ThreadPool* pool = nullptr;
   std::filesystem::path target;  // the checkpoint directory
   Recipe recipe;

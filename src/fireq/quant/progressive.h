@@ -9,7 +9,7 @@
 #include <span>
 
 #include "fireq/base/thread_pool.h"
-#include "fireq/quant/matrix.h"
+#include "fireq/tensor/matrix.h"
 
 namespace fireq::quant {
 

@@ -13,30 +13,32 @@ bool NeedsInputMoments(const Recipe& recipe) {
           recipe.weights_solver == WeightSolver::kGptq);
 }
 
-InputKnowledge StudyInput(const InputStats* stats, const Recipe& recipe,
-                          const FloatLinear<float>& first, ThreadPool& pool) {
+InputKnowledge StudyInput(InputFit* fit, const Recipe& recipe, const FloatLinear<float>& first) {
   InputKnowledge out;
-  FIREQ_CHECK(stats != nullptr || !NeedsInputMoments(recipe), kInternal, first.name,
+  FIREQ_CHECK(fit != nullptr || !NeedsInputMoments(recipe), kInternal, first.name,
               ": the recipe needs calibration");
-  if (!stats) return out;
-  out.importance = stats->moments.Importance(recipe.weights_damping);
+  if (fit == nullptr) return out;
+  out.fit = fit;
+  out.importance = ImportanceOf(fit->Diagonal(), recipe.weights_damping);
   if (recipe.weights_solver == WeightSolver::kGptq)
-    out.plan = MakeSolverPlan(stats->moments.Damped(recipe.weights_damping), first.name);
-  out.correction = StudyCorrection(*stats, recipe.follow_damping, first, pool);
+    fit->Factorise(recipe.weights_damping, first.name);
+  if (fit->shape().target != FitTarget::kNone)
+    fit->Correct(recipe.follow_damping, first.weight, first.name);
   return out;
 }
 
 WeightI4 QuantizeLinear(const FloatLinear<float>& linear, const InputKnowledge& input,
                         const Recipe& recipe, ThreadPool& pool) {
-  const Matrix<float> w = Corrected(linear.weight, input.correction, pool);
+  const Matrix<float> w = input.fit ? input.fit->Corrected(linear.weight) : linear.weight;
   const float t = recipe.weights_t ? ChooseTensorScale(w) : 1.0f;
   WeightI4 out = MakeWeightI4(w.rows, w.cols, t);
   const std::vector<float> ones(input.importance.empty() ? static_cast<size_t>(w.cols) : size_t{0},
                                 1.0f);
   const GridSpec spec{recipe.weights_grid, recipe.weights_search, recipe.weights_products};
   SearchScales(w, input.importance.empty() ? ones : input.importance, spec, pool, out);
-  if (input.plan) {
-    SolveCodes(w, *input.plan, recipe.weights_products, recipe.weights_sweeps, pool, out);
+  if (recipe.weights_solver == WeightSolver::kGptq) {
+    FIREQ_CHECK(input.fit != nullptr, kInternal, linear.name, ": error-compensated without a fit");
+    input.fit->SolveCodes(w, recipe.weights_products, recipe.weights_sweeps, out);
   } else {
     RoundToNearest(w, pool, out);
   }

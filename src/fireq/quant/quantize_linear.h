@@ -1,29 +1,25 @@
 // One linear layer from float weights to the stored form, as the recipe says, with its errors.
 #pragma once
 
-#include <optional>
 #include <span>
 
 #include "fireq/base/thread_pool.h"
+#include "fireq/ops/input_fit.h"
 #include "fireq/quant/block.h"
-#include "fireq/quant/correction.h"
 #include "fireq/quant/recipe.h"
-#include "fireq/quant/solver.h"
 #include "fireq/tensor/weight_i4.h"
 
 namespace fireq::quant {
 
 // What the linears that share an input (q, k, v; gate, up) also share.
 struct InputKnowledge {
-  std::vector<float> importance;   // [K] diag(X^T X) + damping, or ones without calibration
-  std::optional<SolverPlan> plan;  // for WeightSolver::kGptq
-  Correction correction;           // nothing unless the quantised model is followed
+  std::vector<float> importance;  // [K] diag(X^T X) + damping; empty without calibration
+  InputFit* fit = nullptr;        // corrects, and for WeightSolver::kGptq finds codes; or null
 };
 
-// `first` is the first linear behind the input. `stats` may be null for recipes that need no
-// calibration (NeedsInputMoments).
-InputKnowledge StudyInput(const InputStats* stats, const Recipe& recipe,
-                          const FloatLinear<float>& first, ThreadPool& pool);
+// `first` is the first linear behind the input. `fit` has seen all tokens and is kept; it may be
+// null for recipes that need no calibration (NeedsInputMoments).
+InputKnowledge StudyInput(InputFit* fit, const Recipe& recipe, const FloatLinear<float>& first);
 
 bool NeedsInputMoments(const Recipe& recipe);
 

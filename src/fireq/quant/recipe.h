@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "fireq/checkpoint/quant_config.h"
+#include "fireq/ops/input_fit.h"
 
 namespace fireq::quant {
 
@@ -25,12 +26,7 @@ enum class WeightGrid : uint8_t {
   kProgressive,  // a rival's (progressive.h), stored as BF16 values: to be measured, not served
 };
 
-// Which products the error of a candidate is measured with.
-enum class ErrorProducts : uint8_t {
-  kTable,
-  kExact,
-  kMean,  // the mean of both squared errors: the same bytes serve prefill (table), decode (exact)
-};
+using fireq::ErrorProducts;
 
 // How codes are found once scales and zero points are.
 enum class WeightSolver : uint8_t {

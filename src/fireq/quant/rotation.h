@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "fireq/base/thread_pool.h"
-#include "fireq/quant/matrix.h"
+#include "fireq/tensor/matrix.h"
 
 namespace fireq::quant {
 

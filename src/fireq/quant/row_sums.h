@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <span>
 
-#include "fireq/quant/matrix.h"
+#include "fireq/tensor/matrix.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();

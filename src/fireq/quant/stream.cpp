@@ -1,30 +1,15 @@
 #include "fireq/quant/stream.h"
 
 #include <algorithm>
-#include <array>
 #include <numeric>
 
 #include "fireq/formats/bf16.h"
-#include "fireq/formats/e4m3.h"
 #include "fireq/model/batch.h"
 
 namespace fireq::quant {
-namespace {
-
-constexpr std::array<float, 256> kE4M3Values = [] {
-  std::array<float, 256> out{};
-  for (size_t code = 0; code < out.size(); ++code)
-    out[code] = E4M3ToFloat(static_cast<e4m3_t>(code));
-  return out;
-}();
-
-}  // namespace
-
 Stream::Stream(Backend& backend, const ModelConfig& config, const StreamSpec& spec,
-               std::span<const int32_t> ids, int64_t context, const Matrix<float>& embedding,
-               ThreadPool& pool)
+               std::span<const int32_t> ids, int64_t context, const Matrix<float>& embedding)
     : backend_(backend),
-      pool_(pool),
       context_(context),
       cache_(backend, config, spec.arithmetic.kv, 1, CeilDiv<int64_t>(context, kTokensPerPage)) {
   const int64_t count = std::ssize(ids) / context;
@@ -111,18 +96,13 @@ void Stream::AddMlp(int64_t window) {
   kept_[w] = {};
 }
 
-Tensor Stream::Input(BlockInput which, int64_t window) {
+ActTensor Stream::Input(BlockInput which, int64_t window) {
   const bool kept = which == BlockInput::kAttentionOut || which == BlockInput::kMlpHidden;
-  return ToHost(kept ? kept_[static_cast<size_t>(window)] : Normed(which, window));
+  return kept ? kept_[static_cast<size_t>(window)] : Normed(which, window);
 }
 
-Tensor Stream::Final(const Tensor& weight, int64_t window) {
-  return ToHost(
-      Forward().AttentionInput(windows_[static_cast<size_t>(window)], weight, forward_.border()));
-}
-
-Tensor Stream::Residual(int64_t window) const {
-  return ToHost({windows_[static_cast<size_t>(window)], {}, {}});
+ActTensor Stream::Final(const Tensor& weight, int64_t window) {
+  return Forward().AttentionInput(windows_[static_cast<size_t>(window)], weight, forward_.border());
 }
 
 DType Stream::InputType(BlockInput which) {
@@ -144,29 +124,6 @@ ActTensor Stream::Keep(const ActTensor& tensor) const {
     return to;
   };
   return {copy(tensor.values), copy(tensor.scale), copy(tensor.sums)};
-}
-
-Tensor Stream::ToHost(const ActTensor& tensor) const {
-  backend_.Synchronize();
-  Tensor values = backend_.Download(tensor.values);
-  if (values.dtype() == DType::kF32) return values;
-  Tensor out = Tensor::Empty(DType::kF32, values.shape());
-  const int64_t cols = values.dim(1);
-  const bool codes = values.dtype() == DType::kE4M3;
-  const Tensor scale = codes ? backend_.Download(tensor.scale) : Tensor();
-  pool_.ParallelFor(values.dim(0), 32, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      float* row = out.as<float>() + t * cols;
-      if (!codes) {
-        std::transform(values.as<bf16_t>() + t * cols, values.as<bf16_t>() + (t + 1) * cols, row,
-                       Bf16ToFloat);
-        continue;
-      }
-      for (int64_t k = 0; k < cols; ++k)
-        row[k] = kE4M3Values[values.as<e4m3_t>()[t * cols + k]] * scale.as<float>()[t];
-    }
-  });
-  return out;
 }
 
 }  // namespace fireq::quant

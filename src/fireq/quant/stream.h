@@ -7,11 +7,10 @@
 #include <span>
 #include <vector>
 
-#include "fireq/base/thread_pool.h"
 #include "fireq/model/kv_cache.h"
 #include "fireq/model/llama.h"
 #include "fireq/model/rope.h"
-#include "fireq/quant/matrix.h"
+#include "fireq/tensor/matrix.h"
 
 namespace fireq::quant {
 
@@ -35,8 +34,7 @@ class Stream {
  public:
   // Window w starts as the rows `ids[w context .. (w + 1) context)` of `embedding` [V, D].
   Stream(Backend& backend, const ModelConfig& config, const StreamSpec& spec,
-         std::span<const int32_t> ids, int64_t context, const Matrix<float>& embedding,
-         ThreadPool& pool);
+         std::span<const int32_t> ids, int64_t context, const Matrix<float>& embedding);
 
   int64_t num_windows() const { return std::ssize(windows_); }
   int64_t context() const { return context_; }
@@ -57,22 +55,20 @@ class Stream {
   void Feed(int64_t window);
   void AddMlp(int64_t window);
 
-  // What a linear reads, as F32 [T, K] on the host: between the steps where it exists.
-  Tensor Input(BlockInput which, int64_t window);
-  // The residual stream after the final norm of `weight`, F32 [T, D] on the host.
-  Tensor Final(const Tensor& weight, int64_t window);
-  // The residual stream itself, F32 [T, D] on the host.
-  Tensor Residual(int64_t window) const;
+  // What a linear reads [T, K]: between the steps where it exists, until the next one.
+  ActTensor Input(BlockInput which, int64_t window);
+  // The residual stream after the final norm of `weight` [T, D], until the next step.
+  ActTensor Final(const Tensor& weight, int64_t window);
+  // The residual stream itself, border [T, D].
+  const Tensor& Residual(int64_t window) const { return windows_[static_cast<size_t>(window)]; }
 
  private:
   BlockForward Forward() { return {forward_, *buffers_, layer_, batch_}; }
   DType InputType(BlockInput which);
   ActTensor Normed(BlockInput which, int64_t window);
   ActTensor Keep(const ActTensor& tensor) const;
-  Tensor ToHost(const ActTensor& tensor) const;
 
   Backend& backend_;
-  ThreadPool& pool_;
   int64_t context_;
   KvCache cache_;
   ForwardContext forward_;

@@ -1,4 +1,5 @@
-// A dense row-major matrix of one linear layer, in float (the pipeline) or double (property tests).
+// A dense row-major matrix on the host: of one linear layer in float (the quantiser) or double
+// (property tests).
 #pragma once
 
 #include <cstdint>
@@ -6,7 +7,7 @@
 
 #include "fireq/base/math.h"
 
-namespace fireq::quant {
+namespace fireq {
 
 template <class T>
 struct Matrix {
@@ -26,4 +27,4 @@ struct Matrix {
   T at(int64_t i, int64_t j) const { return row(i)[j]; }
 };
 
-}  // namespace fireq::quant
+}  // namespace fireq
