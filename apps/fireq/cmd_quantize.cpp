@@ -15,6 +15,9 @@ constexpr const char* kFooter = R"(Recipes (docs/QUANTISATION.md):
 A recipe is also a JSON file. --set changes one part of it, e.g. --set kv=asymmetric
 --set weights.grid=signed --set exclude='layers\.0\..*'
 
+On a GPU (--device cuda, or auto where there is a Hopper one) the same equations are solved with sums
+in another order, so that some codes differ from the CPU's.
+
 A run that is killed keeps its finished blocks in OUT.resume; the same command goes on from them and
 ends with the same bytes. --restart throws them away.
 
@@ -52,7 +55,11 @@ void AddQuantize(CLI::App& app) {
       "quantize", "Quantise a float model to W4A8KV4: INT4 weights and KV cache, FP8 activations");
   auto options = std::make_shared<QuantizeOptions>();
   QuantizeRequest& r = options->request;
-  command->add_option("MODEL", r.model, kModelHelp)->required();
+  command->add_option("MODEL", r.model, kModelHelp);
+  command->add_option("--synthetic", r.synthetic,
+                      "Instead of MODEL random weights in the shapes of llama-3-8b, llama-2-7b, "
+                      "llama-2-13b, llama-2-70b or tiny, calibrated on random ids");
+  command->add_option("--layers", r.layers, "Layers of the synthetic model (default: all)");
   command->add_option("-o,--output", r.output_dir, "Checkpoint directory to write")->required();
   command->add_option("--recipe", r.recipe, "Recipe name or JSON file")->capture_default_str();
   command->add_option("--set", r.settings, "KEY=VALUE over the recipe; may be repeated")

@@ -129,6 +129,18 @@ class MainJob(WithModel):
         run("bench", "decode", "--synthetic", "huge", "--shape", "1x1x1", code=5)
         run("bench", "decode", "--synthetic", "tiny", "--shape", "1x1", code=2)
 
+    def test_quantise_a_synthetic_model(self):
+        out = self.dir / "synthetic"
+        args = ("quantize", "--synthetic", "tiny", "-o", out, "--calib-tokens", 300, "--calib-context", 100,
+                "--device", "cpu")
+        report = run_json(*args, "--layers", 1)
+        self.assertEqual((report["calibration_tokens"], len(report["linears"])), (300, 7))
+        self.assertIn("quant", run("inspect", out).stdout)
+        run(*args[:4], self.dir / "no", "--calib", self.text, code=2)
+        run(*args[:2], "huge", "-o", self.dir / "no", code=5)
+        run("quantize", self.model, "--synthetic", "tiny", "-o", self.dir / "no", code=2)
+        run("quantize", "-o", self.dir / "no", code=2)
+
     @unittest.skipIf(pathlib.Path("/dev/nvidia0").exists(), "a GPU is here")
     def test_ranks_share_a_model(self):
         shape = {"hidden_size": 256, "intermediate_size": 512}  # whole groups of 128 on each of two

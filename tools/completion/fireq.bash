@@ -5,7 +5,7 @@ _fireq_options() {
   local sampling="--max-new-tokens --temperature --top-k --top-p --min-p --seed --stop"
   local bench="--synthetic --layers --shape --max-tokens --memory-gib --tensor-parallel --eager --batch-invariant --lm-head --products"
   case $1 in
-    quantize) echo "--output --recipe --set --calib --calib-tokens --calib-context --held-out-tokens --seed --save-every --restart $common" ;;
+    quantize) echo "--synthetic --layers --output --recipe --set --calib --calib-tokens --calib-context --held-out-tokens --seed --save-every --restart $common" ;;
     "eval perplexity") echo "--text --context --max-tokens --chunk --reference --lm-head --tensor-parallel --products $common" ;;
     "eval tasks") echo "--data --tasks --limit --products $common" ;;
     "eval trace") echo "--synthetic --text --tokens --tolerance --products $common" ;;

@@ -24,7 +24,8 @@ namespace fireq {
 // How a run uses the machine.
 struct RuntimeOptions {
   int num_threads = 0;  // 0: one a hardware thread
-  // "auto" (a Hopper GPU for quantised checkpoints where there is one), "cpu", "cuda", "cuda:N".
+  // "auto" (a Hopper GPU where there is one, for quantised checkpoints and for quantising), "cpu",
+  // "cuda", "cuda:N".
   std::string device = "auto";
   std::string cache_dir;  // where models fetched by alias are kept; empty: aliases are refused
   // Told in one line what is about to be downloaded; may be empty.
@@ -208,7 +209,9 @@ std::vector<std::string> BenchColumns(const std::string& phase);
 void Bench(const BenchRequest& request);
 
 struct QuantizeRequest {
-  std::string model;
+  std::string model;      // or, if empty:
+  std::string synthetic;  // random weights and calibration ids, as BenchRequest has it
+  int64_t layers = 0;     // of a synthetic model; 0: all
   std::string output_dir;
   std::string recipe = "default";     // a name or a JSON file
   std::vector<std::string> settings;  // "key=value", over the recipe
@@ -223,6 +226,8 @@ struct QuantizeRequest {
   // request goes on from them. At least so many seconds between two saves; 0: after every block.
   double save_every_seconds = 30.0;
   bool restart = false;  // throw away what an earlier run has saved
+  // runtime.device "auto": a Hopper GPU where there is one. The CPU's bytes do not depend on the
+  // number of threads; a GPU sums in another order, so that its codes differ here and there.
   RuntimeOptions runtime;
   // step is a short phrase; fraction in [0, 1] of the whole.
   std::function<void(std::string_view step, double fraction)> progress;

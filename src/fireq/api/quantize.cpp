@@ -5,8 +5,10 @@
 #include "fireq/api/held_out.h"
 #include "fireq/api/text_tools.h"
 #include "fireq/api/wiring.h"
+#include "fireq/base/philox.h"
 #include "fireq/checkpoint/model_source.h"
 #include "fireq/io/gguf.h"
+#include "fireq/model/synthetic_source.h"
 #include "fireq/quant/pipeline.h"
 #include "fireq/text/gguf_tokenizer.h"
 
@@ -29,6 +31,12 @@ void CheckRequest(const QuantizeRequest& request) {
   at_least("calibration tokens", request.calibration_tokens, 1);
   at_least("calibration context", request.calibration_context, 2);
   at_least("held-out tokens", request.held_out_tokens, 0);
+  FIREQ_CHECK(request.model.empty() != request.synthetic.empty(), kInvalidArgument,
+              "either a model or the name of a synthetic one");
+  FIREQ_CHECK(request.synthetic.empty() || request.calibration_text.empty(), kInvalidArgument,
+              "a synthetic model has no tokenizer: it is calibrated on random ids");
+  FIREQ_CHECK(request.synthetic.empty() || request.recipe != "auto", kInvalidArgument,
+              "recipe auto compares models on text, which a synthetic one does not know");
 }
 
 // All of the text: what is behind the calibration tokens is to judge on.
@@ -36,6 +44,47 @@ std::vector<int32_t> TextIds(const std::filesystem::path& model, const QuantizeR
   if (request.calibration_text.empty()) return {};
   const TextTools tools = LoadTextTools(model);
   return tools.tokenizer.Encode(request.calibration_text);
+}
+
+// Calibration ids for a model without a tokenizer.
+std::vector<int32_t> RandomIds(int64_t vocabulary, const QuantizeRequest& request) {
+  std::vector<int32_t> ids(static_cast<size_t>(request.calibration_tokens));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const uint64_t draw =
+        Philox(request.seed, {{static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), 0, 4}})
+            .word[0];
+    ids[i] = static_cast<int32_t>(draw * static_cast<uint64_t>(vocabulary) >> 32);
+  }
+  return ids;
+}
+
+// Whether the GPU's kernels run the model as it will be stored.
+bool GpuRuns(const quant::Recipe& recipe, const ModelConfig& config) {
+  const Arithmetic arithmetic = quant::ArithmeticOf(recipe);
+  const bool whole = config.hidden % 64 == 0 && config.ffn % 64 == 0 &&
+                     (config.head_dim == 64 || config.head_dim == 128);
+  return quant::StoresCodes(recipe) && recipe.exclude.empty() && whole && arithmetic.bf16_borders &&
+         arithmetic.e4m3_activations && arithmetic.e4m3_query && arithmetic.kv != KvGrid::kFloat;
+}
+
+// What quantises, and measures what it made.
+struct Machine {
+  Quantiser quantiser;
+  std::unique_ptr<Backend> other;  // the CPU's, if the quantiser's cannot run the result
+  Backend& measuring() const { return other ? *other : *quantiser.backend; }
+};
+
+Machine MakeMachine(RuntimeOptions runtime, const quant::Recipe& recipe,
+                    const ModelConfig& config) {
+  const bool runs = GpuRuns(recipe, config);
+  if (runtime.device == "auto" && !runs) runtime.device = "cpu";
+  Machine out{MakeQuantiser(runtime), nullptr};
+  if (!out.quantiser.fitter || runs) return out;
+  FIREQ_CHECK(!recipe.follow, kUnsupported,
+              "the GPU's kernels do not run the model that this recipe makes and follows; quantise "
+              "it with --device cpu");
+  out.other = MakeFloatBackend(runtime);
+  return out;
 }
 
 // What the report is measured on: text that neither calibration nor the choice of a recipe saw.
@@ -48,34 +97,38 @@ std::vector<int32_t> HeldOutIds(std::span<const int32_t> ids, int64_t first,
 }
 
 // In memory are one block of each model, their embeddings and their heads.
-nlohmann::json Measure(const quant::QuantizeJob& job, const std::filesystem::path& checkpoint,
-                       std::span<const int32_t> ids) {
+nlohmann::json Measure(const quant::QuantizeJob& job, Backend& backend,
+                       const std::filesystem::path& checkpoint, std::span<const int32_t> ids) {
   const int64_t context = std::min(job.calibration_context, std::ssize(ids));
-  return ToJson(MeasureHeldOut(*job.backend, OpenModel(*job.backend, checkpoint),
-                               OpenModel(*job.backend, job.source->path()), ids, context,
-                               job.pool->num_threads()),
-                context);
+  return ToJson(
+      MeasureHeldOut(backend, OpenModel(backend, checkpoint),
+                     OpenModel(backend, job.source->path()), ids, context, job.pool->num_threads()),
+      context);
 }
 
 }  // namespace
 
 std::string Quantize(const QuantizeRequest& request) {
   CheckRequest(request);
-  const std::filesystem::path model = ResolveModel(request.model, request.runtime);
+  const bool synthetic = !request.synthetic.empty();
+  const std::filesystem::path model = synthetic ? "" : ResolveModel(request.model, request.runtime);
   quant::QuantizeJob job;
   const bool choose = request.recipe == "auto";
   std::vector<std::string> settings = request.settings;
   if (request.seed != 0) settings.insert(settings.begin(), StrCat("seed=", request.seed));
   if (!choose) job.recipe = quant::LoadRecipe(request.recipe);
   for (const std::string& setting : settings) quant::ApplySetting(job.recipe, setting);
-  const auto source = ModelSource::Open(model);
+  const auto source =
+      synthetic ? MakeSyntheticSource(request.synthetic, request.layers) : ModelSource::Open(model);
   ThreadPool pool(request.runtime.num_threads);
-  const auto backend = MakeFloatBackend(request.runtime);
+  const Machine machine = MakeMachine(request.runtime, job.recipe, source->config());
   job.source = source.get();
-  job.backend = backend.get();
+  job.backend = machine.quantiser.backend.get();
+  job.fitter = machine.quantiser.fitter.get();
   job.pool = &pool;
   job.target = request.output_dir;
-  std::vector<int32_t> ids = TextIds(model, request);
+  std::vector<int32_t> ids =
+      synthetic ? RandomIds(source->config().vocab_size, request) : TextIds(model, request);
   job.calibration_context = request.calibration_context;
   job.extra_files = TokenizerFilesOf(*source);
   job.save = {request.save_every_seconds, request.restart};
@@ -90,7 +143,7 @@ std::string Quantize(const QuantizeRequest& request) {
   const std::vector<int32_t> held_out = HeldOutIds(ids, first_unseen, request);
   if (held_out.size() >= 2)
     job.measure = [&](const std::filesystem::path& checkpoint) {
-      return Measure(job, checkpoint, held_out);
+      return Measure(job, machine.measuring(), checkpoint, held_out);
     };
   ids.resize(std::min(ids.size(), static_cast<size_t>(request.calibration_tokens)));
   job.calibration_ids = std::move(ids);

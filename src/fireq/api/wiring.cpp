@@ -10,6 +10,8 @@
 #ifdef FIREQ_WITH_SM90
 #include "fireq/backends/sm90/backend/nccl_ranks.h"
 #include "fireq/backends/sm90/backend/sm90_backend.h"
+#include "fireq/backends/sm90/f32/f32_backend.h"
+#include "fireq/backends/sm90/fit/sm90_fitter.h"
 #endif
 
 namespace fireq {
@@ -30,6 +32,20 @@ bool HasCuda() {
 #else
   return false;
 #endif
+}
+
+// Of "cuda" or "cuda:N". Throws kInvalidArgument naming the device and the choices.
+int CudaIndex(const std::string& device) {
+  if (device == "cuda") return 0;
+  int index = -1;
+  if (device.starts_with("cuda:")) {
+    const char* end = device.data() + device.size();
+    const auto parsed = std::from_chars(device.data() + 5, end, index);
+    if (parsed.ptr != end) index = -1;
+  }
+  FIREQ_CHECK(index >= 0, kInvalidArgument, "device \"", device,
+              "\": expected auto, cpu, cuda or cuda:N");
+  return index;
 }
 
 bool IsCpu(const RuntimeOptions& options) {
@@ -72,16 +88,19 @@ std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options) {
   const std::string& device = options.device;
   if (device == "cpu") return MakeFloatBackend(options);
   if (device == "auto") return HasCuda() ? MakeCuda(0) : MakeFloatBackend(options);
-  if (device == "cuda") return MakeCuda(0);
-  int index = -1;
-  if (device.starts_with("cuda:")) {
-    const char* end = device.data() + device.size();
-    const auto parsed = std::from_chars(device.data() + 5, end, index);
-    if (parsed.ptr != end) index = -1;
-  }
-  FIREQ_CHECK(index >= 0, kInvalidArgument, "device \"", device,
-              "\": expected auto, cpu, cuda or cuda:N");
-  return MakeCuda(index);
+  return MakeCuda(CudaIndex(device));
+}
+
+Quantiser MakeQuantiser(const RuntimeOptions& options) {
+  if (IsCpu(options)) return {MakeFloatBackend(options), nullptr};
+  const int device = options.device == "auto" ? 0 : CudaIndex(options.device);
+#ifdef FIREQ_WITH_SM90
+  Quantiser out{MakeSm90FloatBackend(device), nullptr};
+  out.fitter = MakeSm90Fitter(*out.backend);
+  return out;
+#else
+  return {MakeCuda(device), nullptr};
+#endif
 }
 
 }  // namespace fireq

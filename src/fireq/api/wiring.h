@@ -8,6 +8,7 @@
 
 #include "fireq/api/fireq.h"
 #include "fireq/ops/backend.h"
+#include "fireq/ops/input_fit.h"
 #include "fireq/ops/ranks.h"
 
 namespace fireq {
@@ -28,7 +29,15 @@ std::vector<std::shared_ptr<Ranks>> Connect(const RuntimeOptions& options,
 // Throws as MakeBackend, and kInvalidArgument for a device that names a GPU.
 std::unique_ptr<Backend> MakeRankBackend(const RuntimeOptions& options, Share share);
 
-// What quantises: the CPU backend, whatever the device.
+// What runs float models: the CPU backend, whatever the device.
 std::unique_ptr<Backend> MakeFloatBackend(const RuntimeOptions& options);
+
+// What quantises: runs the float model, beside it the quantised one, and solves for the weights.
+struct Quantiser {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<Fitter> fitter;  // null: the host's cores
+};
+// "cpu", "cuda", "cuda:N", or "auto": a Hopper GPU where there is one. Throws as MakeBackend.
+Quantiser MakeQuantiser(const RuntimeOptions& options);
 
 }  // namespace fireq

@@ -107,6 +107,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
 
   std::string name() const override { return name_; }
   const Stream& stream() const override { return *stream_; }
+  std::shared_ptr<Stream> shared_stream() const override { return stream_; }
   Tensor Allocate(DType dtype, Shape shape) override {
     return AllocateDevice(stream_, dtype, std::move(shape));
   }
