@@ -3,15 +3,19 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
 #include <random>
 
 #include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/engine/session.h"
+#include "fireq/model/batch.h"
+#include "fireq/model/kv_cache.h"
 #include "fireq/model/model.h"
 #include "tests/io/io_testing.h"
 #include "tests/support/random_ids.h"
 #include "tests/support/tiny_llama.h"
+#include "tests/support/tiny_quantized.h"
 
 namespace fireq::test {
 namespace {
@@ -107,6 +111,63 @@ TEST(Session, RefusesEmptyUnknownAndOverlong) {
   EXPECT_THROW(session.Append(std::vector<int32_t>{-1}), Error);
   EXPECT_THROW(session.Append(std::vector<int32_t>(9, 1)), Error);
   EXPECT_EQ(session.Append(std::vector<int32_t>(8, 1)).num_elements(), 67);
+}
+
+// What a forward leaves: hidden states and the bytes of the cache.
+struct Forwarded {
+  Tensor hidden;
+  std::vector<Tensor> pages;
+};
+
+Forwarded ForwardOnce(Backend& backend, const Model& model, std::span<const SequenceStep> steps,
+                      const WantedRows* wanted) {
+  ForwardContext context = MakeContext(backend, model, 512, Products::kTable);
+  context.reduction = Reduction::kBatchInvariant;
+  KvCache cache(backend, model.config, model.quant.arithmetic.kv, model.config.num_layers, 4);
+  for (const KvLayer& layer : cache.layers())
+    std::memset(layer.pages.data(), 0, static_cast<size_t>(layer.pages.size_bytes()));
+  const BatchView batch = MakeBatch(backend, steps);
+  ForwardBuffers buffers(context, batch.num_tokens);
+  const Tensor hidden =
+      ForwardHidden(context, buffers, model.weights, batch, cache.layers(), wanted);
+  Forwarded out;
+  if (hidden.defined()) out.hidden = backend.Download(hidden);
+  for (const KvLayer& layer : cache.layers()) out.pages.push_back(backend.Download(layer.pages));
+  return out;
+}
+
+bool SameBytes(const Tensor& a, const Tensor& b) {
+  return a.size_bytes() == b.size_bytes() &&
+         std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size_bytes())) == 0;
+}
+
+TEST(ForwardHidden, WantedRowsAreThoseOfTheWholeAndTheCacheIsTheSame) {
+  const auto backend = MakeCpuBackend({.num_threads = 1});
+  const Model model = RandomQuantisedModel(*backend, TiniestConfig(), 11);
+  std::mt19937 rng(8);
+  const std::vector<int32_t> ids = RandomIds(rng, 91, model.config.vocab_size);
+  const std::vector<int32_t> first_pages = {2, 0}, second_pages = {1};
+  const SequenceStep steps[] = {{{ids.data(), 80}, 0, first_pages},
+                                {{ids.data() + 80, 11}, 0, second_pages}};
+  const Forwarded all = ForwardOnce(*backend, model, steps, nullptr);
+  ASSERT_EQ(all.hidden.dim(0), 91);
+
+  const std::vector<int32_t> rows = {79, 3, 90};
+  const WantedRows wanted{Tensor::FromVector(DType::kI32, {3}, rows),
+                          Tensor::Empty(DType::kBF16, {3, model.config.hidden})};
+  const Forwarded some = ForwardOnce(*backend, model, steps, &wanted);
+  ASSERT_EQ(some.hidden.dim(0), 3);
+  for (int64_t i = 0; i < 3; ++i) {
+    const int64_t row = rows[static_cast<size_t>(i)];
+    EXPECT_TRUE(SameBytes(some.hidden.Rows(i, i + 1), all.hidden.Rows(row, row + 1))) << row;
+  }
+  const WantedRows nothing;
+  const Forwarded none = ForwardOnce(*backend, model, steps, &nothing);
+  EXPECT_FALSE(none.hidden.defined());
+  for (size_t layer = 0; layer < all.pages.size(); ++layer) {
+    EXPECT_TRUE(SameBytes(some.pages[layer], all.pages[layer])) << layer;
+    EXPECT_TRUE(SameBytes(none.pages[layer], all.pages[layer])) << layer;
+  }
 }
 
 }  // namespace

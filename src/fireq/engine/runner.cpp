@@ -178,15 +178,18 @@ Tensor Runner::ForwardDecode(const DecodeWork& work) {
 // Logits of `last_tokens`.
 Tensor Runner::Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens) {
   const BatchView batch = Fill(steps, MaxPages(steps));
-  const Tensor hidden = ForwardHidden(context_, buffers_, model_.weights, batch, cache_->layers());
   const int64_t count = static_cast<int64_t>(last_tokens.size());
+  const bool all = count == batch.num_tokens;
+  WantedRows wanted;
+  if (count > 0 && !all) {
+    wanted.rows = backend_.Upload(Tensor::FromVector(
+        DType::kI32, {count}, std::vector<int32_t>(last_tokens.begin(), last_tokens.end())));
+    wanted.hidden = sampled_.Rows(0, count);
+  }
+  const Tensor hidden = ForwardHidden(context_, buffers_, model_.weights, batch, cache_->layers(),
+                                      all ? nullptr : &wanted);
   if (count == 0) return {};
-  if (count == hidden.dim(0)) return ForwardLogits(context_, logits_, model_.weights, hidden);
-  const Tensor rows = backend_.Upload(Tensor::FromVector(
-      DType::kI32, {count}, std::vector<int32_t>(last_tokens.begin(), last_tokens.end())));
-  const Tensor sampled = sampled_.Rows(0, count);
-  backend_.GatherRows(hidden, rows, sampled);
-  return ForwardLogits(context_, logits_, model_.weights, sampled);
+  return ForwardLogits(context_, logits_, model_.weights, hidden);
 }
 
 }  // namespace fireq

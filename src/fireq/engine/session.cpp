@@ -70,10 +70,18 @@ Tensor Session::Step(std::span<const int32_t> ids, bool want_logits) {
   if (!buffers_ || buffers_->max_tokens() < count) buffers_.emplace(context_, count);
   const SequenceStep step{ids, static_cast<int64_t>(ids_.size()), pages_};
   const BatchView batch = MakeBatch(backend_, {&step, 1});
-  const Tensor hidden = ForwardHidden(context_, *buffers_, model_.weights, batch, cache_->layers());
+  const bool all = want_logits && count == 1;
+  WantedRows wanted;
+  if (want_logits && !all) {
+    wanted.rows = backend_.Upload(
+        Tensor::FromVector(DType::kI32, {1}, std::vector{static_cast<int32_t>(count - 1)}));
+    wanted.hidden = backend_.Allocate(context_.border(), {1, model_.config.hidden});
+  }
+  const Tensor hidden = ForwardHidden(context_, *buffers_, model_.weights, batch, cache_->layers(),
+                                      all ? nullptr : &wanted);
   ids_.insert(ids_.end(), ids.begin(), ids.end());
   if (!want_logits) return {};
-  return backend_.Download(ForwardLogits(context_, model_.weights, hidden.Rows(count - 1, count)));
+  return backend_.Download(ForwardLogits(context_, model_.weights, hidden));
 }
 
 void Session::Truncate(int64_t length) {

@@ -61,8 +61,8 @@ ActTensor BlockForward::AttentionInput(const Tensor& x, const Tensor& norm, DTyp
   return input;
 }
 
-ActTensor BlockForward::AttentionOut(const ActTensor& input, const BlockWeights& block,
-                                     const KvLayer& kv, DType type) {
+ActTensor BlockForward::QueryAndCache(const ActTensor& input, const BlockWeights& block,
+                                      const KvLayer& kv) {
   const Tensor qkv = buffers_.qkv_.Rows(0, batch_.num_tokens);
   Linear(input, *block.qkv, Epilogue::kNone, {}, qkv);
   Trace("qkv", {qkv, {}, {}});
@@ -82,8 +82,19 @@ ActTensor BlockForward::AttentionOut(const ActTensor& input, const BlockWeights&
   rope.kv = kv;
   backend_.RopeKvWrite(rope);
   Trace("query", query);
+  return query;
+}
 
-  const Tensor context = buffers_.context_.border.Rows(0, batch_.num_tokens);
+void BlockForward::WriteCache(const ActTensor& input, const BlockWeights& block,
+                              const KvLayer& kv) {
+  QueryAndCache(input, block, kv);
+}
+
+ActTensor BlockForward::AttentionOut(const ActTensor& input, const BlockWeights& block,
+                                     const KvLayer& kv, DType type, const WantedRows* wanted,
+                                     const Tensor& x) {
+  const ActTensor query = QueryAndCache(input, block, kv);
+  Tensor context = buffers_.context_.border.Rows(0, batch_.num_tokens);
   backend_.Attention({.q = query,
                       .kv = kv,
                       .batch = &batch_,
@@ -92,9 +103,23 @@ ActTensor BlockForward::AttentionOut(const ActTensor& input, const BlockWeights&
                       .reduction = context_.reduction,
                       .out = context});
   Trace("attn_context", {context, {}, {}});
-  ActTensor out = Quantized(buffers_.context_, type);
+  if (wanted != nullptr) context = Keep(*wanted, x, context);
+  ActTensor out = Quantized(context, buffers_.context_.codes, type);
   Trace("attn_out", out);
   return out;
+}
+
+// Of x and of attention's output the wanted rows; returns the latter.
+Tensor BlockForward::Keep(const WantedRows& wanted, const Tensor& x, const Tensor& context) {
+  num_rows_ = wanted.rows.dim(0);
+  backend_.GatherRows(x, wanted.rows, wanted.hidden);
+  // Where q, k and v were: attention has read them.
+  const Shape shape = {num_rows_, context.dim(1)};
+  Tensor kept = buffers_.qkv_.Reshape({buffers_.qkv_.num_elements()})
+                    .Rows(0, NumElements(shape))
+                    .Reshape(shape);
+  backend_.GatherRows(context, wanted.rows, kept);
+  return kept;
 }
 
 void BlockForward::AddAttention(const ActTensor& out, const BlockWeights& block, const Tensor& x) {
@@ -109,10 +134,10 @@ ActTensor BlockForward::MlpInput(const Tensor& x, const Tensor& norm, DType type
 }
 
 ActTensor BlockForward::MlpHidden(const ActTensor& input, const BlockWeights& block, DType type) {
-  const Tensor product = buffers_.hidden_.border.Rows(0, batch_.num_tokens);
+  const Tensor product = buffers_.hidden_.border.Rows(0, num_rows_);
   Linear(input, *block.gate_up, Epilogue::kSiluMul, {}, product);
   Trace("mlp_product", {product, {}, {}});
-  ActTensor hidden = Quantized(buffers_.hidden_, type);
+  ActTensor hidden = Quantized(product, buffers_.hidden_.codes, type);
   Trace("mlp_hidden", hidden);
   return hidden;
 }
@@ -124,16 +149,15 @@ void BlockForward::AddMlp(const ActTensor& hidden, const BlockWeights& block, co
 
 ActTensor BlockForward::Normed(const Tensor& x, const Tensor& norm, DType type) {
   const ForwardBuffers::Activation& to = buffers_.normed_;
-  ActTensor out = type == DType::kE4M3 ? FirstRows(to.codes, batch_.num_tokens)
-                                       : ActTensor{to.border.Rows(0, batch_.num_tokens), {}, {}};
+  ActTensor out = type == DType::kE4M3 ? FirstRows(to.codes, num_rows_)
+                                       : ActTensor{to.border.Rows(0, num_rows_), {}, {}};
   backend_.RmsNorm({.x = x, .weight = norm, .eps = context_.config->rms_eps, .out = out});
   return out;
 }
 
-ActTensor BlockForward::Quantized(const ForwardBuffers::Activation& from, DType type) {
-  const Tensor border = from.border.Rows(0, batch_.num_tokens);
+ActTensor BlockForward::Quantized(const Tensor& border, const ActTensor& codes, DType type) {
   if (type != DType::kE4M3) return {border, {}, {}};
-  ActTensor out = FirstRows(from.codes, batch_.num_tokens);
+  ActTensor out = FirstRows(codes, border.dim(0));
   backend_.Quantize({.x = border, .out = out});
   return out;
 }
@@ -161,20 +185,27 @@ void BlockForward::Trace(std::string_view name, const ActTensor& tensor) const {
   if (context_.tracer != nullptr) context_.tracer->OnTensor(layer_, name, tensor);
 }
 
-void ForwardBlock(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
-                  const BlockWeights& block, const BatchView& batch, const KvLayer& kv,
-                  const Tensor& x) {
+Tensor ForwardBlock(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
+                    const BlockWeights& block, const BatchView& batch, const KvLayer& kv,
+                    const Tensor& x, const WantedRows* wanted) {
   BlockForward forward(context, buffers, layer, batch);
   const auto type = [&](const PreparedLinear& w) { return forward.InputType(w.quantized()); };
   const ActTensor input = forward.AttentionInput(x, block.attn_norm, type(*block.qkv));
-  forward.AddAttention(forward.AttentionOut(input, block, kv, type(*block.o)), block, x);
-  const ActTensor mlp_input = forward.MlpInput(x, block.mlp_norm, type(*block.gate_up));
-  forward.AddMlp(forward.MlpHidden(mlp_input, block, type(*block.down)), block, x);
+  if (wanted != nullptr && !wanted->rows.defined()) {
+    forward.WriteCache(input, block, kv);
+    return {};
+  }
+  const ActTensor out = forward.AttentionOut(input, block, kv, type(*block.o), wanted, x);
+  Tensor hidden = wanted != nullptr ? wanted->hidden : x;
+  forward.AddAttention(out, block, hidden);
+  const ActTensor mlp_input = forward.MlpInput(hidden, block.mlp_norm, type(*block.gate_up));
+  forward.AddMlp(forward.MlpHidden(mlp_input, block, type(*block.down)), block, hidden);
+  return hidden;
 }
 
 Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
                      const ModelWeights& weights, const BatchView& batch,
-                     const std::vector<KvLayer>& kv) {
+                     const std::vector<KvLayer>& kv, const WantedRows* wanted) {
   FIREQ_CHECK(batch.num_tokens <= buffers.max_tokens(), kInvalidArgument, "a step of ",
               batch.num_tokens, " tokens in buffers for ", buffers.max_tokens());
   const size_t layers = static_cast<size_t>(context.config->num_layers);
@@ -188,8 +219,8 @@ Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
   for (size_t layer = 0; layer < layers; ++layer) {
     const int64_t number = static_cast<int64_t>(layer);
     if (weights.read_block) read = weights.read_block(number);
-    ForwardBlock(context, buffers, number, weights.read_block ? read : weights.blocks[layer], batch,
-                 kv[layer], x);
+    x = ForwardBlock(context, buffers, number, weights.read_block ? read : weights.blocks[layer],
+                     batch, kv[layer], x, layer + 1 == layers ? wanted : nullptr);
   }
   return x;
 }

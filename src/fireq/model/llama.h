@@ -29,6 +29,13 @@ struct ForwardContext {
   DType border() const { return arithmetic.bf16_borders ? DType::kBF16 : DType::kF32; }
 };
 
+// The rows of a batch whose hidden states are wanted. Attention's sums and the linears behind them
+// are made for no other row of the last block: most rows of a prompt are there for their K and V.
+struct WantedRows {
+  Tensor rows;    // I32 [R], in the backend's memory; undefined: none, K and V alone are written
+  Tensor hidden;  // border [R, D]: theirs, in this order
+};
+
 // Scratch for up to `max_tokens` tokens a step, made once and reused by every block.
 class ForwardBuffers {
  public:
@@ -39,7 +46,7 @@ class ForwardBuffers {
  private:
   friend class BlockForward;
   friend Tensor ForwardHidden(const ForwardContext&, ForwardBuffers&, const ModelWeights&,
-                              const BatchView&, const std::vector<KvLayer>&);
+                              const BatchView&, const std::vector<KvLayer>&, const WantedRows*);
 
   // An activation on both sides of its token quantisation; codes only where the model has them.
   struct Activation {
@@ -68,7 +75,8 @@ class BlockForward {
         backend_(*context.backend),
         buffers_(buffers),
         layer_(layer),
-        batch_(batch) {}
+        batch_(batch),
+        num_rows_(batch.num_tokens) {}
 
   // Inputs of linears are E4M3 codes where the model has them and the consumer is quantised.
   DType InputType(bool consumer_quantised) const {
@@ -79,9 +87,13 @@ class BlockForward {
   // Norm of the residual stream x: the input of q, k, v, or of gate, up.
   ActTensor AttentionInput(const Tensor& x, const Tensor& norm, DType type);
   ActTensor MlpInput(const Tensor& x, const Tensor& norm, DType type);
-  // From there to the input of o, or of down. K and V are written to `kv`.
+  // From there to the input of o, or of down. K and V are written to `kv`. With `wanted`, which has
+  // rows, of x as of attention's output only these go on: from here on wanted->hidden is x.
   ActTensor AttentionOut(const ActTensor& input, const BlockWeights& block, const KvLayer& kv,
-                         DType type);
+                         DType type, const WantedRows* wanted = nullptr,
+                         const Tensor& x = Tensor());
+  // K and V alone.
+  void WriteCache(const ActTensor& input, const BlockWeights& block, const KvLayer& kv);
   ActTensor MlpHidden(const ActTensor& input, const BlockWeights& block, DType type);
   // o and down, added to x.
   void AddAttention(const ActTensor& out, const BlockWeights& block, const Tensor& x);
@@ -89,7 +101,9 @@ class BlockForward {
 
  private:
   ActTensor Normed(const Tensor& x, const Tensor& norm, DType type);
-  ActTensor Quantized(const ForwardBuffers::Activation& from, DType type);
+  ActTensor QueryAndCache(const ActTensor& input, const BlockWeights& block, const KvLayer& kv);
+  Tensor Keep(const WantedRows& wanted, const Tensor& x, const Tensor& context);
+  ActTensor Quantized(const Tensor& border, const ActTensor& codes, DType type);
   void Linear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
               const Tensor& residual, const Tensor& y);
   void AddLinear(const ActTensor& input, const PreparedLinear& w, const Tensor& x);
@@ -100,18 +114,21 @@ class BlockForward {
   ForwardBuffers& buffers_;
   int64_t layer_;
   const BatchView& batch_;
+  int64_t num_rows_;  // of x
 };
 
 // x [T, D] (border, updated in place) through block `layer`; its K and V are written to `kv`.
-void ForwardBlock(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
-                  const BlockWeights& block, const BatchView& batch, const KvLayer& kv,
-                  const Tensor& x);
+// Returns x or, if they alone are wanted, wanted->hidden.
+Tensor ForwardBlock(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
+                    const BlockWeights& block, const BatchView& batch, const KvLayer& kv,
+                    const Tensor& x, const WantedRows* wanted = nullptr);
 
 // Embeds batch.ids and runs all blocks: the residual stream [T, D] (border) before the final norm.
-// It lives in `buffers` until their next use. `kv` has one entry a layer.
+// It lives in `buffers` until their next use. `kv` has one entry a layer. With `wanted`, the hidden
+// states of these rows alone, in wanted->hidden.
 Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
                      const ModelWeights& weights, const BatchView& batch,
-                     const std::vector<KvLayer>& kv);
+                     const std::vector<KvLayer>& kv, const WantedRows* wanted = nullptr);
 
 // What the end of a forward writes, for up to `max_rows` rows.
 struct LogitBuffers {
