@@ -1,6 +1,7 @@
 // When each kernel and copy of a program ran, from inside: the CUDA driver loads this library into
 // any program that is started with CUDA_INJECTION64_PATH naming it, and it writes what CUPTI saw to
-// FIREQ_TIMELINE as CSV when the program ends. bench/timeline/idle.py reads that.
+// FIREQ_TIMELINE as CSV when the program ends. bench/timeline/idle.py reads that. With several GPUs
+// FIREQ_TIMELINE_DEVICE says whose.
 #include <cupti.h>
 
 #include <cstdint>
@@ -28,13 +29,20 @@ Timeline& Recorded() {
   return *timeline;
 }
 
+bool IsWanted(uint32_t device) {
+  static const char* const wanted = std::getenv("FIREQ_TIMELINE_DEVICE");
+  return wanted == nullptr || device == static_cast<uint32_t>(std::atoi(wanted));
+}
+
 void Keep(const CUpti_Activity& record) {
   if (record.kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {
     const auto& kernel = reinterpret_cast<const CUpti_ActivityKernel10&>(record);
-    Recorded().spans.push_back({kernel.start, kernel.end, kernel.graphId, kernel.name});
+    if (IsWanted(kernel.deviceId))
+      Recorded().spans.push_back({kernel.start, kernel.end, kernel.graphId, kernel.name});
   } else if (record.kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
     const auto& copy = reinterpret_cast<const CUpti_ActivityMemcpy5&>(record);
-    Recorded().spans.push_back({copy.start, copy.end, copy.graphId, "copy"});
+    if (IsWanted(copy.deviceId))
+      Recorded().spans.push_back({copy.start, copy.end, copy.graphId, "copy"});
   }
 }
 
