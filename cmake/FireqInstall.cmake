@@ -14,7 +14,8 @@ install(FILES "${PROJECT_SOURCE_DIR}/src/fireq/api/fireq.h"
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fireq/api)
 foreach(folder IN ITEMS base formats)
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/src/fireq/${folder}"
-          DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fireq FILES_MATCHING PATTERN "*.h")
+          DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/fireq FILES_MATCHING PATTERN "*.h"
+          PATTERN "*_vector.h" EXCLUDE)
 endforeach()
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/fireq)
 install(EXPORT fireqTargets NAMESPACE fireq:: DESTINATION ${package_dir})

@@ -1,10 +1,8 @@
 // The searches against a plain scalar reading of the served arithmetic, element for element.
 #include "fireq/quant/grid.h"
-#include "fireq/quant/product_values.h"
 
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
 #include <random>
 
@@ -142,20 +140,6 @@ TEST(Grid, FirstOfEqualCandidatesWins) {
   EXPECT_EQ(BestCandidate(w, h, both, ErrorProducts::kTable), 0u);
   const std::vector<GroupGrid> reversed = {{-1.0f, 8}, {1.0f, 8}};
   EXPECT_EQ(BestCandidate(w, h, reversed, ErrorProducts::kTable), 0u);
-}
-
-TEST(Grid, VectorsOfE4M3EqualTheFormat) {
-  namespace hn = hwy::HWY_NAMESPACE;
-  const hn::CappedTag<float, 1> d;
-  // Every float of 16 leading bits, and the neighbours of the rounding boundaries.
-  for (uint32_t high = 0; high < 0x10000u; ++high) {
-    for (const uint32_t low : {0u, 1u, 0x7FFFu, 0x8000u, 0xFFFFu}) {
-      const float x = std::bit_cast<float>(high << 16 | low);
-      if (!(std::fabs(x) < 0x1p100f)) continue;
-      ASSERT_EQ(hn::GetLane(HWY_NAMESPACE::RoundToE4M3(d, hn::Set(d, x))), fireq::RoundToE4M3(x))
-          << x;
-    }
-  }
 }
 
 TEST(Grid, TensorScaleLiftsSmallGroupsAndStopsBeforeOverflow) {

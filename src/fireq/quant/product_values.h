@@ -7,7 +7,7 @@
 #define FIREQ_QUANT_PRODUCT_VALUES_H
 #endif
 
-#include "fireq/formats/e4m3.h"
+#include "fireq/formats/e4m3_vector.h"
 #include "fireq/quant/recipe.h"
 #include "hwy/highway.h"
 
@@ -15,20 +15,7 @@ HWY_BEFORE_NAMESPACE();
 namespace fireq::quant::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// E4M3(x); |x| < 2^100.
-template <class D, class V>
-HWY_INLINE V RoundToE4M3(D d, V x) {
-  const hn::RebindToUnsigned<D> du;
-  const auto bits = hn::BitCast(du, x);
-  const auto odd = hn::And(hn::ShiftRight<20>(bits), hn::Set(du, 1));
-  const auto carried = hn::Add(hn::Add(bits, hn::Set(du, 0x7FFFF)), odd);
-  const V normal = hn::BitCast(d, hn::And(carried, hn::Set(du, 0xFFF00000)));
-  // Below 2^-6 the grid has step 2^-9, which is the ulp around 1.5 * 2^14.
-  const V magic = hn::Set(d, 24576.0f);
-  const V subnormal = hn::Sub(hn::Add(x, magic), magic);
-  const V rounded = hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, 0x1p-6f)), subnormal, normal);
-  return hn::Min(hn::Max(rounded, hn::Set(d, -kE4M3Max)), hn::Set(d, kE4M3Max));
-}
+using fireq::HWY_NAMESPACE::RoundToE4M3;
 
 // clamp(rne(w / scale) + zero, 0, 15)
 template <class D, class V>

@@ -9,11 +9,16 @@
 #include "fireq/formats/int4.h"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+// After foreach_target.h: once a target.
+#include "fireq/formats/e4m3_vector.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fireq::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace {
+
+using fireq::HWY_NAMESPACE::RoundMagnitudeE4M3;
+using fireq::HWY_NAMESPACE::RoundToE4M3;
 
 using Full = hn::CappedTag<float, 16>;
 using One = hn::CappedTag<float, 1>;
@@ -70,19 +75,6 @@ HWY_INLINE void StoreBorder(D d, hn::Vec<D> x, bf16_t* out) {
 template <class D>
 HWY_INLINE void StoreBorder(D d, hn::Vec<D> x, float* out) {
   hn::StoreU(x, d, out);
-}
-
-// |E4M3(v)| of |v|: adding and subtracting 2^20 times the power of two of |v| (at least 2^-6)
-// rounds half to even to 3 mantissa bits, or to the subnormals' 2^-9. A NaN comes out as 448.
-template <class D>
-HWY_INLINE hn::Vec<D> RoundMagnitudeE4M3(D d, hn::Vec<D> magnitude) {
-  const hn::Rebind<int32_t, D> di;
-  const auto limited =
-      hn::IfThenElse(hn::Lt(magnitude, hn::Set(d, kE4M3Max)), magnitude, hn::Set(d, kE4M3Max));
-  const auto exponent =
-      hn::Max(hn::And(hn::BitCast(di, limited), hn::Set(di, 0x7F800000)), hn::Set(di, 0x3C800000));
-  const auto magic = hn::BitCast(d, hn::Add(exponent, hn::Set(di, 20 << 23)));
-  return hn::Sub(hn::Add(limited, magic), magic);
 }
 
 // 2^x for x <= 128; 0 below -126. NaN stays NaN. Relative error below 1e-7.
@@ -290,8 +282,7 @@ float Softmax(float* s, const SoftmaxTile& tile, SoftmaxRow* row) {
     sum = hn::Add(sum, p);
     auto v = hn::Mul(p, hn::LoadU(d, tile.value_scale + i));
     if (tile.round_probs) {
-      const auto rounded = hn::CopySign(RoundMagnitudeE4M3(d, hn::Abs(v)), v);
-      v = hn::IfThenElse(hn::IsNaN(v), v, rounded);
+      v = hn::IfThenElse(hn::IsNaN(v), v, RoundToE4M3(d, v));
     }
     v = hn::IfThenElseZero(seen, v);
     hn::StoreU(v, d, s + i);
