@@ -98,6 +98,12 @@ class Render(WithModel):
         self.assertIn("messages", run("render", self.model, "--messages", "-", stdin='{"a": 1}', code=2).stderr)
         run("render", self.model, "--messages", "-", stdin="[", code=4)
         run("render", self.model, "--messages", self.dir / "nowhere.json", code=5)
+        folder = self.dir / "template"
+        folder.mkdir()
+        (folder / "tokenizer.json").write_bytes((self.model / "tokenizer.json").read_bytes())
+        (folder / "chat_template.jinja").write_text("{{ '{}'.format(1) }}")
+        done = run("render", folder, "--messages", "-", stdin="[]", code=3)
+        self.assertIn("line 1: the method 'format' of str is not supported", done.stderr)
 
     @unittest.skipUnless(DATA, "FIREQ_TEST_DATA is not set")
     def test_real_templates_exactly(self):

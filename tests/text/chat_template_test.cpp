@@ -87,5 +87,42 @@ TEST(ChatTemplate, ErrorsNameTheLineAndTheThing) {
             "be called");
 }
 
+// Each seen beside jinja2 3.1.
+TEST(ChatTemplate, FiltersAndLoopsAsJinjaHasThem) {
+  EXPECT_EQ(Render("{{ \"don't STOP-here (now) [it] <b> {c}\" | title }}"),
+            "Don't Stop-Here (Now) [It] <B> {C}");
+  EXPECT_EQ(Render("{{ \"don't\".title() }}"), "Don'T");
+  EXPECT_EQ(Render("{{ 3 | round }} {{ 2.5 | round }} {{ 2.675 | round(2) }} {{ true | round }}"),
+            "3 2.0 2.67 1");
+  EXPECT_EQ(Render("{{ 3 | round(1, 'ceil') }} {{ 1234 | round(-2) }} {{ 0.125 | round(2) }}"),
+            "3.0 1200 0.12");
+  EXPECT_EQ(Render("{{ [] | wordcount }} {{ \"it's a_b, \u00E9-1\" | wordcount }}"), "0 5");
+  // A body that ends early has not run as far as the else is concerned.
+  EXPECT_EQ(Render("{% for i in [1] %}{% continue %}{% else %}none{% endfor %}"), "none");
+  EXPECT_EQ(Render("{% for i in [1, 2] %}{{ i }}{% break %}{% else %}none{% endfor %}"), "1none");
+  EXPECT_EQ(Render("{% for i in [1, 2] %}{% if i == 2 %}{% break %}{% endif %}{% else %}none"
+                   "{% endfor %}"),
+            "");
+}
+
+TEST(ChatTemplate, MethodsOfPythonThatAreMissingAreUnsupported) {
+  const auto code_of = [](const std::string& source) {
+    try {
+      Render(source);
+    } catch (const Error& error) {
+      return error.code();
+    }
+    return ErrorCode::kInternal;
+  };
+  EXPECT_EQ(ErrorOf("\n{{ 'x{}'.format(1) }}"),
+            "chat template, line 2: the method 'format' of str is not supported");
+  EXPECT_EQ(code_of("{{ 'x{}'.format(1) }}"), ErrorCode::kUnsupported);
+  EXPECT_EQ(code_of("{{ 'x'['zfill'](3) }}"), ErrorCode::kUnsupported);
+  EXPECT_EQ(code_of("{{ (5).bit_length() }}"), ErrorCode::kUnsupported);
+  EXPECT_EQ(code_of("{{ 'x'.nonsense() }}"), ErrorCode::kInvalidArgument);
+  // Keys of a dictionary are no methods, and what Python does not have stays undefined.
+  EXPECT_EQ(Render("{{ {'format': 1}.format }}{{ 'x'.nonsense is defined }}"), "1False");
+}
+
 }  // namespace
 }  // namespace fireq::text

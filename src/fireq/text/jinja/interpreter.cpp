@@ -264,6 +264,8 @@ void Interpreter::RunFor(const Stmt& stmt, const Value& iterable, int64_t depth0
       return Value::String(std::move(text));
     };
   }
+  // Jinja's else is for loops of which no body ran to its end: break and continue leave it early.
+  bool ran_whole = false;
   const auto loop = std::make_shared<Loop>(items, depth0, std::move(recurse));
   for (size_t i = 0; i < items.size(); ++i) {
     runtime_.budget.Charge(Budget::kIteration);
@@ -271,9 +273,11 @@ void Interpreter::RunFor(const Stmt& stmt, const Value& iterable, int64_t depth0
     loop->MoveTo(i);
     enter.scope().values["loop"] = Value::Of(loop);
     Assign(*stmt.target, items[i]);
-    if (Run(stmt.body) == Flow::kBreak) break;
+    const Flow flow = Run(stmt.body);
+    if (flow == Flow::kBreak) break;
+    ran_whole |= flow == Flow::kNormal;
   }
-  if (items.empty()) Run(stmt.otherwise);
+  if (!ran_whole) Run(stmt.otherwise);
 }
 
 void Interpreter::RunCallBlock(const Stmt& stmt) {

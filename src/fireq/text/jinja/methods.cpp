@@ -290,6 +290,17 @@ constexpr Row kListMethods[] = {
      }},
 };
 
+// What Python has besides, so that it is refused by name instead of being taken for undefined.
+// Methods that change their value are left out: Jinja's sandbox has them undefined as well.
+constexpr std::string_view kOtherStringMethods[] = {
+    "casefold",  "center",    "encode",       "expandtabs", "format",    "format_map",  "index",
+    "isascii",   "isdecimal", "isidentifier", "ljust",      "isnumeric", "isprintable", "istitle",
+    "maketrans", "rindex",    "rjust",        "swapcase",   "translate", "zfill"};
+constexpr std::string_view kOtherNumberMethods[] = {
+    "as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator",
+    "from_bytes",       "fromhex",   "hex",        "imag",      "is_integer",
+    "numerator",        "real",      "to_bytes"};
+
 Method FindMethod(const Value& self, std::string_view name) {
   const auto find = [&](const auto& rows) -> Method {
     const auto* row = std::ranges::find(rows, name, &Row::name);
@@ -304,6 +315,16 @@ Method FindMethod(const Value& self, std::string_view name) {
 
 bool HasMethod(const Value& self, std::string_view name) {
   return FindMethod(self, name) != nullptr;
+}
+
+void RefuseUnsupportedMethod(const Value& self, std::string_view name) {
+  const auto among = [&](const auto& names) {
+    return std::ranges::find(names, name) != std::end(names);
+  };
+  const bool number = self.IsNumber() && !self.Is(Type::kBool);
+  FIREQ_CHECK(!(self.Is(Type::kString) && among(kOtherStringMethods)) &&
+                  !(number && among(kOtherNumberMethods)),
+              kUnsupported, "the method '", name, "' of ", self.TypeName(), " is not supported");
 }
 
 Value CallMethod(const Value& self, std::string_view name, const Arguments& arguments) {

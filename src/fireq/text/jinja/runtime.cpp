@@ -198,6 +198,7 @@ Value GetAttribute(const Value& value, std::string_view name) {
   if (HasMethod(value, name)) {
     return Value::Of(std::make_shared<BoundMethod>(value, std::string(name)));
   }
+  RefuseUnsupportedMethod(value, name);
   if (value.Is(Type::kDict)) {
     const Value* entry = value.Find(name);
     if (entry != nullptr) return *entry;

@@ -52,7 +52,8 @@ class ArgumentReader {
   std::vector<std::pair<std::string_view, const Value*>> values_;
 };
 
-// value.name and value[key]; Undefined where there is none. Errors: kInvalidArgument on undefined.
+// value.name and value[key]; Undefined where there is none. Errors: kInvalidArgument on undefined,
+// kUnsupported for methods of Python that FireQ does not have.
 Value GetAttribute(const Value& value, std::string_view name);
 Value GetItem(const Value& value, const Value& key);
 // value[start:stop:step]; None or undefined parts are absent.
@@ -84,6 +85,8 @@ bool HasTest(std::string_view name);
 Value FindGlobal(Runtime& runtime, std::string_view name);
 // Whether values of this type have the method; CallMethod runs it.
 bool HasMethod(const Value& self, std::string_view name);
+// Errors: kUnsupported, by name, for what Python's str and numbers have and FireQ does not.
+void RefuseUnsupportedMethod(const Value& self, std::string_view name);
 Value CallMethod(const Value& self, std::string_view name, const Arguments& arguments);
 
 // str.strip() and friends: `chars` empty means white space.

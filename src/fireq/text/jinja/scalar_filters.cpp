@@ -83,13 +83,58 @@ Value ToFloat(Runtime&, const Value& value, const Arguments& arguments) {
 Value Round(Runtime&, const Value& value, const Arguments& arguments) {
   const ArgumentReader in("round", arguments, {"precision", "method"});
   FIREQ_CHECK(value.IsNumber(), kInvalidArgument, "round needs a number, got ", value.TypeName());
-  const double scale = std::pow(10.0, static_cast<double>(in.Int("precision", 0)));
+  constexpr int64_t kMaxPrecision = 40;
+  const int64_t precision = in.Int("precision", 0);
+  FIREQ_CHECK(precision >= -kMaxPrecision && precision <= kMaxPrecision, kUnsupported,
+              "round: a precision of ", precision);
+  const double scale = std::pow(10.0, static_cast<double>(precision));
   const std::string method = in.String("method", "common");
   const double scaled = value.AsFloat() * scale;
   if (method == "ceil") return Value::Float(std::ceil(scaled) / scale);
   if (method == "floor") return Value::Float(std::floor(scaled) / scale);
-  // Python rounds halves to even, as the default floating-point mode does.
-  return Value::Float(std::nearbyint(scaled) / scale);
+  if (!value.Is(Type::kFloat) && precision >= 0) return Value::Int(value.AsInt());
+  // Python rounds halves to even, as the default floating-point mode does; only some decimal
+  // fractions are halves, which the decimal digits of the exact value tell and `scaled` does not.
+  double rounded = std::nearbyint(scaled) / scale;
+  if (precision > 0 && std::isfinite(rounded)) {
+    char digits[400];
+    const auto end = std::to_chars(digits, std::end(digits), value.AsFloat(),
+                                   std::chars_format::fixed, static_cast<int>(precision));
+    std::from_chars(digits, end.ptr, rounded);
+  }
+  if (value.Is(Type::kFloat)) return Value::Float(rounded);
+  FIREQ_CHECK(std::fabs(rounded) < 9e18, kUnsupported, "round: ", rounded, " exceeds 64 bits");
+  return Value::Int(static_cast<int64_t>(rounded));
+}
+
+// Words begin behind white space and opening brackets; "don't" is one, unlike in str.title().
+Value Title(Runtime&, const Value& value, const Arguments&) {
+  const std::string source = value.ToString();
+  std::string out;
+  bool at_word_start = true;
+  for (std::string_view rest = source; !rest.empty();) {
+    const std::string_view one =
+        rest.substr(0, static_cast<size_t>(std::max<int64_t>(text::CharLength(rest, 0), 1)));
+    out += at_word_start ? text::UpperCase(one) : text::LowerCase(one);
+    at_word_start = std::string_view("-({[<").find(one) != std::string_view::npos ||
+                    Strip(one, "", true, false).empty();
+    rest.remove_prefix(one.size());
+  }
+  return Value::String(std::move(out));
+}
+
+// Runs of letters, digits and underscores.
+Value WordCount(Runtime& runtime, const Value& value, const Arguments&) {
+  const std::u32string characters = text::ToUtf32(value.ToString());
+  runtime.budget.Charge(static_cast<int64_t>(characters.size()));
+  int64_t words = 0;
+  bool inside = false;
+  for (const char32_t c : characters) {
+    const bool part = c == '_' || text::IsLetter(c) || text::IsNumber(c);
+    words += part && !inside ? 1 : 0;
+    inside = part;
+  }
+  return Value::Int(words);
 }
 
 Value Abs(Runtime&, const Value& value, const Arguments&) {
@@ -217,20 +262,14 @@ constexpr FilterRow kScalarFilters[] = {
     {"round", Round},
     {"safe", [](Runtime&, const Value& v, const Arguments&) { return Text(v.ToString()); }},
     {"string", [](Runtime&, const Value& v, const Arguments&) { return Text(v.ToString()); }},
-    {"title", [](Runtime&, const Value& v,
-                 const Arguments&) { return Value::String(TitleCase(v.ToString(), true)); }},
+    {"title", Title},
     {"tojson", Tojson},
     {"trim", Trim},
     {"truncate", Truncate},
     {"upper", [](Runtime&, const Value& v,
                  const Arguments&) { return Value::String(text::UpperCase(v.ToString())); }},
     {"urlencode", UrlEncode},
-    {"wordcount",
-     [](Runtime& r, const Value& v, const Arguments&) {
-       const Value words = CallMethod(Text(v.ToString()), "split", {});
-       r.budget.Charge(words.weight());
-       return Value::Int(Length(words));
-     }},
+    {"wordcount", WordCount},
 };
 
 }  // namespace
