@@ -10,6 +10,7 @@
 #include <iostream>
 #include <iterator>
 #include <map>
+#include <vector>
 
 namespace fireq::app {
 
@@ -37,6 +38,22 @@ RuntimeOptions CommonOptions::Runtime() const {
 
 namespace {
 
+// An option whose value is one of a few words, named in --help and in the message for another.
+template <class E>
+void AddChoice(CLI::App& command, const std::string& option, E& value,
+               const std::map<std::string, E>& choices, const std::string& help) {
+  std::vector<std::string> words;
+  std::string shown;
+  for (const auto& choice : choices) {
+    words.push_back(choice.first);
+    shown += (shown.empty() ? "" : "|") + choice.first;
+  }
+  const auto store = [&value, choices](const std::string& word) { value = choices.at(word); };
+  command.add_option_function<std::string>(option, store, help)
+      ->transform(CLI::IsMember(words, CLI::ignore_case).description(""))
+      ->type_name(shown);
+}
+
 double NowSeconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -44,14 +61,11 @@ double NowSeconds() {
 }  // namespace
 
 void AddProducts(CLI::App& command, ProductsMode& products) {
-  command
-      .add_option("--products", products,
-                  "served: as served, by tokens a step; table or exact: always that one")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, ProductsMode>{{"served", ProductsMode::kServed},
-                                              {"table", ProductsMode::kTable},
-                                              {"exact", ProductsMode::kExact}},
-          CLI::ignore_case));
+  AddChoice(command, "--products", products,
+            {{"served", ProductsMode::kServed},
+             {"table", ProductsMode::kTable},
+             {"exact", ProductsMode::kExact}},
+            "As served, by tokens of a step (default); or always that product");
 }
 
 void AddTensorParallel(CLI::App& command, int& ranks) {
@@ -62,12 +76,8 @@ void AddTensorParallel(CLI::App& command, int& ranks) {
 }
 
 void AddLmHead(CLI::App& command, LmHead& lm_head) {
-  command
-      .add_option("--lm-head", lm_head,
-                  "stored: as the model has it; int4: made on loading a quantised checkpoint")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, LmHead>{{"stored", LmHead::kAsStored}, {"int4", LmHead::kInt4}},
-          CLI::ignore_case));
+  AddChoice(command, "--lm-head", lm_head, {{"stored", LmHead::kAsStored}, {"int4", LmHead::kInt4}},
+            "As the model has it (default), or made on loading a quantised checkpoint");
 }
 
 Progress::Progress() : terminal_(isatty(STDERR_FILENO) == 1), start_seconds_(NowSeconds()) {}

@@ -59,7 +59,7 @@ _fireq() {
     --reference) ;;
     --set | --*-tokens | --*-context | --context | --seed | --save-every | --limit | --threads | --prompt | \
       --prompt-ids | --system | --temperature | --top-k | --top-p | --min-p | --stop | -n | \
-      --layers | --shape | --memory-gib | --repeats | --requests | --baseline | --tolerance | --tokens | --chunk)
+      --layers | --shape | --memory-gib | --repeats | --requests | --baseline | --tolerance | --tokens | --chunk | --tensor-parallel)
       return ;;
   esac
   if [[ $current == -* ]]; then
