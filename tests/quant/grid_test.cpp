@@ -91,7 +91,7 @@ TEST_P(GridSearch, EqualsTheNaiveReading) {
   for (const float sigma : {0.02f, 1e-4f, 300.0f}) {
     const Matrix<float> w = RandomMatrix(37, 333, sigma, 5);
     const std::vector<float> h = RandomImportance(333, 6);
-    WeightI4 out = MakeWeightI4(w.rows, w.cols, ChooseTensorScale(w));
+    WeightI4 out = MakeWeightI4(w.rows, w.cols, ChooseTensorScale(w, pool));
     SearchScales(w, h, spec, pool, out);
     RoundToNearest(w, pool, out);
     for (int64_t n = 0; n < w.rows; ++n) {
@@ -143,17 +143,18 @@ TEST(Grid, FirstOfEqualCandidatesWins) {
 }
 
 TEST(Grid, TensorScaleLiftsSmallGroupsAndStopsBeforeOverflow) {
+  ThreadPool pool(2);
   Matrix<float> w(2, 256);
   w.at(0, 0) = 1.0f;
   w.at(0, 200) = 1e-3f;  // scale 1e-3 / 7 underflows without t
   w.at(1, 3) = 0.5f;
   w.at(1, 130) = 0.5f;
   // 1e-3 * t >= 7 * 2^-9 from t = 16; nothing is gained beyond.
-  EXPECT_EQ(ChooseTensorScale(w), 16.0f);
+  EXPECT_EQ(ChooseTensorScale(w, pool), 16.0f);
   w.at(0, 200) = 1e-6f;  // never enough: as large as 448 lets it be
-  EXPECT_EQ(ChooseTensorScale(w), 256.0f);
+  EXPECT_EQ(ChooseTensorScale(w, pool), 256.0f);
   for (float& x : w.data) x = 0.0f;
-  EXPECT_EQ(ChooseTensorScale(w), 1.0f);
+  EXPECT_EQ(ChooseTensorScale(w, pool), 1.0f);
 }
 
 TEST(Grid, SameBytesForAnyNumberOfThreads) {

@@ -179,7 +179,7 @@ TEST_F(TinyPipeline, FollowingCorrectsOnlyWhatRoundingDid) {
   Calibration calibration(*backend, fitter, config_, RandomIds(config_, 100, 3), spec,
                           outer.embedding, pool);
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    Block<float> block = LoadBlock(*source_, layer);
+    Block<float> block = LoadBlock(*source_, layer, pool);
     calibration.StartBlock(block, layer, false);
     calibration.StartFollowing(block, layer, {});
     const auto part = [](FloatLinear<float>& linear) {
@@ -309,7 +309,7 @@ TEST_P(FoldedModel, LogitsAreUnchanged) {
   model.quant.qk_hadamard = true;
   std::vector<Block<float>> blocks;
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    blocks.push_back(LoadBlock(*source_, layer));
+    blocks.push_back(LoadBlock(*source_, layer, pool));
     FoldCas(blocks.back(), config_, recipe);
     rotation.Fold(blocks.back(), pool);
     const KeyRanges keys = calibration.StartBlock(blocks.back(), layer, true);
@@ -325,7 +325,7 @@ TEST_P(FoldedModel, LogitsAreUnchanged) {
   model.weights.embedding = matrix(outer.embedding);
   model.weights.final_norm = F32Tensor(outer.final_norm, {config_.hidden});
   LinearSpec head;
-  head.parts.push_back({.name = "lm_head", .weight = matrix(outer.lm_head)});
+  head.parts.push_back({.name = "lm_head", .weight = matrix(rotation.LoadHead(*source_, pool))});
   model.weights.lm_head = backend->Prepare(std::move(head));
 
   const auto expected = test::ReferenceLogits(config_, weights_, ids);

@@ -204,7 +204,7 @@ TEST(Solver, CompensationAndSweepsLowerTheOutputError) {
   const Matrix<float> w = Weights(n, k, 7);
   for (const ErrorProducts products : {ErrorProducts::kTable, ErrorProducts::kExact}) {
     const Products served = products == ErrorProducts::kTable ? Products::kTable : Products::kExact;
-    WeightI4 out = MakeWeightI4(n, k, ChooseTensorScale(w));
+    WeightI4 out = MakeWeightI4(n, k, ChooseTensorScale(w, pool));
     SearchScales(w, moments.Importance(0.01), {WeightGrid::kAsymmetric, true, products}, pool, out);
     RoundToNearest(w, pool, out);
     const double nearest = OutputError(w, out, h, served);

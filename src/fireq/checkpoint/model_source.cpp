@@ -37,6 +37,14 @@ int64_t FirstNonFinite(const T* values, int64_t count, T mask) {
   return -1;
 }
 
+int64_t FirstNonFinite(const Tensor& tensor) {
+  const int64_t count = tensor.num_elements();
+  if (tensor.dtype() == DType::kF32)
+    return FirstNonFinite(tensor.as<uint32_t>(), count, kF32Exponent);
+  return FirstNonFinite(tensor.as<uint16_t>(), count,
+                        tensor.dtype() == DType::kF16 ? kF16Exponent : kBf16Exponent);
+}
+
 std::string IndexText(const Shape& shape, int64_t flat) {
   std::string text;
   for (auto dim = shape.rbegin(); dim != shape.rend(); ++dim) {
@@ -118,20 +126,15 @@ Tensor ToF32(const Tensor& tensor, const std::string& name) {
   return out;
 }
 
+bool IsFinite(const Tensor& tensor) { return FirstNonFinite(tensor) < 0; }
+
 void CheckFinite(const Tensor& tensor, const std::string& name) {
-  int64_t at = -1;
-  if (tensor.dtype() == DType::kF32) {
-    at = FirstNonFinite(tensor.as<uint32_t>(), tensor.num_elements(), kF32Exponent);
-  } else if (tensor.dtype() == DType::kF16) {
-    at = FirstNonFinite(tensor.as<uint16_t>(), tensor.num_elements(), kF16Exponent);
-  } else {
-    FIREQ_CHECK(tensor.dtype() == DType::kBF16, kUnsupported, name, ": dtype ",
-                Name(tensor.dtype()), " is not F32, F16 or BF16");
-    at = FirstNonFinite(tensor.as<uint16_t>(), tensor.num_elements(), kBf16Exponent);
-  }
+  const DType dtype = tensor.dtype();
+  FIREQ_CHECK(dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16, kUnsupported,
+              name, ": dtype ", Name(dtype), " is not F32, F16 or BF16");
+  const int64_t at = FirstNonFinite(tensor);
   if (at < 0) return;
-  Tensor element(tensor.dtype(), {1},
-                 static_cast<char*>(tensor.data()) + at * SizeBytes(tensor.dtype()), nullptr);
+  Tensor element(dtype, {1}, static_cast<char*>(tensor.data()) + at * SizeBytes(dtype), nullptr);
   const float value = *ToF32(element, name).as<float>();
   Throw(ErrorCode::kCorrupt, StrCat(name, ": ", value, " at ", IndexText(tensor.shape(), at)));
 }

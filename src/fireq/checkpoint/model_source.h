@@ -71,6 +71,8 @@ class ModelSource {
 // F32 of an F32, F16 or BF16 host tensor; F32 input comes back as it is. kUnsupported otherwise.
 Tensor ToF32(const Tensor& tensor, const std::string& name);
 
+// Whether an F32, F16 or BF16 host tensor holds neither a NaN nor an infinity.
+bool IsFinite(const Tensor& tensor);
 // Throws kCorrupt, naming the tensor, the value and its index ("w: NaN at [3, 17]"), if an F32, F16
 // or BF16 host tensor holds a NaN or an infinity.
 void CheckFinite(const Tensor& tensor, const std::string& name);

@@ -1,7 +1,7 @@
 #include "fireq/quant/block_io.h"
 
 #include <algorithm>
-#include <cstring>
+#include <atomic>
 
 #include "fireq/checkpoint/schema.h"
 #include "fireq/formats/bf16.h"
@@ -14,10 +14,11 @@ std::vector<float> LoadVector(const ModelSource& source, const std::string& name
   return {tensor.as<float>(), tensor.as<float>() + tensor.num_elements()};
 }
 
-FloatLinear<float> LoadLinear(const ModelSource& source, int64_t layer, fireq::Linear which) {
+FloatLinear<float> LoadLinear(const ModelSource& source, int64_t layer, fireq::Linear which,
+                              ThreadPool& pool) {
   FloatLinear<float> linear;
   linear.name = LinearName(layer, which);
-  linear.weight = ToMatrix(source.LoadFiniteF32(linear.name + ".weight"));
+  linear.weight = LoadMatrix(source, linear.name + ".weight", pool);
   if (HasBias(source.config(), which)) linear.bias = LoadVector(source, linear.name + ".bias");
   return linear;
 }
@@ -44,11 +45,22 @@ std::shared_ptr<const PreparedLinear> Prepare(Backend& backend,
 
 }  // namespace
 
-Matrix<float> ToMatrix(const Tensor& tensor) {
-  FIREQ_CHECK(tensor.rank() == 2 && tensor.dtype() == DType::kF32, kShapeMismatch,
-              "expected an F32 matrix, got ", Name(tensor.dtype()), " ", ToString(tensor.shape()));
-  Matrix<float> out(tensor.dim(0), tensor.dim(1));
-  std::memcpy(out.data.data(), tensor.data(), static_cast<size_t>(tensor.size_bytes()));
+Matrix<float> LoadMatrix(const ModelSource& source, const std::string& name, ThreadPool& pool) {
+  constexpr int64_t kRows = 64;  // that stay in a cache on their way
+  const Tensor stored = source.Load(name);
+  FIREQ_CHECK(stored.rank() == 2, kShapeMismatch, name, ": expected a matrix, got ",
+              ToString(stored.shape()));
+  Matrix<float> out(stored.dim(0), stored.dim(1));
+  std::atomic<bool> finite = true;
+  pool.ParallelFor(CeilDiv(out.rows, kRows), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t first = begin * kRows; first < std::min(end * kRows, out.rows); first += kRows) {
+      const Tensor rows = stored.Rows(first, std::min(first + kRows, out.rows));
+      const Tensor values = ToF32(rows, name);
+      if (!IsFinite(rows)) finite = false;
+      std::copy_n(values.as<float>(), values.num_elements(), out.row(first));
+    }
+  });
+  if (!finite) CheckFinite(stored, name);
   return out;
 }
 
@@ -56,13 +68,16 @@ Tensor F32Tensor(const std::vector<float>& values, Shape shape) {
   return Tensor::FromVector(DType::kF32, std::move(shape), values);
 }
 
-Tensor Bf16Tensor(const Matrix<float>& matrix) {
+Tensor Bf16Tensor(const Matrix<float>& matrix, ThreadPool& pool) {
   Tensor out = Tensor::Empty(DType::kBF16, {matrix.rows, matrix.cols});
-  std::transform(matrix.data.begin(), matrix.data.end(), out.as<bf16_t>(), FloatToBf16);
+  pool.ParallelFor(out.num_elements(), 1 << 16, [&](int64_t begin, int64_t end, int) {
+    std::transform(matrix.data.data() + begin, matrix.data.data() + end, out.as<bf16_t>() + begin,
+                   FloatToBf16);
+  });
   return out;
 }
 
-Block<float> LoadBlock(const ModelSource& source, int64_t layer) {
+Block<float> LoadBlock(const ModelSource& source, int64_t layer, ThreadPool& pool) {
   const ModelConfig& config = source.config();
   Block<float> block;
   block.attn_norm = LoadVector(source, LayerTensorName(layer, kInputNorm));
@@ -72,7 +87,11 @@ Block<float> LoadBlock(const ModelSource& source, int64_t layer) {
     block.k_norm = LoadVector(source, LayerTensorName(layer, kKNorm));
   }
   const auto linears = block.linears();
-  for (size_t i = 0; i < linears.size(); ++i) *linears[i] = LoadLinear(source, layer, kLinears[i]);
+  // Side by side, since what is left of one thread's work is taking the memory.
+  pool.ParallelFor(std::ssize(linears), 1, [&](int64_t begin, int64_t end, int) {
+    for (size_t i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
+      *linears[i] = LoadLinear(source, layer, kLinears[i], pool);
+  });
   return block;
 }
 

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "fireq/base/thread_pool.h"
 #include "fireq/checkpoint/model_source.h"
 #include "fireq/model/weights.h"
 #include "fireq/ops/backend.h"
@@ -12,7 +13,7 @@
 namespace fireq::quant {
 
 // Block `layer` in F32. Throws kCorrupt naming the tensor and the place of a NaN or an infinity.
-Block<float> LoadBlock(const ModelSource& source, int64_t layer);
+Block<float> LoadBlock(const ModelSource& source, int64_t layer, ThreadPool& pool);
 
 // The float block ready to run. Its weights may alias `block`, which must outlive the result.
 BlockWeights PrepareBlock(Backend& backend, Block<float>& block, int64_t head_dim);
@@ -20,12 +21,12 @@ BlockWeights PrepareBlock(Backend& backend, Block<float>& block, int64_t head_di
 // The same without its linears.
 BlockWeights PrepareSmallTensors(Backend& backend, const Block<float>& block, int64_t head_dim);
 
-// A host matrix [N, K] in F32 of the tensor (F32, F16 or BF16).
-Matrix<float> ToMatrix(const Tensor& tensor);
+// A tensor [N, K] of the model in F32. Errors: as LoadBlock's, kShapeMismatch.
+Matrix<float> LoadMatrix(const ModelSource& source, const std::string& name, ThreadPool& pool);
 
 Tensor F32Tensor(const std::vector<float>& values, Shape shape);
 
 // Rounded to BF16.
-Tensor Bf16Tensor(const Matrix<float>& matrix);
+Tensor Bf16Tensor(const Matrix<float>& matrix, ThreadPool& pool);
 
 }  // namespace fireq::quant

@@ -106,20 +106,22 @@ uint8_t NearestCode(float w, GroupGrid grid) {
   return static_cast<uint8_t>(CodeMinusZero(w, grid.scale, zero) + zero);
 }
 
-float ChooseTensorScale(const Matrix<float>& w) {
+float ChooseTensorScale(const Matrix<float>& w, ThreadPool& pool) {
   constexpr double kLeast = 7.0 * 0x1p-9;  // a group's largest weight whose scale is 2^-9
-  std::vector<float> maxima;
-  float largest = 0.0f;
-  for (int64_t n = 0; n < w.rows; ++n) {
-    for (int64_t k = 0; k < w.cols; k += kGroup) {
-      const float* begin = w.row(n) + k;
-      float absmax = 0.0f;
-      for (int64_t i = 0; i < std::min<int64_t>(kGroup, w.cols - k); ++i)
-        absmax = std::max(absmax, std::fabs(begin[i]));
-      maxima.push_back(absmax);
-      largest = std::max(largest, absmax);
+  const int64_t groups = CeilDiv<int64_t>(w.cols, kGroup);
+  std::vector<float> maxima(static_cast<size_t>(w.rows * groups));
+  pool.ParallelFor(w.rows, 16, [&](int64_t first, int64_t last, int) {
+    for (int64_t n = first; n < last; ++n) {
+      for (int64_t g = 0; g < groups; ++g) {
+        float absmax = 0.0f;
+        for (int64_t k = g * kGroup; k < GroupEnd(g, w.cols); ++k)
+          absmax = std::max(absmax, std::fabs(w.at(n, k)));
+        maxima[static_cast<size_t>(n * groups + g)] = absmax;
+      }
     }
-  }
+  });
+  float largest = 0.0f;
+  for (const float absmax : maxima) largest = std::max(largest, absmax);
   double best_slack = 0.0;
   float best = 1.0f;
   for (int i = 0; i <= 14; ++i) {

@@ -44,7 +44,7 @@ uint8_t NearestCode(float w, GroupGrid grid);
 
 // The power of two that leaves the least underflow of group scales: i = 0..14 until a group's
 // largest weight times 2^i exceeds 448, least slack wins, ties go to the smallest. w is [N, K].
-float ChooseTensorScale(const Matrix<float>& w);
+float ChooseTensorScale(const Matrix<float>& w, ThreadPool& pool);
 
 // An empty WeightI4 for [n, k] with t: codes zero, scales and zero points to be filled.
 WeightI4 MakeWeightI4(int64_t n, int64_t k, float t);

@@ -30,9 +30,8 @@ ModelConfig ModelRotation::StoredConfig() const {
 
 OuterTensors ModelRotation::LoadOuter(const ModelSource& source, ThreadPool& pool) const {
   OuterTensors out;
-  out.embedding = ToMatrix(source.LoadFiniteF32(kEmbeddingName));
+  out.embedding = LoadMatrix(source, kEmbeddingName, pool);
   out.final_norm = LoadFinalNorm(source);
-  if (!StoredConfig().tied_embeddings) out.lm_head = LoadHead(source, pool);
   if (!residual_) return out;
   std::fill(out.final_norm.begin(), out.final_norm.end(), 1.0f);
   residual_->RotateInput(out.embedding, 0, pool);
@@ -41,7 +40,7 @@ OuterTensors ModelRotation::LoadOuter(const ModelSource& source, ThreadPool& poo
 
 Matrix<float> ModelRotation::LoadHead(const ModelSource& source, ThreadPool& pool) const {
   Matrix<float> out =
-      ToMatrix(source.LoadFiniteF32(config_.tied_embeddings ? kEmbeddingName : kLmHeadName));
+      LoadMatrix(source, config_.tied_embeddings ? kEmbeddingName : kLmHeadName, pool);
   if (!residual_) return out;
   ScaleColumns(out, LoadFinalNorm(source));
   residual_->RotateInput(out, 0, pool);

@@ -12,11 +12,11 @@
 
 namespace fireq::quant {
 
-// The tensors outside the blocks, F32 on the host.
+// The tensors in front of the blocks and behind them, F32 on the host; lm_head is large enough to
+// be loaded by itself.
 struct OuterTensors {
   Matrix<float> embedding;        // [V, D]
   std::vector<float> final_norm;  // [D]
-  Matrix<float> lm_head;          // [V, D]; no rows if tied
 };
 
 class ModelRotation {
@@ -29,7 +29,7 @@ class ModelRotation {
   ModelConfig StoredConfig() const;
 
   OuterTensors LoadOuter(const ModelSource& source, ThreadPool& pool) const;
-  // lm_head alone, as LoadOuter has it.
+  // lm_head [V, D] of a stored model that does not tie it.
   Matrix<float> LoadHead(const ModelSource& source, ThreadPool& pool) const;
 
   // V's heads, then norms and the residual stream, as far as the recipe has them.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <future>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -57,9 +58,7 @@ class Pipeline {
     ResumeSavedBlocks();
     for (int64_t layer = saved_.blocks(); layer < config_.num_layers; ++layer) {
       Progress(StrCat("block ", layer + 1, " of ", config_.num_layers), layer);
-      Block<float> block = LoadBlock(*job_.source, layer);
-      FoldCas(block, config_, recipe_);
-      rotation_.Fold(block, *job_.pool);
+      Block<float> block = TakeBlock(layer);
       if (calibration_) StartCalibration(block, layer);
       WriteSmallTensors(block, layer);
       QuantizeBehind(BlockInput::kAttention, {&block.q, &block.k, &block.v});
@@ -109,12 +108,12 @@ class Pipeline {
       writer_.AddFile(file.filename().string(), ReadTextFile(file));
     for (const auto& [name, text] : job_.extra_files) writer_.AddFile(name, text);
     Progress("embedding", 0);
-    OuterTensors outer = rotation_.LoadOuter(*job_.source, *job_.pool);
-    writer_.Write(kEmbeddingName, Bf16Tensor(outer.embedding));
+    const OuterTensors outer = rotation_.LoadOuter(*job_.source, *job_.pool);
+    writer_.Write(kEmbeddingName, Bf16Tensor(outer.embedding, *job_.pool));
     writer_.Write(kFinalNormName, F32Tensor(outer.final_norm, {config_.hidden}));
-    if (outer.lm_head.rows > 0 && !CorrectsHead())
-      writer_.Write(kLmHeadName, Bf16Tensor(outer.lm_head));
-    outer.lm_head = {};
+    if (!rotation_.StoredConfig().tied_embeddings && !CorrectsHead())
+      writer_.Write(kLmHeadName,
+                    Bf16Tensor(rotation_.LoadHead(*job_.source, *job_.pool), *job_.pool));
     final_norm_ = outer.final_norm;
     if (!NeedsCalibration(recipe_)) return;
     calibration_.emplace(*job_.backend, *fitter_, config_, job_.calibration_ids,
@@ -132,7 +131,7 @@ class Pipeline {
     const Matrix<float> head = rotation_.LoadHead(*job_.source, *job_.pool);
     const std::unique_ptr<InputFit> fit = calibration_->StudyHead(final_norm_);
     fit->Correct(recipe_.follow_head_damping, head, "lm_head");
-    writer_.Write(kLmHeadName, Bf16Tensor(fit->Corrected(head)));
+    writer_.Write(kLmHeadName, Bf16Tensor(fit->Corrected(head), *job_.pool));
   }
 
   // What a killed run had finished, if anything.
@@ -189,6 +188,25 @@ class Pipeline {
            quant_.excluded.end();
   }
 
+  // In F32, with what needs no statistics folded in.
+  Block<float> MakeBlock(int64_t layer, ThreadPool& pool) const {
+    Block<float> block = LoadBlock(*job_.source, layer, pool);
+    FoldCas(block, config_, recipe_);
+    rotation_.Fold(block, pool);
+    return block;
+  }
+
+  // Where another device solves, the host makes the next block meanwhile.
+  Block<float> TakeBlock(int64_t layer) {
+    Block<float> block = next_block_.valid() ? next_block_.get() : MakeBlock(layer, *job_.pool);
+    if (job_.fitter != nullptr && layer + 1 < config_.num_layers)
+      next_block_ = std::async(std::launch::async, [this, next = layer + 1] {
+        ThreadPool pool(job_.pool->num_threads());
+        return MakeBlock(next, pool);
+      });
+    return block;
+  }
+
   void StartCalibration(Block<float>& block, int64_t layer) {
     const bool folds = NeedsKeyRanges(recipe_);
     const KeyRanges keys = calibration_->StartBlock(block, layer, /*look_at_keys=*/folds);
@@ -238,7 +256,8 @@ class Pipeline {
             recipe_.weights_grid == WeightGrid::kProgressive
                 ? RoundProgressively(linear->weight, ImportanceOf(fit->Diagonal(), kRivalDamping),
                                      recipe_.weights_search, *job_.pool)
-                : linear->weight);
+                : linear->weight,
+            *job_.pool);
         Write(linear->name + ".weight", part.weight);
       } else {
         part.i4 = WriteQuantized(*linear, input);
@@ -272,6 +291,7 @@ class Pipeline {
   NamedTensors block_tensors_;
   std::optional<Calibration> calibration_;
   Report report_;
+  std::future<Block<float>> next_block_;
 };
 
 }  // namespace

@@ -30,7 +30,7 @@ InputKnowledge StudyInput(InputFit* fit, const Recipe& recipe, const FloatLinear
 WeightI4 QuantizeLinear(const FloatLinear<float>& linear, const InputKnowledge& input,
                         const Recipe& recipe, ThreadPool& pool) {
   const Matrix<float> w = input.fit ? input.fit->Corrected(linear.weight) : linear.weight;
-  const float t = recipe.weights_t ? ChooseTensorScale(w) : 1.0f;
+  const float t = recipe.weights_t ? ChooseTensorScale(w, pool) : 1.0f;
   WeightI4 out = MakeWeightI4(w.rows, w.cols, t);
   const std::vector<float> ones(input.importance.empty() ? static_cast<size_t>(w.cols) : size_t{0},
                                 1.0f);

@@ -61,6 +61,7 @@ SavedWork::SavedWork(fs::path directory, Json identity, SavePolicy policy)
 }
 
 SavedWork::~SavedWork() {
+  if (writing_.valid()) writing_.wait();
   std::error_code ignored;
   if (claimed_ && blocks_ == 0) fs::remove_all(directory_, ignored);
 }
@@ -127,8 +128,15 @@ NamedTensors SavedWork::LoadStreams() const {
   return LoadTensors(NumberedName("streams", blocks_));
 }
 
-void SavedWork::AddBlock(int64_t layer, const NamedTensors& tensors) {
-  WriteTensors(NumberedName("block", layer), tensors);
+void SavedWork::Wait() {
+  if (writing_.valid()) writing_.get();
+}
+
+void SavedWork::AddBlock(int64_t layer, NamedTensors tensors) {
+  Wait();
+  writing_ = std::async(std::launch::async, [this, layer, tensors = std::move(tensors)] {
+    WriteTensors(NumberedName("block", layer), tensors);
+  });
 }
 
 bool SavedWork::IsTimeToSave() const {
@@ -136,6 +144,7 @@ bool SavedWork::IsTimeToSave() const {
 }
 
 void SavedWork::Save(int64_t blocks, Json report, const NamedTensors& streams) {
+  Wait();
   const std::string old_streams = NumberedName("streams", blocks_);
   digests_.erase(old_streams);
   if (!streams.empty()) WriteTensors(NumberedName("streams", blocks), streams);
@@ -152,6 +161,7 @@ void SavedWork::Save(int64_t blocks, Json report, const NamedTensors& streams) {
 }
 
 void SavedWork::Remove() {
+  Wait();
   std::error_code ignored;
   // The state first: without it the rest is nothing that a run would go on from.
   fs::remove(directory_ / kStateName, ignored);

@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -44,8 +45,10 @@ class SavedWork {
   NamedTensors LoadBlock(int64_t layer) const;
   NamedTensors LoadStreams() const;
 
-  // To be called with every block. Errors: kIo (a full disk).
-  void AddBlock(int64_t layer, const NamedTensors& tensors);
+  // To be called with every block, whose tensors do not change any more. It is written while the
+  // caller goes on; the next call of any of these waits for it, and throws its errors: kIo (a full
+  // disk).
+  void AddBlock(int64_t layer, NamedTensors tensors);
   bool IsTimeToSave() const;
   // `blocks` are done, all of them added; `streams` is what the next one starts from.
   void Save(int64_t blocks, nlohmann::json report, const NamedTensors& streams);
@@ -57,6 +60,7 @@ class SavedWork {
 
   void Read();
   void Claim();
+  void Wait();
   void WriteTensors(const std::string& name, const NamedTensors& tensors);
   NamedTensors LoadTensors(const std::string& name) const;
 
@@ -68,6 +72,7 @@ class SavedWork {
   std::map<std::string, std::string> digests_;  // by folder
   bool claimed_ = false;                        // the directory is ours to remove
   Clock::time_point last_save_ = Clock::now();
+  std::future<void> writing_;  // the last block
 };
 
 }  // namespace fireq::quant

@@ -71,11 +71,12 @@ std::vector<Tensor> RunBlocks(Backend& backend, const ModelConfig& config,
 TEST(F32Backend, FloatBlocksEqualTheCpus) {
   FIREQ_NEEDS_HOPPER();
   const auto source = MakeSyntheticSource("tiny");
+  ThreadPool pool(2);
   ModelConfig config = source->config();
   for (const bool extras : {false, true}) {
     std::vector<quant::Block<float>> blocks;
     for (int64_t layer = 0; layer < 2; ++layer) {
-      blocks.push_back(quant::LoadBlock(*source, layer));
+      blocks.push_back(quant::LoadBlock(*source, layer, pool));
       if (!extras) continue;
       const auto around = [](size_t count, float centre) {
         std::vector<float> out(count);

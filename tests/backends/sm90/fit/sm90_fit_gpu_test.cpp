@@ -239,7 +239,7 @@ TEST_P(FitTest, CodesAreAsGoodAsTheHosts) {
   for (const ErrorProducts products :
        {ErrorProducts::kTable, ErrorProducts::kExact, ErrorProducts::kMean}) {
     for (const int64_t sweeps : {0, 2}) {
-      const float t = quant::ChooseTensorScale(w_);
+      const float t = quant::ChooseTensorScale(w_, pool_);
       WeightI4 host = quant::MakeWeightI4(c.n, c.k, t), device = quant::MakeWeightI4(c.n, c.k, t);
       for (WeightI4* out : {&host, &device})
         quant::SearchScales(w_, moments.Importance(kDamping),
