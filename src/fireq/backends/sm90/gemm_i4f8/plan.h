@@ -44,6 +44,7 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"exact_32x256", GemmKernel::kStream, 32, 4, 1, 1},
     GemmVariant{"exact_128x128", GemmKernel::kStream, 128, 2, 1, 1},
     GemmVariant{"exact_8x64_resident40", GemmKernel::kStream, 8, 1, 8, 2, 40},
+    GemmVariant{"exact_8x256_resident40", GemmKernel::kStream, 8, 4, 2, 2, 40},
     GemmVariant{"exact_8x64_resident112", GemmKernel::kStream, 8, 1, 4, 1, 112},
     GemmVariant{"table_256x128", GemmKernel::kWide, 256, 2, 1, 1},
     GemmVariant{"table_192x128", GemmKernel::kWide, 192, 2, 1, 1},
