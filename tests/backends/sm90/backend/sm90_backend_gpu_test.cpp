@@ -188,6 +188,7 @@ TEST_F(TwoBackends, LinearsBehindTheirCodes) {
   };
   for (const Case& c :
        {Case{1, 4096, {2048, 512, 512}, false}, Case{4, 4096, {512, 512}, true},
+        Case{1, 4096, {14336, 14336}, true},  // tuned: tiles of 256 rows
         Case{3, 1152, {128}, false}, Case{1, 14336, {4096}, false}, Case{2, 5120, {640}, false},
         Case{1, 640, {192}, false}, Case{2, 576, {192}, false}, Case{9, 4096, {192}, false}}) {
     LinearSpec spec;

@@ -113,7 +113,8 @@ void Check(const GemmCase& c, DeviceCase& device, const GemmPlan& plan, GemmEpil
               static_cast<int>(epilogue), error);
 }
 
-void CheckAllPlans(int64_t m, int64_t n, int64_t k, Data data) {
+// `gpu`: with few clusters each works on several tiles.
+void CheckAllPlans(int64_t m, int64_t n, int64_t k, Data data, const GemmDevice& gpu = {}) {
   const GemmCase plain(m, n, k, false, data, 17), fused(m, n, k, true, data, 18);
   DeviceCase on_device{plain}, fused_on_device{fused};
   for (const bool table : {false, true}) {
@@ -126,7 +127,7 @@ void CheckAllPlans(int64_t m, int64_t n, int64_t k, Data data) {
       for (const int cluster : {1, 2, 3, 4, 5, 8}) {
         if (wide && cluster != 2) continue;
         if (!wide && MakeForcedGemmPlan({m, n, k}, v, 1).units < cluster) continue;
-        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, v, cluster, {}, wide);
+        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, v, cluster, gpu, wide);
         Check(plain, on_device, plan, GemmEpilogue::kPlain, sums, true);
         Check(plain, on_device, plan, GemmEpilogue::kResidual, sums, true);
         Check(fused, fused_on_device, plan, GemmEpilogue::kSiluMul, fused_sums, false);
@@ -136,6 +137,13 @@ void CheckAllPlans(int64_t m, int64_t n, int64_t k, Data data) {
 }
 
 TEST_F(GemmI4F8, EveryPlanAndEpilogueOnRandomData) { CheckAllPlans(37, 448, 1664, Data::kRandom); }
+TEST_F(GemmI4F8, SeveralTilesACluster) {
+  GemmDevice gpu;
+  gpu.max_clusters.fill(2);
+  CheckAllPlans(37, 448, 1664, Data::kRandom, gpu);
+  gpu.max_clusters.fill(1);
+  CheckAllPlans(130, 448, 640, Data::kRandom, gpu);
+}
 TEST_F(GemmI4F8, ShortLastGroup) { CheckAllPlans(5, 192, 576, Data::kRandom); }
 TEST_F(GemmI4F8, ShortLastGroupAndManyTokens) { CheckAllPlans(133, 192, 576, Data::kRandom); }
 TEST_F(GemmI4F8, OneTokenAndTheSmallestWeight) { CheckAllPlans(1, 64, 64, Data::kRandom); }

@@ -20,8 +20,9 @@ void CheckSchedule(const ClusterSchedule& s) {
   for (int rank = 0; rank < s.ranks; ++rank) {
     bool seen_part = false;
     int units = 0;
-    for (int i = 0; i < s.NumSegments(rank); ++i) {
-      const Segment segment = s.At(rank, i);
+    const ClusterRun run(s, rank);
+    for (int i = 0; i < run.count; ++i) {
+      const Segment segment = run.At(i);
       ASSERT_LT(segment.begin, segment.end);
       ASSERT_LE(segment.end, s.units);
       if (!segment.whole(s.units)) seen_part = true;
@@ -29,7 +30,7 @@ void CheckSchedule(const ClusterSchedule& s) {
       if (s.pair) {
         ASSERT_TRUE(segment.whole(s.units) || rank == (segment.begin == 0 ? 0 : 1));
       } else if (!segment.whole(s.units) && segment.begin == 0) {
-        ASSERT_EQ(i, s.NumSegments(rank) - 1) << "the tail reuses the ring: it must be last";
+        ASSERT_EQ(i, run.count - 1) << "the tail reuses the ring: it must be last";
       }
       if (!segment.whole(s.units)) {
         ASSERT_LE(s.FirstRank(segment.tile), rank);

@@ -4,12 +4,12 @@
 namespace fireq::sm90 {
 namespace {
 
-template <int kVectors, int kThreads>
+template <int kVectors, int kThreads, bool kFull>
 __global__ void __launch_bounds__(kThreads) QuantizeRows(QuantizeRowsArgs args) {
   __shared__ float slots[2 * kThreads / 32];
   GridDependencyLaunch();
   GridDependencyWait();
-  Row<kVectors, kThreads> row(args.k);
+  Row<kVectors, kThreads, kFull> row(args.k);
   const int64_t index = blockIdx.x;
   const auto* x = reinterpret_cast<const uint4*>(args.x + index * args.k);
 #pragma unroll
@@ -18,9 +18,9 @@ __global__ void __launch_bounds__(kThreads) QuantizeRows(QuantizeRowsArgs args) 
   WriteRow(row, 1.0f, RowAbsMax(row, slots), GlobalRow(args.out, index, args.k));
 }
 
-template <int kVectors, int kThreads>
+template <int kVectors, int kThreads, bool kFull>
 struct Kernel {
-  static constexpr auto kFunction = QuantizeRows<kVectors, kThreads>;
+  static constexpr auto kFunction = QuantizeRows<kVectors, kThreads, kFull>;
 };
 
 }  // namespace

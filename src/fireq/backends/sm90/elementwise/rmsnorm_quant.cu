@@ -13,12 +13,12 @@ __device__ __forceinline__ uint4 AddBf16(const uint4& x, const uint4& residual) 
           FloatsToBf16x2(a[4] + b[4], a[5] + b[5]), FloatsToBf16x2(a[6] + b[6], a[7] + b[7])};
 }
 
-template <int kVectors, int kThreads>
+template <int kVectors, int kThreads, bool kFull>
 __global__ void __launch_bounds__(kThreads) RmsNormQuant(RmsNormQuantArgs args) {
   __shared__ float slots[2 * kThreads / 32];
   GridDependencyLaunch();
   GridDependencyWait();
-  Row<kVectors, kThreads> row(args.k);
+  Row<kVectors, kThreads, kFull> row(args.k);
   const int64_t index = blockIdx.x;
   const int64_t first = index * args.k / kVectorWidth;
 #pragma unroll
@@ -38,9 +38,9 @@ __global__ void __launch_bounds__(kThreads) RmsNormQuant(RmsNormQuantArgs args) 
   WriteRow(row, normalised.inv_rms, normalised.absmax, GlobalRow(args.out, index, args.k));
 }
 
-template <int kVectors, int kThreads>
+template <int kVectors, int kThreads, bool kFull>
 struct Kernel {
-  static constexpr auto kFunction = RmsNormQuant<kVectors, kThreads>;
+  static constexpr auto kFunction = RmsNormQuant<kVectors, kThreads, kFull>;
 };
 
 }  // namespace

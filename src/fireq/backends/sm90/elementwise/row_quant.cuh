@@ -20,15 +20,17 @@ inline constexpr int kVectorWidth = 8;  // BF16 values in 16 bytes
 inline constexpr int kVectorsPerGroup = kGroup / kVectorWidth;
 
 // 8 kVectors values a thread: vector v of a thread is vector v * kThreads + thread of the row.
-template <int kVectors, int kThreads_>
+// kFull: the row has them all, and nothing is asked again.
+template <int kVectors_, int kThreads_, bool kFull = false>
 struct Row {
+  static constexpr int kVectors = kVectors_;
   static constexpr int kThreads = kThreads_;
   float value[kVectors][kVectorWidth];
   int count;  // vectors of the row
 
   __device__ explicit Row(int64_t k) : count(static_cast<int>(k / kVectorWidth)) {}
   __device__ static int Index(int v) { return v * kThreads + static_cast<int>(threadIdx.x); }
-  __device__ bool Has(int v) const { return Index(v) < count; }
+  __device__ bool Has(int v) const { return kFull || Index(v) < count; }
 };
 
 __device__ __forceinline__ void UnpackBf16(const uint4& packed, float (&out)[kVectorWidth]) {
@@ -77,9 +79,9 @@ __device__ __forceinline__ uint32_t LargestBits(const AnyRow& row) {
 }
 
 // Largest magnitude of the row. What a row has not is zero.
-template <int kVectors, int kThreads>
-__device__ __forceinline__ float RowAbsMax(const Row<kVectors, kThreads>& row, float* slots) {
-  return __uint_as_float(CombineWarps<kThreads>({0.0f, LargestBits(row)}, slots).bits);
+template <class AnyRow>
+__device__ __forceinline__ float RowAbsMax(const AnyRow& row, float* slots) {
+  return __uint_as_float(CombineWarps<AnyRow::kThreads>({0.0f, LargestBits(row)}, slots).bits);
 }
 
 // row *= weight; returns 1 / sqrt(mean of squares + eps), by which it is to be multiplied yet, and
@@ -87,12 +89,12 @@ __device__ __forceinline__ float RowAbsMax(const Row<kVectors, kThreads>& row, f
 struct Normalised {
   float inv_rms, absmax;
 };
-template <int kVectors, int kThreads>
-__device__ __forceinline__ Normalised Normalise(Row<kVectors, kThreads>& row, const float* weights,
-                                                float eps, int64_t k, float* slots) {
+template <class AnyRow>
+__device__ __forceinline__ Normalised Normalise(AnyRow& row, const float* weights, float eps,
+                                                int64_t k, float* slots) {
   float squares = 0.0f;
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
+  for (int v = 0; v < AnyRow::kVectors; ++v) {
     if (!row.Has(v)) continue;
     const auto* weight = reinterpret_cast<const float4*>(weights) + 2 * row.Index(v);
     const float4 low = __ldg(weight), high = __ldg(weight + 1);
@@ -105,7 +107,7 @@ __device__ __forceinline__ Normalised Normalise(Row<kVectors, kThreads>& row, co
   }
 #pragma unroll
   for (int d = 16; d > 0; d /= 2) squares += __shfl_xor_sync(0xFFFFFFFFu, squares, d);
-  const RowStats all = CombineWarps<kThreads>({squares, LargestBits(row)}, slots);
+  const RowStats all = CombineWarps<AnyRow::kThreads>({squares, LargestBits(row)}, slots);
   const float inv_rms = 1.0f / sqrtf(all.squares / static_cast<float>(k) + eps);
   return {inv_rms, __uint_as_float(all.bits) * inv_rms};
 }
@@ -138,14 +140,14 @@ struct GlobalRow {
 
 // Rounds and writes the row times `factor`, whose largest magnitude is `absmax`: codes, scale, sums
 // of groups (16 neighbouring threads hold a group).
-template <int kVectors, int kThreads, class To>
-__device__ __forceinline__ void WriteRow(const Row<kVectors, kThreads>& row, float factor,
-                                         float absmax, const To& to) {
+template <class AnyRow, class To>
+__device__ __forceinline__ void WriteRow(const AnyRow& row, float factor, float absmax,
+                                         const To& to) {
   const TokenScale scale = MakeTokenScale(absmax);
   const float inv_scale = factor * scale.inv_scale;
   if (threadIdx.x == 0) to.Scale(scale.scale);
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
+  for (int v = 0; v < AnyRow::kVectors; ++v) {
     float x[kVectorWidth];
 #pragma unroll
     for (int i = 0; i < kVectorWidth; ++i) x[i] = row.Has(v) ? row.value[v][i] * inv_scale : 0.0f;
@@ -160,16 +162,20 @@ __device__ __forceinline__ void WriteRow(const Row<kVectors, kThreads>& row, flo
   }
 }
 
-// Vectors a thread, and threads: the first that holds a row is used. Those of 320 and 352 threads
-// are for rows of 5120 and 11008.
-template <template <int, int> class Kernel, int kVectors, int kThreads, class Args>
+template <template <int, int, bool> class Kernel, int kVectors, int kThreads, bool kFull,
+          class Args>
 struct RowLaunch {
-  static constexpr int kCapacity = kVectors * kThreads;
   static constexpr int kBlock = kThreads;
-  static constexpr void (*kFunction)(Args) = Kernel<kVectors, kThreads>::kFunction;
+  static constexpr void (*kFunction)(Args) = Kernel<kVectors, kThreads, kFull>::kFunction;
+  static bool Holds(int64_t vectors) {
+    return kFull ? vectors == kVectors * kThreads : vectors <= kVectors * kThreads;
+  }
 };
 
-template <template <int, int> class Kernel, class Args>
+// Vectors a thread, and threads: the first that holds a row is used. What a thread does once a row
+// is a hundred instructions, so it has many values of it; rows of 4096, 5120, 8192 and 14336 have
+// launches that fit, and 352 threads are for 11008.
+template <template <int, int, bool> class Kernel, class Args>
 void LaunchRows(const Args& args, const char* name, cudaStream_t stream) {
   FIREQ_CHECK(args.k > 0 && args.k % 64 == 0 && args.k <= 32768, kUnsupported, name, ": rows of ",
               args.k, ": must be a multiple of 64, at most 32768");
@@ -185,16 +191,17 @@ void LaunchRows(const Args& args, const char* name, cudaStream_t stream) {
   const auto launch = [&]<class... Launches>(Launches...) {
     const int64_t vectors = args.k / kVectorWidth;
     void (*function)(Args) = nullptr;
-    ((function == nullptr && vectors <= Launches::kCapacity
+    ((function == nullptr && Launches::Holds(vectors)
           ? void((function = Launches::kFunction, config.blockDim = dim3(Launches::kBlock)))
           : void()),
      ...);
     CheckCuda(cudaLaunchKernelEx(&config, function, args), name);
   };
-  launch(RowLaunch<Kernel, 1, 256, Args>{}, RowLaunch<Kernel, 2, 256, Args>{},
-         RowLaunch<Kernel, 2, 320, Args>{}, RowLaunch<Kernel, 3, 256, Args>{},
-         RowLaunch<Kernel, 4, 256, Args>{}, RowLaunch<Kernel, 4, 352, Args>{},
-         RowLaunch<Kernel, 7, 256, Args>{}, RowLaunch<Kernel, 16, 256, Args>{});
+  launch(RowLaunch<Kernel, 4, 128, true, Args>{}, RowLaunch<Kernel, 4, 160, true, Args>{},
+         RowLaunch<Kernel, 4, 256, true, Args>{}, RowLaunch<Kernel, 7, 256, true, Args>{},
+         RowLaunch<Kernel, 1, 256, false, Args>{}, RowLaunch<Kernel, 3, 256, false, Args>{},
+         RowLaunch<Kernel, 4, 352, false, Args>{}, RowLaunch<Kernel, 7, 256, false, Args>{},
+         RowLaunch<Kernel, 16, 256, false, Args>{});
 }
 
 }  // namespace fireq::sm90

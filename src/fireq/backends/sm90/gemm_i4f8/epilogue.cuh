@@ -24,9 +24,8 @@ __device__ __forceinline__ float2 UnpackOut(OutType type, uint32_t packed) {
 }
 
 // Sums of four neighbouring packed rows, scaled and biased.
-__device__ __forceinline__ float4 ScaleAndBias(const GemmI4F8Params& p, float4 sum, float x_scale,
-                                               int row) {
-  const float4 scale = __ldg(reinterpret_cast<const float4*>(p.row_scales + row));
+__device__ __forceinline__ float4 ScaleAndBias(const GemmI4F8Params& p, float4 sum, float4 scale,
+                                               float x_scale, int row) {
   float4 v{sum.x * (x_scale * scale.x), sum.y * (x_scale * scale.y), sum.z * (x_scale * scale.z),
            sum.w * (x_scale * scale.w)};
   if (p.bias != nullptr) {
@@ -41,8 +40,10 @@ __device__ __forceinline__ float Silu(float x) { return __fdividef(x, 1.0f + __e
 
 struct PlainEpilogue {
   static constexpr int kRowsPerOutput = 1;
-  static __device__ __forceinline__ uint2 Finish(const GemmI4F8Params& p, float4 v, int64_t) {
-    return {PackOut(p.out, v.x, v.y), PackOut(p.out, v.z, v.w)};
+  // What is read at element `at` of y before the sums are there.
+  static __device__ __forceinline__ uint2 Read(const GemmI4F8Params&, int64_t) { return {0, 0}; }
+  static __device__ __forceinline__ uint2 Finish(OutType type, float4 v, uint2) {
+    return {PackOut(type, v.x, v.y), PackOut(type, v.z, v.w)};
   }
 };
 
@@ -54,14 +55,16 @@ struct ResidualEpilogue {
     return PackOut(type, a.x + b.x, a.y + b.y);
   }
   // `at`: element of y and of the residual, a multiple of 4.
-  static __device__ __forceinline__ uint2 Finish(const GemmI4F8Params& p, float4 v, int64_t at) {
-    const uint2 product = PlainEpilogue::Finish(p, v, at);
-    const uint2 residual = *reinterpret_cast<const uint2*>(p.residual + at);
-    return {Add(p.out, product.x, residual.x), Add(p.out, product.y, residual.y)};
+  static __device__ __forceinline__ uint2 Read(const GemmI4F8Params& p, int64_t at) {
+    return *reinterpret_cast<const uint2*>(p.residual + at);
+  }
+  static __device__ __forceinline__ uint2 Finish(OutType type, float4 v, uint2 residual) {
+    const uint2 product = PlainEpilogue::Finish(type, v, {});
+    return {Add(type, product.x, residual.x), Add(type, product.y, residual.y)};
   }
 };
 
-struct SiluMulEpilogue {
+struct SiluMulEpilogue : PlainEpilogue {
   static constexpr int kRowsPerOutput = 2;
   static __device__ __forceinline__ float4 Combine(float4 gate, float4 up) {
     return {Silu(gate.x) * up.x, Silu(gate.y) * up.y, Silu(gate.z) * up.z, Silu(gate.w) * up.w};

@@ -174,12 +174,17 @@ std::optional<GemmPlan> MakeResidentGemmPlan(const GemmShape& shape, Products pr
   if (ResolveProducts(products, shape.m) != Products::kExact || shape.k % kGroup != 0 ||
       shape.m > kMaxTokens)
     return std::nullopt;
-  const int cluster = MakeGemmPlan(shape, products, device).cluster;
-  for (const char* name : {"exact_8x64_resident40", "exact_8x64_resident112"}) {
+  const GemmPlan plan = MakeGemmPlan(shape, products, device);
+  for (const char* name :
+       {"exact_8x256_resident40", "exact_8x64_resident40", "exact_8x64_resident112"}) {
     const int variant = FindGemmVariant(name);
     const GemmVariant& v = kGemmVariants[static_cast<size_t>(variant)];
-    if (shape.m <= v.tokens && shape.k <= int64_t{v.resident_groups} * kGroup &&
-        cluster <= GemmUnits(v, shape.k))
+    const bool tall = v.row_blocks == plan.kernel().row_blocks;
+    if (shape.m > v.tokens || shape.k > int64_t{v.resident_groups} * kGroup ||
+        (v.row_blocks > 1 && !tall))
+      continue;
+    const int cluster = tall ? plan.cluster : 2;
+    if (cluster <= GemmUnits(v, shape.k))
       return MakeForcedGemmPlan(shape, variant, cluster, device);
   }
   return std::nullopt;

@@ -28,32 +28,6 @@ struct ClusterSchedule {
   }
   FIREQ_HD constexpr int RunUnits(int rank) const { return RunBegin(rank + 1) - RunBegin(rank); }
 
-  FIREQ_HD constexpr int NumSegments(int rank) const {
-    const int begin = RunBegin(rank), end = RunBegin(rank + 1);
-    return begin == end ? 0 : (end - 1) / units - begin / units + 1;
-  }
-
-  // Segment `i` of a rank in the order of execution. In a pair, the natural order: the one head is
-  // sent away first, the one tail waits for it last. Else: whole tiles, then the head, then the
-  // tail, so that partial sums need to be kept only at the end.
-  FIREQ_HD constexpr Segment At(int rank, int i) const {
-    const int begin = RunBegin(rank), end = RunBegin(rank + 1);
-    const int count = NumSegments(rank);
-    const int first = begin / units;
-    if (pair) return Between(begin, end, first + i);
-    const bool head = begin % units != 0;
-    const int place = head && (end % units == 0 || count == 1)
-                          ? (i + 1) % count  // head last
-                          : (!head ? i : (i < count - 2 ? i + 1 : (i == count - 2 ? 0 : i)));
-    return Between(begin, end, first + place);
-  }
-
-  // What the run [begin, end) has of `tile`.
-  FIREQ_HD constexpr Segment Between(int begin, int end, int tile) const {
-    const int from = begin - tile * units, to = end - tile * units;
-    return {tile, from > 0 ? from : 0, to < units ? to : units};
-  }
-
   // Ranks [first, last] that hold parts of `tile`, lowest units first.
   FIREQ_HD constexpr int FirstRank(int tile) const {
     int rank = 0;
@@ -64,6 +38,41 @@ struct ClusterSchedule {
     int rank = FirstRank(tile);
     while (RunBegin(rank + 1) < (tile + 1) * units) ++rank;
     return rank;
+  }
+};
+
+// What one rank does. Divisions are slow and stand before a CTA's first copy: all of them are made
+// here.
+struct ClusterRun {
+  int units;
+  int begin, end;  // of the rank's run, in units
+  int first;       // tile that `begin` lies in
+  int count;       // segments
+  bool pair;
+
+  FIREQ_HD constexpr ClusterRun(const ClusterSchedule& schedule, int rank)
+      : units(schedule.units),
+        begin(schedule.RunBegin(rank)),
+        end(schedule.RunBegin(rank + 1)),
+        first(begin / units),
+        count(begin == end ? 0 : (end - 1) / units - first + 1),
+        pair(schedule.pair) {}
+
+  // Segment `i` in the order of execution. In a pair, the natural order: the one head is sent away
+  // first, the one tail waits for it last. Else: whole tiles, then the head, then the tail, so that
+  // partial sums need to be kept only at the end.
+  FIREQ_HD constexpr Segment At(int i) const {
+    if (pair) return Of(first + i);
+    const bool head = begin != first * units, tail = end != (first + count) * units;
+    if (!head) return Of(first + i);
+    if (!tail || count == 1) return Of(first + (i + 1 < count ? i + 1 : 0));  // head last
+    return Of(first + (i < count - 2 ? i + 1 : (i == count - 2 ? 0 : i)));
+  }
+
+  // What the run has of `tile`.
+  FIREQ_HD constexpr Segment Of(int tile) const {
+    const int from = begin - tile * units, to = end - tile * units;
+    return {tile, from > 0 ? from : 0, to < units ? to : units};
   }
 };
 

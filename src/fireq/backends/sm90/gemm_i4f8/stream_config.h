@@ -31,7 +31,8 @@ struct StreamConfig {
   // Two producer warps, weights and tokens. Alone they would cost two of the multiprocessor's
   // quarters a consumer's registers: where sums are many they belong to a whole warpgroup that
   // gives its registers away.
-  static constexpr bool kMovesRegisters = kTokens >= 64 || kRowBlocks == 3;
+  static constexpr bool kMovesRegisters =
+      kTokens >= 64 || kRowBlocks >= 3 || (kTokens >= 16 && kGroupsPerWarpgroup > 1);
   static constexpr int kThreads = kConsumerThreads + (kMovesRegisters ? 128 : 64);
   static constexpr int kProducerRegisters = 56;
   static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
@@ -58,7 +59,10 @@ struct StreamConfig {
   static constexpr int kPartialBytes = kGroupSets * kTokens * kSumPitch * 4;
   // A cluster of two hands its one shared tile over by a copy between shared memories, without the
   // fences of a cluster barrier; that takes a second buffer, which large tiles have no room for.
-  static constexpr bool kPairs = kTokens <= 64;
+  static constexpr bool kPairs = kTokens * kRowBlocks * kGroupSets <= 192;
+  // Clusters of one tile exchange what they have of it, each CTA finishing a share of its tokens,
+  // through the same buffer.
+  static constexpr bool kExchanges = kPairs && kTokens >= 32;
   static constexpr int kHandoverBytes = kPairs ? kPartialBytes : 0;
   static constexpr int kStages =  // 512: barriers
       (kSharedBytesPerCta - kResidentBytes - kPartialBytes - kHandoverBytes - 512) / kStageBytes;

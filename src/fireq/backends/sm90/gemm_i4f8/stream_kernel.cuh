@@ -12,13 +12,12 @@
 #include <cuda.h>
 #include <cuda_fp16.h>
 
-#include "fireq/backends/sm90/gemm_i4f8/epilogue.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/operand.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
-#include "fireq/backends/sm90/gemm_i4f8/resident_tokens.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/backends/sm90/gemm_i4f8/stream_config.h"
+#include "fireq/backends/sm90/gemm_i4f8/stream_outputs.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
@@ -36,106 +35,109 @@ __device__ __forceinline__ void CopyAsyncArrive(Mbarrier* barrier) {
                : "memory");
 }
 
+// One thread: weights do not depend on the kernel before this one, so the ring fills while that one
+// drains. One copy a step: each costs its issuer and the engine some 300 clocks whatever its size.
+// What lies past the weight's end arrives as zeros.
 template <class Config>
-struct StreamShared {
-  uint8_t* base;  // of the ring, behind the resident tokens
-  __device__ uint8_t* x(int stage) const { return base + stage * Config::kStageBytes; }
-  __device__ uint8_t* w(int stage) const { return x(stage) + Config::kXBytes; }
-  __device__ float* sums(int stage) const {
-    return reinterpret_cast<float*>(w(stage) + Config::kWeightBytes);
-  }
-  // Partial sums [group of the unit][token][row], pitch kSumPitch. Tails reuse the drained ring.
-  __device__ float* partial(bool tail) const {
-    return reinterpret_cast<float*>(tail ? base : base + Config::kRingBytes);
-  }
-  // The part of the pair's shared tile that rank 1 computes: made there, copied to rank 0.
-  __device__ float* handover() const { return partial(false) + Config::kPartialBytes / 4; }
-  __device__ Mbarrier* handed_over() const { return empty(Config::kStages); }
-  __device__ Mbarrier* full(int stage) const {
-    return reinterpret_cast<Mbarrier*>(base - Config::kResidentBytes + Config::kBarrierOffset) +
-           stage;
-  }
-  __device__ Mbarrier* empty(int stage) const { return full(stage) + Config::kStages; }
-  __device__ ResidentTokens<Config> resident() const { return {base - Config::kResidentBytes}; }
-};
-
-// The two producer warps. What a step needs is computed once a segment: one warp's instructions are
-// slow, and a step has little more than the time of its copies.
-template <class Config>
-struct StreamProducer {
+struct StreamWeights {
   const GemmI4F8Params& p;
   StreamShared<Config> shared;
-  ClusterSchedule schedule;
-  int rank;
+  ClusterRun run;
   int first_tile;  // of the cluster
   RingPlace<Config::kStages> at{0, 1};
+  int segment = 0;  // the next one
+  int unit = 0, end = 0;
+  int block = 0;
 
-  // One thread: weights do not depend on the kernel before this one, so the ring fills while that
-  // one drains. One copy a step: each costs its issuer and the engine some 300 clocks whatever its
-  // size. What lies past the weight's end arrives as zeros.
-  __device__ void CopyWeights(const CUtensorMap& w_map) {
-    const int count = schedule.NumSegments(rank);
-    for (int i = 0; i < count; ++i) {
-      const Segment segment = schedule.At(rank, i);
-      const int block = (first_tile + segment.tile) % p.super_blocks * Config::kRowBlocks;
-      for (int unit = segment.begin; unit < segment.end; ++unit, at.Next()) {
-        MbarrierWait(shared.empty(at.stage), at.parity);
-        MbarrierArriveExpectTx(shared.full(at.stage), Config::kWeightBytes);
-        TmaLoad4D(shared.w(at.stage), &w_map, 0, 0, unit * Config::kGroups, block,
-                  shared.full(at.stage), kEvictFirst);
-      }
+  // As much as the ring holds, before the rest of the CTA is there: the barriers that these copies
+  // complete on are this thread's to make.
+  __device__ void CopyFirst(const CUtensorMap& map) {
+    for (int s = 0; s < Config::kStages; ++s) {
+      // Two announcers of copies, 32 lanes of cp.async; or the weights' alone.
+      MbarrierInit(shared.full(s), Config::kResident ? 1 : 2 + 32);
+    }
+    FenceMbarrierInit();
+    for (int s = 0; s < Config::kStages && More(); ++s) Copy(map);
+  }
+  __device__ void CopyRest(const CUtensorMap& map) {
+    while (More()) {
+      MbarrierWait(shared.empty(at.stage), at.parity);
+      Copy(map);
     }
   }
 
-  // One warp: codes by the copy engine, sums by asynchronous loads of single floats.
-  __device__ void CopyTokens(const CUtensorMap& x_map, int lane) {
-    constexpr int kSums = Config::kGroups * Config::kTokens;
-    constexpr int kTurns = CeilDiv(kSums, 32);
-    GridDependencyWait();
-    const int count = schedule.NumSegments(rank);
-    for (int i = 0; i < count; ++i) {
-      const Segment segment = schedule.At(rank, i);
-      const int token = (first_tile + segment.tile) / p.super_blocks * Config::kTokens;
-      int group = segment.begin * Config::kGroups;
-      const float* sum[kTurns];
+ private:
+  __device__ bool More() {
+    if (unit < end) return true;
+    if (segment == run.count) return false;
+    const Segment next = run.At(segment++);
+    unit = next.begin;
+    end = next.end;
+    block = SuperBlockOf(p, first_tile + next.tile) * Config::kRowBlocks;
+    return true;
+  }
+  __device__ void Copy(const CUtensorMap& map) {
+    MbarrierArriveExpectTx(shared.full(at.stage), Config::kWeightBytes);
+    TmaLoad4D(shared.w(at.stage), &map, 0, 0, unit * Config::kGroups, block, shared.full(at.stage),
+              kEvictFirst);
+    ++unit;
+    at.Next();
+  }
+};
+
+// One warp: tokens' codes by the copy engine, their sums by asynchronous loads of single floats.
+// What a step needs is computed once a segment: one warp's instructions are slow, and a step has
+// little more than the time of its copies.
+template <class Config>
+__device__ __forceinline__ void StreamCopyTokens(const GemmI4F8Params& p, const CUtensorMap& map,
+                                                 const StreamShared<Config>& shared,
+                                                 const ClusterRun& run, int first_tile, int lane) {
+  constexpr int kSums = Config::kGroups * Config::kTokens;
+  constexpr int kTurns = CeilDiv(kSums, 32);
+  RingPlace<Config::kStages> at{0, 1};
+  for (int i = 0; i < run.count; ++i) {
+    const Segment segment = run.At(i);
+    const int tile = first_tile + segment.tile;
+    const int token = FirstTokenOf<Config>(p, tile);
+    int group = segment.begin * Config::kGroups;
+    const float* sums = p.x_sums + static_cast<int64_t>(token) * p.groups + group;
+    int place[kTurns];
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      const int item = turn * 32 + lane;
+      place[turn] = item % Config::kTokens * p.groups + item / Config::kTokens;
+    }
+    if (i == 0) GridDependencyWait();
+    for (int unit = segment.begin; unit < segment.end; ++unit, at.Next()) {
+      const int groups = min(Config::kGroups, p.groups - group);
+      MbarrierWait(shared.empty(at.stage), at.parity);
+      if (p.x_box_groups == Config::kGroups) {
+        if (lane == 0) {
+          MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes);
+          TmaLoad3D(shared.x(at.stage), &map, 0, token, group, shared.full(at.stage), kEvictLast);
+        }
+      } else {
+        // A last group that is short ends inside a row, which a box of whole groups cannot say.
+        if (lane == 0) MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes);
+        __syncwarp();
+        if (lane < Config::kGroups)
+          TmaLoad3D(shared.x(at.stage) + lane * Config::kXGroupBytes, &map, (group + lane) * kGroup,
+                    token, 0, shared.full(at.stage), kEvictLast);
+      }
 #pragma unroll
       for (int turn = 0; turn < kTurns; ++turn) {
         const int item = turn * 32 + lane;
-        sum[turn] = p.x_sums + static_cast<int64_t>(token + item % Config::kTokens) * p.groups +
-                    group + item / Config::kTokens;
+        const bool valid = item / Config::kTokens < groups && token + item % Config::kTokens < p.m;
+        if (item < kSums)
+          CopyFloatAsync(shared.sums(at.stage) + item, valid ? sums + place[turn] : p.x_sums,
+                         valid);
       }
-      for (int unit = segment.begin; unit < segment.end; ++unit, at.Next()) {
-        const int groups = min(Config::kGroups, p.groups - group);
-        MbarrierWait(shared.empty(at.stage), at.parity);
-        if (p.x_box_groups == Config::kGroups) {
-          if (lane == 0) {
-            MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes);
-            TmaLoad3D(shared.x(at.stage), &x_map, 0, token, group, shared.full(at.stage),
-                      kEvictLast);
-          }
-        } else {
-          // A last group that is short ends inside a row, which a box of whole groups cannot say.
-          if (lane == 0) MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes);
-          __syncwarp();
-          if (lane < Config::kGroups)
-            TmaLoad3D(shared.x(at.stage) + lane * Config::kXGroupBytes, &x_map,
-                      (group + lane) * kGroup, token, 0, shared.full(at.stage), kEvictLast);
-        }
-#pragma unroll
-        for (int turn = 0; turn < kTurns; ++turn) {
-          const int item = turn * 32 + lane;
-          const bool valid =
-              item / Config::kTokens < groups && token + item % Config::kTokens < p.m;
-          if (item < kSums)
-            CopyFloatAsync(shared.sums(at.stage) + item, valid ? sum[turn] : p.x_sums, valid);
-          sum[turn] += Config::kGroups;
-        }
-        CopyAsyncArrive(shared.full(at.stage));
-        group += Config::kGroups;
-      }
+      CopyAsyncArrive(shared.full(at.stage));
+      group += Config::kGroups;
+      sums += Config::kGroups;
     }
   }
-};
+}
 
 template <class Config>
 struct StreamConsumer {
@@ -245,79 +247,46 @@ struct StreamConsumer {
   }
 };
 
-// Where the parts of one tile lie, lowest units of K first: the front in CTA `first` of the
-// cluster, the others in the CTAs after it (`stride` 1) or in the same (0).
-template <class Config>
-struct PartialSums {
-  const float* front;  // place of the first rank's part in its shared memory
-  const float* rest;   // and of the others'
-  int first;
-  int count;
-  int stride;
-
-  // Four neighbouring packed rows of a token, added in the order of K.
-  __device__ float4 Sum(int token, int row) const {
-    float4 sum{0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll 1
-    for (int r = 0; r < count; ++r) {
-      const uint32_t part = ClusterAddress(r == 0 ? front : rest, first + r * stride);
-#pragma unroll
-      for (int g = 0; g < Config::kGroupSets; ++g) {
-        const float4 v =
-            LoadCluster128(part + 4 * ((g * Config::kTokens + token) * Config::kSumPitch + row));
-        sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
-      }
-    }
-    return sum;
-  }
-};
-
-// Outputs [share / shares, (share + 1) / shares) of a tile.
-template <class Config, class Epilogue>
-__device__ __forceinline__ void FinishTile(const GemmI4F8Params& p, const float* x_scales,
-                                           const PartialSums<Config>& partials, int tile, int share,
-                                           int shares, int thread) {
-  constexpr int kOutRows = Config::kRowBlocks * kTileRows / Epilogue::kRowsPerOutput;
-  constexpr int kItems = Config::kTokens * kOutRows / 4;
-  const int super_block = tile % p.super_blocks;
-  const int first_token = tile / p.super_blocks * Config::kTokens;
-  const int out_rows = p.row_blocks * kTileRows / Epilogue::kRowsPerOutput;
-  const int end = kItems * (share + 1) / shares;
-#pragma unroll 1
-  for (int i = kItems * share / shares + thread; i < end; i += Config::kConsumerThreads) {
-    const int token = first_token + i / (kOutRows / 4);
-    const int local = i % (kOutRows / 4) * 4;
-    const int out_row = super_block * kOutRows + local;
-    if (token >= p.m || out_row >= out_rows) continue;
-    const int row = Epilogue::kRowsPerOutput == 1 ? local : local / 8 * 16 + local % 8;
-    const int packed_row = super_block * Config::kRowBlocks * kTileRows + row;
-    const float x_scale = x_scales[token];
-    const int64_t at = token * p.ldy + out_row;
-    float4 v = ScaleAndBias(p, partials.Sum(i / (kOutRows / 4), row), x_scale, packed_row);
-    uint2 out;
-    if constexpr (Epilogue::kRowsPerOutput == 2) {
-      const float4 up =
-          ScaleAndBias(p, partials.Sum(i / (kOutRows / 4), row + 8), x_scale, packed_row + 8);
-      out = PlainEpilogue::Finish(p, Epilogue::Combine(v, up), at);
-    } else {
-      out = Epilogue::Finish(p, v, at);
-    }
-    *reinterpret_cast<uint2*>(p.y + at) = out;
-  }
-}
-
 template <class Config>
 __device__ __forceinline__ const float* TokenScales(const GemmI4F8Params& p,
                                                     const StreamShared<Config>& shared) {
   return Config::kResident ? shared.resident().scales() : p.x_scales;
 }
 
+// Sends what this CTA has of the others' shares of the cluster's one tile, waits for what they have
+// of its own, and finishes that. No fence across the cluster: bulk copies bring their own news.
+template <class Config, class Epilogue>
+__device__ __forceinline__ void StreamExchange(const GemmI4F8Params& p,
+                                               const StreamShared<Config>& shared,
+                                               const float* x_scales, int rank, int ranks,
+                                               int tile) {
+  using Outputs = TileOutputs<Config, Epilogue>;
+  const int tokens = TokensOf<Config>(p, tile);
+  const ExchangedSums<Config> mine(shared, rank, ranks, tokens);
+  const Outputs outputs(p, x_scales, tile, mine.begin * Outputs::kColumns,
+                        mine.end * Outputs::kColumns);
+  FenceProxyAsync();  // sums written -> sums copied
+  NamedBarrierSync(1, Config::kConsumerThreads);
+  const int to = threadIdx.x;
+  if (to < ranks && to != rank) {
+    const ExchangedSums<Config> theirs(shared, to, ranks, tokens);
+    for (int set = 0; set < Config::kGroupSets && theirs.bytes() > 0; ++set)
+      BulkSendToCluster(theirs.Received(rank, set),
+                        shared.partial(false) + PlaceOfSum<Config>(set, theirs.begin, 0),
+                        theirs.bytes(), shared.handed_over(), to);
+  }
+  MbarrierWait(shared.handed_over(), 0);
+  outputs.Store(mine);
+}
+
 // The consumers' share of a CTA's run: whole tiles are finished, parts are left in shared memory.
+// `exchanging`: how many CTAs exchange their parts of the cluster's one tile, or 0.
 template <class Config, class Epilogue>
 __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
                                               const StreamShared<Config>& shared,
-                                              const ClusterSchedule& schedule, int rank,
+                                              const ClusterRun& run, int exchanging, int rank,
                                               int first_tile) {
+  using Outputs = TileOutputs<Config, Epilogue>;
   const int warpgroup = threadIdx.x / 128;
   StreamConsumer<Config> consumer{p, shared, static_cast<int>(threadIdx.x % 128),
                                   warpgroup / Config::kGroupSets, warpgroup % Config::kGroupSets};
@@ -325,27 +294,31 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
   if constexpr (Config::kResident) MakeResidentTokens<Config>(p, shared.resident());
   const float* x_scales = TokenScales(p, shared);
   float total[Config::kTokens / 2];
-  const int count = schedule.NumSegments(rank);
 #pragma unroll 1
-  for (int i = 0; i < count; ++i) {
-    const Segment segment = schedule.At(rank, i);
+  for (int i = 0; i < run.count; ++i) {
+    const Segment segment = run.At(i);
     consumer.Accumulate(total, segment);
     const bool whole = segment.whole(p.units);
     const bool tail = !whole && segment.begin == 0;
-    if (Config::kPairs && schedule.pair && !whole) {
+    const int tile = first_tile + segment.tile;
+    if (Config::kExchanges && exchanging > 0) {
+      consumer.StorePartial(total, shared.partial(false));
+      StreamExchange<Config, Epilogue>(p, shared, x_scales, rank, exchanging, tile);
+      return;
+    }
+    if (Config::kPairs && run.pair && !whole) {
       consumer.StorePartial(total, tail ? shared.partial(false) : shared.handover());
       if (tail) {
+        const Outputs outputs(p, x_scales, tile);
         MbarrierWait(shared.handed_over(), 0);
+        NamedBarrierSync(1, Config::kConsumerThreads);
+        outputs.Store(LocalSums<Config, 2>{shared.partial(false), shared.handover()});
       } else {
         FenceProxyAsync();  // sums written -> sums copied
-      }
-      NamedBarrierSync(1, Config::kConsumerThreads);
-      if (tail) {
-        const PartialSums<Config> both{shared.partial(false), shared.handover(), rank, 2, 0};
-        FinishTile<Config, Epilogue>(p, x_scales, both, first_tile + segment.tile, 0, 1,
-                                     threadIdx.x);
-      } else if (threadIdx.x == 0) {
-        BulkSendToCluster(shared.handover(), Config::kPartialBytes, shared.handed_over(), 0);
+        NamedBarrierSync(1, Config::kConsumerThreads);
+        if (threadIdx.x == 0)
+          BulkSendToCluster(shared.handover(), shared.handover(), Config::kPartialBytes,
+                            shared.handed_over(), 0);
       }
       continue;
     }
@@ -353,9 +326,9 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
     if (tail) NamedBarrierSync(1, Config::kConsumerThreads);
     consumer.StorePartial(total, shared.partial(tail));
     if (!whole) continue;
+    const Outputs outputs(p, x_scales, tile);
     NamedBarrierSync(1, Config::kConsumerThreads);  // sums written -> sums read
-    const PartialSums<Config> own{shared.partial(false), nullptr, rank, 1, 0};
-    FinishTile<Config, Epilogue>(p, x_scales, own, first_tile + segment.tile, 0, 1, threadIdx.x);
+    outputs.Store(LocalSums<Config, 1>{shared.partial(false)});
     NamedBarrierSync(1, Config::kConsumerThreads);  // sums read -> next sums written
   }
 }
@@ -364,17 +337,17 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
 template <class Config, class Epilogue>
 __device__ __forceinline__ void StreamCombine(const GemmI4F8Params& p,
                                               const StreamShared<Config>& shared,
-                                              const ClusterSchedule& schedule, int rank,
-                                              int first_tile) {
-  const int count = schedule.NumSegments(rank);
-  for (int i = max(0, count - 2); i < count; ++i) {
-    const Segment segment = schedule.At(rank, i);
+                                              const ClusterSchedule& schedule,
+                                              const ClusterRun& run, int rank, int first_tile) {
+  for (int i = max(0, run.count - 2); i < run.count; ++i) {
+    const Segment segment = run.At(i);
     if (segment.whole(p.units)) continue;
     const int first = schedule.FirstRank(segment.tile), last = schedule.LastRank(segment.tile);
-    const PartialSums<Config> parts{shared.partial(true), shared.partial(false), first,
-                                    last - first + 1, 1};
-    FinishTile<Config, Epilogue>(p, TokenScales(p, shared), parts, first_tile + segment.tile,
-                                 rank - first, parts.count, threadIdx.x);
+    const int parts = last - first + 1, share = rank - first;
+    using Outputs = TileOutputs<Config, Epilogue>;
+    const Outputs outputs(p, TokenScales(p, shared), first_tile + segment.tile,
+                          Outputs::kItems * share / parts, Outputs::kItems * (share + 1) / parts);
+    outputs.Store(ClusterSums<Config>{shared.partial(true), shared.partial(false), first, parts});
   }
 }
 
@@ -384,53 +357,64 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                    const __grid_constant__ GemmMaps maps) {
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
   const StreamShared<Config> shared{dynamic_shared + Config::kResidentBytes};
-  const int warp = threadIdx.x / 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  constexpr int kWeightsWarp = Config::kConsumerThreads / 32, kTokensWarp = kWeightsWarp + 1;
   const int rank = static_cast<int>(ClusterRank());
   const int ranks = static_cast<int>(ClusterSize());
-  const int first_tile = blockIdx.x / ranks * p.tiles_per_cluster;
-  const ClusterSchedule schedule{min(p.tiles_per_cluster, p.tiles - first_tile), p.units, ranks,
-                                 Config::kPairs && ranks == 2};
-  // A warp's share each: one after another they would take a thread a microsecond.
-  if (threadIdx.x % 32 == 0) {
-    for (int s = warp; s < Config::kStages; s += Config::kThreads / 32) {
-      // Two announcers of copies, 32 lanes of cp.async; or the weights' alone.
-      MbarrierInit(shared.full(s), Config::kResident ? 1 : 2 + 32);
-      MbarrierInit(shared.empty(s), Config::kConsumerThreads / 32);
-    }
-    if (schedule.pair && warp == Config::kThreads / 32 - 1) {
+  const int first_tile = ClusterId() * p.tiles_per_cluster;
+  const int tiles = min(p.tiles_per_cluster, p.tiles - first_tile);
+  const bool exchanges = Config::kExchanges && ranks > 1 && tiles == 1;
+  const bool pair = Config::kPairs && ranks == 2 && !exchanges;
+  const bool sends = pair || exchanges;
+  const ClusterSchedule schedule{tiles, p.units, ranks, pair};
+  const ClusterRun run(schedule, rank);
+  const bool has_work = run.count > 0;
+  StreamWeights<Config> weights{p, shared, run, first_tile};
+  if (warp == kWeightsWarp) {
+    if (lane == 0) weights.CopyFirst(maps.weights);
+  } else if (lane == 0) {
+    if (warp == kTokensWarp && !Config::kResident) PrefetchTensorMap(&maps.tokens);
+    // A warp's share each: one after another they would take a thread a microsecond.
+    for (int s = warp; s < Config::kStages; s += kWeightsWarp)
+      if (warp < kWeightsWarp) MbarrierInit(shared.empty(s), Config::kConsumerThreads / 32);
+    if (warp == 0 && sends) {
       MbarrierInit(shared.handed_over(), 1);
-      MbarrierArriveExpectTx(shared.handed_over(), Config::kPartialBytes);
+      const uint32_t bytes =
+          pair ? Config::kPartialBytes
+               : ExchangedSums<Config>(shared, rank, ranks, TokensOf<Config>(p, first_tile))
+                         .bytes() *
+                     (Config::kGroupSets * (ranks - 1));
+      MbarrierArriveExpectTx(shared.handed_over(), bytes);
     }
     FenceMbarrierInit();
   }
   __syncthreads();
-  if (schedule.pair) ClusterArriveRelaxed();  // rank 0's barrier is there -> rank 1 may send
+  if (sends) ClusterArriveRelaxed();  // a rank's barrier is there -> the others may send
   GridDependencyLaunch();
-  const bool has_work = schedule.RunUnits(rank) > 0;
-  if (warp >= Config::kConsumerThreads / 32) {
+  if (warp >= kWeightsWarp) {
     if constexpr (Config::kMovesRegisters) RegistersDecrease<Config::kProducerRegisters>();
-    const int producer = warp - Config::kConsumerThreads / 32;
-    const int lane = threadIdx.x % 32;
-    StreamProducer<Config> copies{p, shared, schedule, rank, first_tile};
-    if (has_work && producer == 0 && lane == 0) copies.CopyWeights(maps.weights);
+    if (warp == kWeightsWarp && lane == 0) weights.CopyRest(maps.weights);
     if constexpr (!Config::kResident) {
-      if (has_work && producer == 1) copies.CopyTokens(maps.tokens, lane);
+      if (has_work && warp == kTokensWarp)
+        StreamCopyTokens<Config>(p, maps.tokens, shared, run, first_tile, lane);
     }
     __syncwarp();
-    if (schedule.pair) ClusterWait();
+    if (sends) ClusterWait();
+    if (!sends && ranks > 1) ClusterSync();
   } else {
-    if (schedule.pair) ClusterWait();
+    if (sends) ClusterWait();
     if constexpr (Config::kMovesRegisters) RegistersIncrease<Config::kConsumerRegisters>();
-    if (has_work) StreamConsume<Config, Epilogue>(p, shared, schedule, rank, first_tile);
+    if (has_work)
+      StreamConsume<Config, Epilogue>(p, shared, run, exchanges ? ranks : 0, rank, first_tile);
+    __syncwarp();
+    // In this branch: behind it there are no more registers than the producers kept.
+    if (!sends && ranks > 1) {
+      ClusterSync();  // partial sums of all ranks written -> read
+      if (has_work) StreamCombine<Config, Epilogue>(p, shared, schedule, run, rank, first_tile);
+    }
   }
   if (ranks == 1) return;
   __syncwarp();
-  if (!schedule.pair) {
-    ClusterSync();  // partial sums of all ranks written -> read
-    if (has_work && warp < Config::kConsumerThreads / 32)
-      StreamCombine<Config, Epilogue>(p, shared, schedule, rank, first_tile);
-    __syncwarp();
-  }
   ClusterArriveRelaxed();  // a rank's shared memory stays until the others have read it
   ClusterWait();
 }

@@ -42,7 +42,7 @@ struct WideConfig {
   static constexpr int kWOffset = kOutOffset + kWarpgroups * kOutBytes;
   static constexpr int kScaleOffset = kWOffset + kStages * kWBytes;
   static constexpr int kBarrierOffset = kScaleOffset + kScaleBytes;
-  static constexpr int kBarriers = 4 * kStages + 2 * kWarpgroups + 2;
+  static constexpr int kBarriers = 4 * kStages + 3 * kWarpgroups + 2;
   static constexpr int kSharedBytes = kBarrierOffset + kBarriers * 8;
   static_assert((kStages == kWideUnitGroups || kStages == 2 * kWideUnitGroups) &&
                 kSharedBytes <= kSharedBytesPerCta);

@@ -115,8 +115,9 @@ struct WideEpilogue {
 
   // A constant `type` keeps the choice out of it. A chunk's inputs are read before the chunk ahead
   // of it is stored: a warp alone would wait for each read.
-  template <int kCount>
-  __device__ __forceinline__ void StoreTile(OutType type, const float (&acc)[kCount]) const {
+  template <int kCount, class HalfStored>
+  __device__ __forceinline__ void StoreTile(OutType type, const float (&acc)[kCount],
+                                            const HalfStored& half_stored) const {
     ChunkInputs in = Inputs(0);
 #pragma unroll
     for (int c = 0; c < kCount / kSums; ++c) {
@@ -126,6 +127,7 @@ struct WideEpilogue {
 #pragma unroll
       for (int i = 0; i < kSums; ++i) sums[i] = acc[c * kSums + i];
       StoreChunk(type, sums, c, now);
+      if (c + 1 == kCount / kSums / 2) half_stored();
     }
   }
 };

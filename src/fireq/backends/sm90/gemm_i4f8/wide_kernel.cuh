@@ -44,14 +44,16 @@ struct WideShared {
   __device__ Mbarrier* w_empty(int stage) const {
     return x_full(3 * Config::kStages) + (stage + Config::kStages - 1) % Config::kStages;
   }
-  // The warpgroup's output buffer is free (and has the residual) / has outputs.
+  // The warpgroup's output buffer is free (and has the residual) / has half of the outputs. A
+  // barrier a half: one thread looks at both, and might see neither of two phases that follow close
+  // on one another.
   __device__ Mbarrier* out_ready(int warpgroup) const {
     return x_full(4 * Config::kStages) + warpgroup;
   }
-  __device__ Mbarrier* out_full(int warpgroup) const {
-    return out_ready(Config::kWarpgroups) + warpgroup;
+  __device__ Mbarrier* out_full(int half, int warpgroup) const {
+    return out_ready(Config::kWarpgroups) + half * Config::kWarpgroups + warpgroup;
   }
-  __device__ Mbarrier* scales_full() const { return out_full(Config::kWarpgroups); }
+  __device__ Mbarrier* scales_full() const { return out_full(2, 0); }
   __device__ Mbarrier* scales_empty() const { return scales_full() + 1; }
 };
 
@@ -62,9 +64,9 @@ __device__ __forceinline__ void WideCopyTokens(const GemmI4F8Params& p, const CU
   constexpr int kHalf = Config::kTokens / Config::kClusterCtas;
   const WideWalk<Config> walk(p);
   RingPlace<Config::kStages> at{0, 1};
-  GridDependencyWait();
   for (int t = 0; t < walk.count; ++t) {
-    const WideWork work = walk.At(t);
+    const WideWork work = walk.At(t);  // its divisions before the wait
+    if (t == 0) GridDependencyWait();
     const int token = work.tile.token_tile * Config::kTokens + rank * kHalf;
     for (int g = kWideUnitGroups * work.begin; g < kWideUnitGroups * work.end; ++g, at.Next()) {
       MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
@@ -151,12 +153,17 @@ __device__ __forceinline__ void WideCopyOutputs(const GemmI4F8Params& p, const G
         MbarrierArrive(shared.out_ready(w));
       }
     }
-    for (int w = 0; w < Config::kWarpgroups; ++w) {
-      MbarrierWaitAsleep(shared.out_full(w), parity);
-      for (int c = output.begin; c < output.end; ++c)
-        TmaStore2D(&maps.outputs, (block + w) * kWideOutRows<Epilogue>, token + c * kWideOutTokens,
-                   shared.out(w) + c * kChunkBytes);
-      BulkGroupCommit();
+    // In halves: the first leaves while the second is scaled.
+    for (int half = 0; half < 2; ++half) {
+      const int begin = half == 0 ? output.begin : output.middle();
+      const int end = half == 0 ? output.middle() : output.end;
+      for (int w = 0; w < Config::kWarpgroups; ++w) {
+        MbarrierWaitAsleep(shared.out_full(half, w), parity);
+        for (int c = begin; c < end; ++c)
+          TmaStore2D(&maps.outputs, (block + w) * kWideOutRows<Epilogue>,
+                     token + c * kWideOutTokens, shared.out(w) + c * kChunkBytes);
+        BulkGroupCommit();
+      }
     }
     BulkGroupsWaitRead();
     parity ^= 1;
@@ -319,14 +326,16 @@ struct WideConsumer {
     MbarrierWait(shared.scales_full(), out_parity);
     MbarrierWait(shared.out_ready(warpgroup), out_parity);
   }
-  // Outputs are in shared memory: whoever copies them may, and the token scales may go.
-  __device__ void OutputsStored() {
+  // Half of the outputs are in shared memory: whoever copies them may.
+  __device__ void HalfStored(int half) const {
     FenceProxyAsync();
     __syncwarp();
-    if (thread % 32 == 0) {
-      MbarrierArrive(shared.out_full(warpgroup));
-      MbarrierArrive(shared.scales_empty());
-    }
+    if (thread % 32 == 0) MbarrierArrive(shared.out_full(half, warpgroup));
+  }
+  // The second half, too, and the token scales may go.
+  __device__ void OutputsStored() {
+    HalfStored(1);
+    if (thread % 32 == 0) MbarrierArrive(shared.scales_empty());
     out_parity ^= 1;
   }
 
@@ -350,6 +359,7 @@ struct WideConsumer {
       float sums[4 * kChunkLoads];
       SumParts(sums, acc, walk, c, rank);
       epilogue.StoreChunk(p.out, sums, c, epilogue.Inputs(c));
+      if (c + 1 == mine.middle()) HalfStored(0);
     }
     OutputsStored();
     NamedBarrierSync(1 + warpgroup, 128);
@@ -387,10 +397,11 @@ struct WideConsumer {
         FinishShare(acc, walk, mine, epilogue, rank);
         break;
       }
+      const auto half_stored = [this] { HalfStored(0); };
       if (p.out == OutType::kBf16) {
-        epilogue.StoreTile(OutType::kBf16, acc);
+        epilogue.StoreTile(OutType::kBf16, acc, half_stored);
       } else {
-        epilogue.StoreTile(OutType::kF16, acc);
+        epilogue.StoreTile(OutType::kF16, acc, half_stored);
       }
       OutputsStored();
     }
@@ -411,7 +422,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (threadIdx.x % 32 == 0) {
     constexpr int kWarps = Config::kThreads / 32;
     const int warp = threadIdx.x / 32;
-    for (int i = warp; i < Config::kBarriers / 2; i += kWarps) {
+    for (int i = warp; i <= 2 * Config::kStages + Config::kWarpgroups; i += kWarps) {
       const int s = i % Config::kStages;
       if (i < Config::kStages) {
         MbarrierInit(shared.x_full(s), 1);
@@ -420,8 +431,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         MbarrierInit(shared.w_full(s), 1);
         MbarrierInit(shared.w_empty(s), Config::kConsumerThreads / 32);
       } else if (i < 2 * Config::kStages + Config::kWarpgroups) {
-        MbarrierInit(shared.out_ready(s), 1);
-        MbarrierInit(shared.out_full(s), 4);
+        const int warpgroup = i - 2 * Config::kStages;
+        MbarrierInit(shared.out_ready(warpgroup), 1);
+        for (int half = 0; half < 2; ++half) MbarrierInit(shared.out_full(half, warpgroup), 4);
       } else {
         MbarrierInit(shared.scales_full(), 32);
         MbarrierInit(shared.scales_empty(), Config::kConsumerThreads / 32);

@@ -18,6 +18,7 @@ struct WideWork {
 struct WideOutput {
   WideTile tile;
   int begin, end;
+  __device__ int middle() const { return begin + CeilDiv(end - begin, 2); }
 };
 
 // Whole tiles, then perhaps a part of one: each of the last `cut_tiles` tiles is dealt to `parts`

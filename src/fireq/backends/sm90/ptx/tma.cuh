@@ -25,15 +25,15 @@ __device__ __forceinline__ void BulkLoad(void* shared, const void* global, uint3
       : "memory");
 }
 
-// cp.async.bulk between shared memories: `bytes` of this CTA to the same place in CTA `rank` of the
+// cp.async.bulk between shared memories: `bytes` of this CTA to the place `to` in CTA `rank` of the
 // cluster, completing on that CTA's `barrier`. The source must stay until the receiver has been
 // told.
-__device__ __forceinline__ void BulkSendToCluster(const void* shared, uint32_t bytes,
+__device__ __forceinline__ void BulkSendToCluster(const void* to, const void* from, uint32_t bytes,
                                                   Mbarrier* barrier, uint32_t rank) {
   asm volatile(
       "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-      "[%3];" ::"r"(ClusterAddress(shared, rank)),
-      "r"(SharedAddress(shared)), "r"(bytes), "r"(ClusterAddress(barrier, rank))
+      "[%3];" ::"r"(ClusterAddress(to, rank)),
+      "r"(SharedAddress(from)), "r"(bytes), "r"(ClusterAddress(barrier, rank))
       : "memory");
 }
 
