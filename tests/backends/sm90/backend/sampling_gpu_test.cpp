@@ -73,7 +73,8 @@ TEST_F(DeviceSampling, RandomDrawsAreTheHosts) {
   int64_t draws = 0, different = 0;
   for (const int64_t vocab : {2, 61, 1000, 32000, 128256}) {
     for (int trial = 0; trial < 8; ++trial) {
-      const int64_t count = trial % 2 == 0 ? 40 : 12;  // a CTA a row, and a cluster
+      constexpr int64_t kRows[] = {140, 12, 40, 70};  // a CTA a row, and clusters
+      const int64_t count = kRows[trial % 4];
       const Tensor logits = Logits(count, vocab, std::exp2(static_cast<float>(trial) - 3.0f));
       if (trial == 0)  // all equal: the draw decides by id alone
         for (int64_t i = 0; i < logits.num_elements(); ++i) logits.as<float>()[i] = 0.5f;

@@ -8,6 +8,7 @@
 // depend on the order of the additions.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "fireq/backends/sm90/ptx/fence.cuh"
@@ -99,9 +100,23 @@ class RowSampler {
     return Adjust<kPenalised>(logits_[id], id);
   }
 
-  // visit(logit, id) by some thread for every id, or for part `part` of `parts` of them.
+  // visit(logit, id) by some thread for every id.
   template <bool kPenalised, class Visit>
-  __device__ __forceinline__ void ForEach(Visit visit, int part = 0, int parts = 1) const {
+  __device__ __forceinline__ void ForEach(Visit visit) const {
+    ForEachFour<kPenalised>(
+        [&](float4 four, int32_t id) {
+          visit(four.x, id);
+          visit(four.y, id + 1);
+          visit(four.z, id + 2);
+          visit(four.w, id + 3);
+        },
+        visit);
+  }
+  // visit_four(four logits, the first one's id), or visit(logit, id), by some thread for all ids or
+  // for part `part` of `parts` of them; a thread sees them in order.
+  template <bool kPenalised, class VisitFour, class Visit>
+  __device__ __forceinline__ void ForEachFour(VisitFour visit_four, Visit visit, int part = 0,
+                                              int parts = 1) const {
     const int begin = part * kSampleThreads + static_cast<int>(threadIdx.x);
     const int step = parts * kSampleThreads;
     if (p_.vocab % 4 != 0) {
@@ -122,10 +137,11 @@ class RowSampler {
       for (int l = 0; l < kLoads; ++l) {
         const int at = base + l * step;
         if (at >= fours) break;
-        visit(Adjust<kPenalised>(four[l].x, 4 * at), 4 * at);
-        visit(Adjust<kPenalised>(four[l].y, 4 * at + 1), 4 * at + 1);
-        visit(Adjust<kPenalised>(four[l].z, 4 * at + 2), 4 * at + 2);
-        visit(Adjust<kPenalised>(four[l].w, 4 * at + 3), 4 * at + 3);
+        visit_four(make_float4(Adjust<kPenalised>(four[l].x, 4 * at),
+                               Adjust<kPenalised>(four[l].y, 4 * at + 1),
+                               Adjust<kPenalised>(four[l].z, 4 * at + 2),
+                               Adjust<kPenalised>(four[l].w, 4 * at + 3)),
+                   4 * at);
       }
     }
   }
@@ -153,11 +169,40 @@ class RowSampler {
   __device__ static int32_t IdOf(uint64_t rank) {
     return static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(rank));
   }
+  // The largest so far of those that a thread sees in the order of their ids.
+  struct Top {
+    float logit = NAN;  // none
+    int32_t id = -1;
+    __device__ __forceinline__ bool IsBeatenBy(float other) const {
+      return !(other <= logit) && other == other;
+    }
+    __device__ __forceinline__ void See(float other, int32_t its_id) {
+      if (!IsBeatenBy(other)) return;
+      logit = other;
+      id = its_id;
+    }
+    __device__ uint64_t AsRank() const { return id < 0 ? 0 : Rank(LogitKey(logit), id); }
+  };
+  // Of this CTA's part the first in the order, penalised: what Largest finds without a bound, at a
+  // tenth of its instructions. A step's greedy choice is this alone.
+  __device__ uint64_t FirstOfPart(int part, int parts) {
+    Top top;
+    ForEachFour<true>(
+        [&](float4 four, int32_t id) {
+          const float largest = fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w));
+          if (!top.IsBeatenBy(largest)) return;
+          top.logit = largest;
+          top.id = id + (four.x == largest ? 0 : four.y == largest ? 1 : four.z == largest ? 2 : 3);
+        },
+        [&](float logit, int32_t id) { top.See(logit, id); }, part, parts);
+    return Reduce(top.AsRank(), [](uint64_t a, uint64_t b) { return a > b ? a : b; });
+  }
+
   // The first of all, penalised; the first CTA gets it.
   __device__ uint64_t LargestOfCluster() {
     const auto size = static_cast<int>(ClusterSize());
     const auto rank = static_cast<int>(ClusterRank());
-    const uint64_t mine = Largest<true>(~uint64_t{0}, rank, size);
+    const uint64_t mine = FirstOfPart(rank, size);
     ClusterWait();
     if (threadIdx.x == 0) StoreCluster64(ClusterAddress(&shared_.cluster[rank], 0), mine);
     ClusterSync();  // every part's largest is there
@@ -168,15 +213,13 @@ class RowSampler {
   }
   // First of those behind `bound` in the order; 0 if there is none.
   template <bool kPenalised>
-  __device__ uint64_t Largest(uint64_t bound, int part = 0, int parts = 1) {
+  __device__ uint64_t Largest(uint64_t bound) {
     uint64_t best = 0;
-    ForEach<kPenalised>(
-        [&](float logit, int32_t id) {
-          const uint32_t key = LogitKey(logit);
-          const uint64_t rank = Rank(key, id);
-          if (key != 0 && rank < bound && rank > best) best = rank;
-        },
-        part, parts);
+    ForEach<kPenalised>([&](float logit, int32_t id) {
+      const uint32_t key = LogitKey(logit);
+      const uint64_t rank = Rank(key, id);
+      if (key != 0 && rank < bound && rank > best) best = rank;
+    });
     return Reduce(best, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
   }
 

@@ -6,8 +6,12 @@ namespace {
 
 constexpr int32_t kMaxVocab = 1 << 20;  // a bit an id in shared memory
 
-// CTAs a row: several where one each would leave the GPU idle.
-unsigned ClusterFor(int64_t rows) { return rows <= 16 ? kMaxSampleCluster : 1; }
+// CTAs a row: several where one each would leave multiprocessors idle.
+unsigned ClusterFor(int64_t rows) {
+  unsigned cluster = kMaxSampleCluster;
+  while (cluster > 1 && rows * cluster > NumSms()) cluster /= 2;
+  return cluster;
+}
 
 __global__ void __launch_bounds__(kSampleThreads, 1)
     SampleLogitsKernel(const __grid_constant__ SampleLogitsParams params) {
