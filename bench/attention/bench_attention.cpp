@@ -85,7 +85,7 @@ void BenchDecode(const Shape& s, bool programmatic) {
       int64_t{s.batch} * s.context * s.kv_heads * (layout.head_bytes() / kTokensPerPage);
   const Steps steps = MakeSteps({s.batch, s.queries, s.context, s.heads, layout}, bytes);
   const sm90::AttnDecodePlan plan = sm90::MakeAttnDecodePlan(
-      {s.batch, s.heads, s.kv_heads, s.head_dim, s.queries, sm90::NumSms()});
+      {s.batch, s.heads, s.kv_heads, s.head_dim, s.queries, sm90::NumSms(), steps[0]->max_pages});
   sm90::DeviceBuffer<float> workspace(plan.workspace_bytes / 4);
   workspace.FillBytes(0);
   const int launches = std::max<int>(static_cast<int>(steps.size()), 20);

@@ -19,24 +19,60 @@ __device__ uint32_t Hash(uint64_t x) {
 }
 __device__ float Uniform(uint64_t x) { return static_cast<float>(Hash(x)) * 0x1p-32f; }
 
-// One 32-bit word a thread: codes anything, scales 0.15 .. 0.35, zero points 0 .. 15.
+// Sum of four uniforms: near enough to normal, of deviation 1.
+__device__ float Normal(uint64_t x) {
+  const uint32_t a = Hash(2 * x);
+  const uint32_t b = Hash(2 * x + 1);
+  const uint32_t sum = (a & 0xFFFFu) + (a >> 16) + (b & 0xFFFFu) + (b >> 16);
+  return (static_cast<float>(sum) * 0x1p-16f - 2.0f) * 1.7320508f;
+}
+
+// What a vector of K (V where `value`) has: 128 normal numbers span about five and a half.
+struct VectorGrid {
+  float scale;
+  uint32_t zero;
+};
+__device__ VectorGrid GridOf(uint64_t block, int64_t token, bool value, uint64_t seed) {
+  const uint64_t key = seed ^ (block * 128 + static_cast<uint64_t>(token) * 2 + (value ? 1 : 0));
+  const uint32_t bits = Hash(key + 0x9E3779B97F4A7C15ull);
+  return {Bf16ToFloat(FloatToBf16(0.32f + 0.08f * static_cast<float>(bits & 0xFFFFu) * 0x1p-16f)),
+          7 + (bits >> 31)};
+}
+__device__ uint32_t Code(uint64_t key, VectorGrid grid) {
+  const int code = __float2int_rn(Normal(key) / grid.scale) + static_cast<int>(grid.zero);
+  return static_cast<uint32_t>(min(max(code, 0), 15));
+}
+
+// Normal numbers as the cache has them, one 32-bit word a thread.
 __global__ void FillPages(uint32_t* words, int64_t count, KvPageLayout layout, uint64_t seed) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= count) return;
+  const auto block = static_cast<uint64_t>(i * 4 / layout.head_bytes());
   const int64_t at = i * 4 % layout.head_bytes();
-  const uint64_t key = seed + static_cast<uint64_t>(i) * 2;
+  const uint64_t key = seed + static_cast<uint64_t>(i) * 8;
+  uint32_t word = 0;
   if (at < layout.k_scale_offset()) {
-    words[i] = Hash(key);
+    const bool value = at >= layout.v_offset();
+    const int64_t group = (at - layout.v_offset()) / (kVGroupBytes * layout.head_dim);
+    for (int n = 0; n < 8; ++n) {  // nibble n % 2 of byte n / 2
+      const int64_t token = value ? kVGroupTokens * group + at % kVGroupBytes + n / 2 + n % 2 * 8
+                                  : at * 2 / layout.head_dim;
+      word |= Code(key + static_cast<uint64_t>(n), GridOf(block, token, value, seed)) << (4 * n);
+    }
   } else if (at < layout.k_zero_offset()) {
-    const uint32_t low = FloatToBf16(0.15f + 0.2f * Uniform(key));
-    const uint32_t high = FloatToBf16(0.15f + 0.2f * Uniform(key + 1));
-    words[i] = low | high << 16;
+    const bool value = at >= layout.v_scale_offset();
+    const int64_t token = (at - (value ? layout.v_scale_offset() : layout.k_scale_offset())) / 2;
+    word = FloatToBf16(GridOf(block, token, value, seed).scale) |
+           static_cast<uint32_t>(FloatToBf16(GridOf(block, token + 1, value, seed).scale)) << 16;
   } else {
-    words[i] = Hash(key) & 0x0F0F0F0Fu;
+    const bool value = at >= layout.v_zero_offset();
+    const int64_t token = at - (value ? layout.v_zero_offset() : layout.k_zero_offset());
+    for (int n = 0; n < 4; ++n) word |= GridOf(block, token + n, value, seed).zero << (8 * n);
   }
+  words[i] = word;
 }
 
-// Sum of four uniforms: near enough to normal, absmax below 448 / 128.
+// Near enough to normal, absmax below 448 / 128.
 __global__ void FillQueries(uint8_t* q, int64_t count, uint64_t seed) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= count) return;

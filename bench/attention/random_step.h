@@ -10,8 +10,8 @@
 
 namespace fireq::bench {
 
-// Every sequence has the same lengths; its pages lie in a random order. Scales and zero points are
-// of the size that normal data gives, codes uniform, Q normal.
+// Every sequence has the same lengths; its pages lie in a random order. Q, K and V are normal, as
+// what the peer is given.
 struct StepShape {
   int sequences = 0;
   int query_len = 0;

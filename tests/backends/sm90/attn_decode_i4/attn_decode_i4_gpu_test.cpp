@@ -24,7 +24,7 @@ class Runner {
  public:
   explicit Runner(const AttentionCase& c)
       : plan_(MakeAttnDecodePlan({c.num_sequences(), c.num_heads, c.layout.kv_heads,
-                                  c.layout.head_dim, MaxQueryLen(c), NumSms()})),
+                                  c.layout.head_dim, MaxQueryLen(c), NumSms(), c.max_pages})),
         workspace_(plan_.workspace_bytes / 4) {
     workspace_.FillBytes(0);
   }

@@ -13,16 +13,23 @@ void Launch(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool pro
   FIREQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
   FIREQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                   cudaSharedmemCarveoutMaxShared));
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  unsigned count = 0;
+  if (plan.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {static_cast<unsigned>(plan.cluster), 1, 1};
+  }
+  if (programmatic) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(plan.ctas));
   config.blockDim = dim3(DecodeThreads(8 * kTiles));
   config.dynamicSmemBytes = static_cast<size_t>(plan.shared.bytes);
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = programmatic ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   FIREQ_CUDA(cudaLaunchKernelEx(&config, kernel, params, plan.shared));
 }
 
@@ -45,8 +52,9 @@ void LaunchAttnDecodeI4(const AttnDecodePlan& plan, const AttnDecodeArgs& args,
               "decode attention: ", params.num_heads, " heads over ", params.kv_heads, " KV heads");
   params.group = params.num_heads / params.kv_heads;
   const int64_t tracks = int64_t{params.kv_heads} * plan.row_tiles;
-  const int64_t segments = params.num_sequences * tracks;
-  params.cuts = segments == 0 ? 0 : static_cast<int32_t>(plan.ctas / segments);
+  params.cuts = plan.cuts;
+  params.cluster = plan.cluster;
+  params.by_cuts = Divisor::Of(plan.cuts);
   params.by_tracks = Divisor::Of(tracks);
   params.by_ctas = Divisor::Of(plan.ctas);
   params.row_tiles = plan.row_tiles;

@@ -2,10 +2,11 @@
 //
 // Four warps compute, a fifth loads: it walks the CTA's piece of the line of pages (schedule.cuh)
 // and copies each page's block of one head into a ring. Page i of the piece goes to warp i % 4.
-// Where a segment ends, the warps' sums are combined through shared memory; a segment that other
-// CTAs share goes to the workspace, and the last CTA to arrive adds the parts in order. Two CTAs an
-// SM: while one is at a segment's end, the other computes. With two tiles of query rows eight warps
-// of one CTA compute, as they need 224 registers each.
+// Where a segment ends, the warps' sums are combined through shared memory. Where segments are cut,
+// the parts of a cluster's CTAs are sent to its first and added there. A segment that other CTAs
+// share beyond that goes to the workspace, and the last of them to arrive adds the parts in order.
+// Two CTAs an SM: while one is at a segment's end, the other computes. With two tiles of query rows
+// eight warps of one CTA compute, as they need 224 registers each.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -36,14 +37,19 @@ class DecodeKernel {
   static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
   static constexpr int kStageBytes = static_cast<int>(kLayout.head_bytes());
   static constexpr int kSumStride = kDim + kDecodePadding;
+  static constexpr int kRowBytes = kDim * 4 + 8;  // of a part: sums, maximum and sum of a row
 
   __device__ DecodeKernel(const AttnDecodeParams& p, const AttnDecodeShared& shared, uint8_t* base)
       : p_(p),
         ring_(base),
+        parts_(reinterpret_cast<float*>(base + shared.parts)),
+        part_stats_(reinterpret_cast<float2*>(base + shared.part_stats)),
         sums_(reinterpret_cast<float*>(base + shared.sums)),
         stats_(reinterpret_cast<float2*>(base + shared.stats)),
         full_(reinterpret_cast<Mbarrier*>(base + shared.barriers)),
         empty_(full_ + kDecodeMaxStages),
+        parts_full_(empty_ + kDecodeMaxStages),
+        table_(reinterpret_cast<int32_t*>(base + shared.table)),
         flag_(reinterpret_cast<int32_t*>(base + shared.flag)),
         piece_(*reinterpret_cast<DecodePiece*>(flag_ + 4)),
         schedule_(p, reinterpret_cast<int32_t*>(base + shared.prefix)) {}
@@ -53,8 +59,13 @@ class DecodeKernel {
     if (p_.num_sequences == 0) return;
     const bool loads = threadIdx.x / 32 == kWarps;
     if (loads) schedule_.Prepare(kWarps, piece_);
-    if (threadIdx.x < kComputeThreads) InitBarriers();
+    if (threadIdx.x < kComputeThreads) {
+      const int32_t page = GuessPage();
+      InitBarriers();
+      if (p_.cuts > 0) table_[threadIdx.x] = page;
+    }
     __syncthreads();
+    if (p_.cluster > 1) ClusterArriveRelaxed();  // this CTA's barriers may be used
     if (piece_.begin == piece_.end) return;
     if (threadIdx.x < kComputeThreads) {
       // 128 x 56 + 256 x 224 registers are what 384 x 168 gave the CTA: asking for more hangs.
@@ -76,7 +87,25 @@ class DecodeKernel {
     const int lane = static_cast<int>(threadIdx.x & 31);
     const int stage = static_cast<int>(threadIdx.x / 32) + lane / 2 * kWarps;
     if (stage < p_.stages) MbarrierInit((lane % 2 == 0 ? full_ : empty_) + stage, 1);
+    if (threadIdx.x == 31) MbarrierInit(parts_full_, 1);
     FenceMbarrierInit();
+  }
+
+  // While the lengths are on their way: where segments are cut, the sequence is known if there is
+  // one alone, or if the contexts are long enough for every cut.
+  __device__ int32_t GuessSequence() const {
+    const int32_t segment = p_.by_cuts.Divide(static_cast<int32_t>(blockIdx.x));
+    return p_.num_sequences == 1 ? 0 : p_.by_tracks.Divide(segment);
+  }
+  __device__ int32_t GuessPage() const {
+    const int32_t sequence = GuessSequence();
+    const int32_t page = static_cast<int32_t>(threadIdx.x);
+    if (p_.cuts == 0 || sequence >= p_.num_sequences || page >= p_.max_pages) return 0;
+    return LoadGlobalNow(p_.page_table + int64_t{sequence} * p_.max_pages + page);
+  }
+  __device__ int32_t PageNumber(int32_t sequence, int32_t page) const {
+    if (p_.cuts > 0 && sequence == GuessSequence() && page < kComputeThreads) return table_[page];
+    return p_.page_table[int64_t{sequence} * p_.max_pages + page];
   }
 
   __device__ DecodeSegment Find(int32_t unit) const {
@@ -97,7 +126,7 @@ class DecodeKernel {
         const DecodeSegment segment = Find(unit);
         const int page = unit - segment.begin;
         if (page * kTokensPerPage < segment.context) {
-          const int64_t number = p_.page_table[int64_t{segment.sequence} * p_.max_pages + page];
+          const int64_t number = PageNumber(segment.sequence, page);
           source = p_.pages + number * (int64_t{kStageBytes} * p_.kv_heads) +
                    int64_t{kStageBytes} * segment.head;
         }
@@ -188,14 +217,36 @@ class DecodeKernel {
     }
   }
 
+  // How many parts of a segment a CTA adds: `cluster`, those of its cluster (1: its own alone);
+  // `whole` if these are all. `sends`: it is not the cluster's first, and sends its own there.
+  struct Share {
+    int32_t cluster;
+    bool whole;
+    bool sends;
+  };
+  __device__ Share ShareOf(const DecodeSegment& segment, int32_t at, int32_t stop) const {
+    const bool alone = at == segment.begin && stop == segment.begin + segment.pages;
+    if (alone || piece_.first_cta < 0 || p_.cluster == 1) return {1, alone, false};
+    const int32_t cta = static_cast<int32_t>(blockIdx.x);
+    const int32_t count = piece_.Count(segment);
+    return {piece_.OfCluster(count, cta, p_.cluster), count <= p_.cluster,
+            (cta & (p_.cluster - 1)) != 0};
+  }
+
   // Combines the warps' sums of [at, stop), a part of one segment.
   __device__ void Finish(const DecodeSegment& segment, int32_t at, int32_t stop, Warp& tile) {
     const int warp = threadIdx.x / 32;
     const int lane = threadIdx.x & 31;
     const int c = lane & 3;
-    const bool whole = at == segment.begin && stop == segment.begin + segment.pages;
+    const Share share = ShareOf(segment, at, stop);
     const int slot = 2 * static_cast<int>(blockIdx.x) + (at == piece_.begin ? 0 : 1);
     if (at != piece_.begin) ComputeBarrier();  // the segment before has been read
+    if (share.sends) ClusterWait();            // for the barriers of the cluster's first
+    if (share.cluster > 1 && !share.sends && threadIdx.x == 0) {
+      const int32_t there = segment.queries * p_.group - segment.row_tile * kRows;
+      MbarrierArriveExpectTx(
+          parts_full_, static_cast<uint32_t>((share.cluster - 1) * min(there, kRows) * kRowBytes));
+    }
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
@@ -214,9 +265,9 @@ class DecodeKernel {
       if (n > 0) ComputeBarrier();  // the tile before has been read
       WriteSums(n, tile);
       ComputeBarrier();
-      AddSums(segment, n, whole, slot);
+      AddSums(segment, n, share, slot);
     }
-    if (!whole) Combine(segment, flag_ + slot % 2);
+    if (!share.whole && !share.sends) Combine(segment, flag_ + slot % 2);
   }
 
   // This warp's O^T of tile n, relative to its own maximum.
@@ -239,7 +290,7 @@ class DecodeKernel {
   }
 
   // Four d of one row an item, over the warps in order.
-  __device__ void AddSums(const DecodeSegment& segment, int n, bool whole, int slot) {
+  __device__ void AddSums(const DecodeSegment& segment, int n, const Share& share, int slot) {
     for (int item = threadIdx.x; item < 8 * (kDim / 4); item += kComputeThreads) {
       const int row = 8 * n + item / (kDim / 4);
       const int d = item % (kDim / 4) * 4;
@@ -260,13 +311,49 @@ class DecodeKernel {
         AddPart(*reinterpret_cast<const float4*>(from), stat[w].y, Exp2Approx(stat[w].x - top),
                 total, sum);
       }
-      if (whole) {
+      if (share.sends) {
+        Send(row, d, total, make_float2(top, sum));
+        continue;
+      }
+      if (share.cluster > 1) AddCluster(row, d, share.cluster - 1, total, top, sum);
+      if (share.whole) {
         Store(index, d, total, sum);
       } else {
         *reinterpret_cast<float4*>(PartSums(slot) + row * kDim + d) = total;
         if (d == 0) PartStats(slot)[row] = make_float2(top, sum);
       }
     }
+  }
+
+  // Four d of this CTA's part to the cluster's first.
+  __device__ __forceinline__ void Send(int row, int d, float4 total, float2 stat) const {
+    const uint32_t first =
+        static_cast<uint32_t>(blockIdx.x) & ~(static_cast<uint32_t>(p_.cluster) - 1);
+    const int part = (static_cast<int>(blockIdx.x - first) - 1) * kRows + row;
+    const uint32_t barrier = ClusterAddress(parts_full_, 0);
+    StoreAsync128(ClusterAddress(parts_ + part * kDim + d, 0), total, barrier);
+    if (d == 0) StoreAsync64(ClusterAddress(part_stats_ + part, 0), stat, barrier);
+  }
+  // `others` CTAs' parts, in order.
+  __device__ __forceinline__ void AddCluster(int row, int d, int others, float4& total, float& top,
+                                             float& sum) {
+    MbarrierWait(parts_full_, 0);
+    float next = top;
+#pragma unroll
+    for (int i = 0; i < kDecodeMaxCluster - 1; ++i) {
+      if (i < others) next = fmaxf(next, part_stats_[i * kRows + row].x);
+    }
+    const float factor = Exp2Approx(top - next);
+    sum *= factor;
+    total = {total.x * factor, total.y * factor, total.z * factor, total.w * factor};
+#pragma unroll
+    for (int i = 0; i < kDecodeMaxCluster - 1; ++i) {
+      if (i >= others) break;
+      const float2 stat = part_stats_[i * kRows + row];
+      AddPart(*reinterpret_cast<const float4*>(parts_ + (i * kRows + row) * kDim + d), stat.y,
+              Exp2Approx(stat.x - next), total, sum);
+    }
+    top = next;
   }
 
   static __device__ __forceinline__ void AddPart(float4 part, float part_sum, float factor,
@@ -303,7 +390,8 @@ class DecodeKernel {
   // `flag` is of this one alone: a CTA shares its first segment and its last.
   __device__ void Combine(const DecodeSegment& segment, int32_t* flag) {
     const int first = piece_.First(segment);
-    const int count = piece_.Count(segment);
+    const int step = piece_.first_cta >= 0 ? p_.cluster : 1;  // CTAs from a part to the next
+    const int count = (piece_.Count(segment) + step - 1) >> __popc(static_cast<uint32_t>(step - 1));
     const int first_slot =
         2 * first + (piece_.first_cta >= 0 || first * piece_.size >= segment.begin ? 0 : 1);
     ComputeBarrier();  // every thread has written its part
@@ -317,14 +405,14 @@ class DecodeKernel {
     for (int item = threadIdx.x; item < kRows * (kDim / 4); item += kComputeThreads) {
       const int row = item / (kDim / 4);
       const int64_t index = RowIndex(segment, row);
-      if (index >= 0) CombineRow(index, row, item % (kDim / 4) * 4, first_slot, count);
+      if (index >= 0) CombineRow(index, row, item % (kDim / 4) * 4, first_slot, count, step);
     }
   }
 
-  // Only the first of `count` parts can lie in its CTA's second slot: the others begin with the
-  // CTA.
-  __device__ void CombineRow(int64_t index, int row, int d, int first_slot, int count) {
-    constexpr int kStride = 2 * kDecodeMaxRows;  // rows from a CTA's slot to the next CTA's
+  // Only the first of `count` parts, `step` CTAs apart, can lie in its CTA's second slot: the
+  // others begin with the CTA.
+  __device__ void CombineRow(int64_t index, int row, int d, int first_slot, int count, int step) {
+    const int stride = 2 * kDecodeMaxRows * step;  // rows from a slot to the next part's
     const float2* stats = PartStats(first_slot & ~1) + row;
     const float* sums = PartSums(first_slot & ~1) + row * kDim + d;
     int32_t away = (first_slot & 1) * kDecodeMaxRows;
@@ -338,7 +426,7 @@ class DecodeKernel {
       float next = top;
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
-        const int32_t at = i * kStride + (i == 0 ? away : 0);
+        const int32_t at = i * stride + (i == 0 ? away : 0);
         stat[i] = make_float2(kNoMaximum, 0.0f);
         part[i] = {};
         if (i < left) stat[i] = __ldcg(stats + at);
@@ -354,8 +442,8 @@ class DecodeKernel {
         AddPart(part[i], stat[i].y, Exp2Approx(stat[i].x - next), total, sum);
       }
       top = next;
-      stats += kBatch * kStride;
-      sums += kBatch * kStride * kDim;
+      stats += kBatch * stride;
+      sums += kBatch * stride * kDim;
       away = 0;
     }
     Store(index, d, total, sum);
@@ -377,10 +465,14 @@ class DecodeKernel {
 
   const AttnDecodeParams& p_;
   uint8_t* ring_;
+  float* parts_;
+  float2* part_stats_;
   float* sums_;
   float2* stats_;
   Mbarrier* full_;
   Mbarrier* empty_;
+  Mbarrier* parts_full_;
+  int32_t* table_;
   int32_t* flag_;
   DecodePiece& piece_;
   DecodeSchedule schedule_;

@@ -39,10 +39,12 @@ struct AttnDecodeParams {
   int32_t kv_heads = 0;                  // Hk
   int32_t max_pages = 0;
   // Filled in by the launch.
-  int32_t group = 1;  // H / Hk
-  int32_t cuts = 0;   // CTAs a segment at most; 0: they are fewer
-  Divisor by_tracks;  // Hk row_tiles
+  int32_t group = 1;    // H / Hk
+  int32_t cuts = 0;     // CTAs a segment at most, whole clusters; 0: they are fewer
+  int32_t cluster = 1;  // CTAs, a power of two; their parts of a segment are added in one of them
+  Divisor by_tracks;    // Hk row_tiles
   Divisor by_ctas;
+  Divisor by_cuts;
   int32_t row_tiles = 1;  // of kRows query rows, to hold max_query_len * H / Hk of them
   int32_t stages = 0;     // pages of shared memory
 };

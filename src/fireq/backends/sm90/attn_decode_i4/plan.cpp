@@ -9,6 +9,17 @@
 namespace fireq::sm90 {
 namespace {
 constexpr int64_t kSharedOfSm = int64_t{228} * 1024;  // of which each CTA takes 1 KB for itself
+
+// CTAs of a cluster where a segment may be cut into `cuts` parts, of which no more than an eighth
+// is left aside. Four only where a segment is known to have no more rounds of `warps` pages than
+// that: clusters of four do not all fit on the SMs at once, and their CTAs share SMs.
+int Cluster(int64_t ctas, int64_t cuts, int64_t max_pages, int warps) {
+  const bool is_short = max_pages > 0 && max_pages <= kDecodeMaxCluster * warps;
+  for (int cluster = is_short ? kDecodeMaxCluster : 2; cluster > 1; cluster /= 2) {
+    if (ctas % cluster == 0 && 8 * (cuts % cluster) <= cuts && cuts >= cluster) return cluster;
+  }
+  return 1;
+}
 }  // namespace
 
 AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
@@ -26,12 +37,21 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   plan.row_tiles = static_cast<int>(CeilDiv<int64_t>(rows, plan.rows));
   plan.ctas = DecodeCtasPerSm(plan.rows) * static_cast<int>(shape.num_sms);
 
+  const int64_t segments = shape.num_sequences * shape.kv_heads * plan.row_tiles;
+  const int64_t cuts = segments == 0 ? 0 : plan.ctas / segments;
+  plan.cluster = Cluster(plan.ctas, cuts, shape.max_pages, DecodeWarps(plan.rows));
+  plan.cuts = static_cast<int>(cuts / plan.cluster * plan.cluster);
+
   const KvPageLayout layout{KvGrid::kAsymmetric, 1, plan.head_dim};
   const int warps = DecodeWarps(plan.rows);
   const int64_t limit = kSharedOfSm / DecodeCtasPerSm(plan.rows) - 1024;
   const int64_t sums = int64_t{warps} * 8 * (plan.head_dim + kDecodePadding) * 4;
   const int64_t stats = int64_t{warps} * kDecodeMaxRows * 8;
-  const int64_t fixed = sums + stats + int64_t{2} * kDecodeMaxStages * 8 + 64 +
+  const int64_t part_rows = int64_t{plan.cluster - 1} * plan.rows;
+  const int64_t parts = part_rows * plan.head_dim * 4;
+  const int64_t table = plan.cuts == 0 ? 0 : int64_t{warps} * 32 * 4;
+  const int64_t fixed = parts + part_rows * 8 + sums + stats +
+                        (int64_t{2} * kDecodeMaxStages + 2) * 8 + table + 64 +
                         AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
   // A multiple of the warps: a stage then always belongs to the same warp. With any other number a
   // warp could run a whole ring ahead of a page that is late, and take the phase before for its
@@ -42,10 +62,13 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
               " sequences leave shared memory for ", plan.stages, " pages only");
 
   AttnDecodeShared& shared = plan.shared;
-  shared.sums = static_cast<int32_t>(plan.stages * layout.head_bytes());
+  shared.parts = static_cast<int32_t>(plan.stages * layout.head_bytes());
+  shared.part_stats = shared.parts + static_cast<int32_t>(parts);
+  shared.sums = shared.part_stats + static_cast<int32_t>(part_rows * 8);
   shared.stats = shared.sums + static_cast<int32_t>(sums);
   shared.barriers = shared.stats + static_cast<int32_t>(stats);
-  shared.flag = shared.barriers + 2 * kDecodeMaxStages * 8;
+  shared.table = shared.barriers + (2 * kDecodeMaxStages + 2) * 8;
+  shared.flag = shared.table + static_cast<int32_t>(table);
   shared.prefix = shared.flag + 64;
   shared.bytes = static_cast<int32_t>(plan.stages * layout.head_bytes() + fixed);
 

@@ -7,6 +7,7 @@ namespace fireq::sm90 {
 
 inline constexpr int kDecodeMaxStages = 32;  // barriers
 inline constexpr int kDecodeMaxRows = 16;    // query rows a tile at most
+inline constexpr int kDecodeMaxCluster = 4;  // CTAs
 inline constexpr int kDecodePadding = 4;     // floats behind a row of the combine buffer
 
 // Of a CTA for tiles of `rows` query rows: warps that compute (one more loads).
@@ -15,11 +16,14 @@ constexpr int DecodeCtasPerSm(int rows) { return rows == 8 ? 2 : 1; }
 
 // Offsets in dynamic shared memory, in bytes.
 struct AttnDecodeShared {
-  int32_t sums = 0;      // f32 [DecodeWarps][8 rows][Dh + kDecodePadding]
-  int32_t stats = 0;     // float2 [DecodeWarps][kDecodeMaxRows]: maximum, sum
-  int32_t barriers = 0;  // u64 [2][kDecodeMaxStages]
-  int32_t flag = 0;      // i32 [4], then the DecodePiece
-  int32_t prefix = 0;    // i32 [S + 1]
+  int32_t parts = 0;       // f32 [cluster - 1][rows][Dh], of the cluster's other CTAs
+  int32_t part_stats = 0;  // float2 [cluster - 1][rows]: maximum, sum
+  int32_t sums = 0;        // f32 [DecodeWarps][8 rows][Dh + kDecodePadding]
+  int32_t stats = 0;       // float2 [DecodeWarps][kDecodeMaxRows]: maximum, sum
+  int32_t barriers = 0;    // u64 [2][kDecodeMaxStages], one for `parts`, one unused
+  int32_t table = 0;       // i32 [32 DecodeWarps] where segments are cut: first pages of a sequence
+  int32_t flag = 0;        // i32 [4], then the DecodePiece
+  int32_t prefix = 0;      // i32 [S + 1]
   int32_t bytes = 0;
 };
 
@@ -29,6 +33,8 @@ struct AttnDecodePlan {
   int row_tiles = 0;  // tiles a sequence and KV head
   int ctas = 0;
   int stages = 0;
+  int cluster = 1;  // CTAs; its parts of a segment are added in shared memory
+  int cuts = 0;     // parts of a segment at most, whole clusters; 0: there are fewer CTAs
   AttnDecodeShared shared;
   int64_t workspace_bytes = 0;
 };
@@ -40,6 +46,7 @@ struct AttnDecodeShape {
   int64_t head_dim = 0;
   int64_t max_query_len = 1;
   int64_t num_sms = 0;
+  int64_t max_pages = 0;  // of a sequence at most, as long as the plan is used; 0: not known
 };
 
 // Throws kUnsupported (head_dim other than 64 and 128, more sequences than the shared memory

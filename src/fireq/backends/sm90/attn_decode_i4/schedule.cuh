@@ -40,6 +40,12 @@ struct DecodePiece {
   int32_t first_cta;      // of the segment, where segments are cut; -1: the line is
   DecodeSegment segment;  // the only one, where segments are cut
 
+  // Of a segment's `count` parts those that CTA `cta`'s cluster has: the segment's first CTA is a
+  // cluster's first.
+  __device__ int32_t OfCluster(int32_t count, int32_t cta, int32_t cluster) const {
+    return min(count - ((cta & -cluster) - first_cta), cluster);
+  }
+
   // The CTAs first .. first + count - 1 that share a segment.
   __device__ int32_t First(const DecodeSegment& segment) const {
     return first_cta >= 0 ? first_cta : Quotient(segment.begin, size);
@@ -125,9 +131,10 @@ class DecodeSchedule {
     // more than equal pieces.
     const int32_t allowed = size + 4;
     if (p_.cuts > 0 && longest <= allowed * p_.cuts) {
-      // No more cuts than the longest segment has rounds, so that CTAs with work are the first of
-      // the grid, each with an SM to itself as long as there are SMs.
-      const int32_t cuts = max(min(p_.cuts, Rounds(longest, warps) / warps), 1);
+      // No more cuts than the longest segment has rounds, but whole clusters, so that CTAs with
+      // work are the first of the grid, each with an SM to itself as long as there are SMs.
+      const int32_t rounds = max(Rounds(longest, warps) / warps, 1);
+      const int32_t cuts = min(p_.cuts, (rounds + p_.cluster - 1) & -p_.cluster);
       const int32_t segment = Quotient(cta, cuts);
       const int32_t part = cta - segment * cuts;
       const int32_t sequence = p_.by_tracks.Divide(segment);

@@ -71,6 +71,7 @@ class PrefillConsumer {
   static constexpr float kHighest = 0.75f;  // exponent: P' <= 256 2^0.75 < 448
   static constexpr float kMargin = 1.0f;
   static constexpr int kExactKeys = 32;
+  static constexpr int32_t kNever = 0x7FFFFFFE;  // bits of no number, nor of a NaN that is computed
 
   using Probs = uint32_t[kPrefillKeys / 8];  // four keys a word
   using Scores = float[kPrefillKeys / 2];
@@ -279,9 +280,9 @@ class PrefillConsumer {
     for (int h = 0; h < 2; ++h) top[h] = INT32_MIN;
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
-      // Never true, but ptxas must keep these loads behind the scores of the blocks before, and has
-      // no registers for them earlier.
-      if (b % 2 == 0 && b > 0) c += top[1] == INT32_MAX;
+      // Never true, not of a NaN either, but ptxas must keep these loads behind the scores of the
+      // blocks before, and has no registers for them earlier.
+      if (b % 2 == 0 && b > 0) c += top[1] == kNever;
       const PrefillScales& scales = shared_.scales[place_.stage][b / 4];
       const float bias[2] = {scales.log_r - lane.unit[0], scales.log_r - lane.unit[1]};
       const float4 score = *reinterpret_cast<const float4*>(scales.score + 16 * (b % 4) + 4 * c);
@@ -343,6 +344,7 @@ class PrefillConsumer {
     Sums() = make_float2(Sums().x * factor[0], Sums().y * factor[1]);
 #pragma unroll
     for (int i = 0; i < kPrefillKeys / 2; ++i) s[i] -= by[i >> 1 & 1];
+    if (first) return;  // nothing is in out_ yet
 #pragma unroll
     for (int i = 0; i < kValues; ++i) out_[i] *= factor[i >> 1 & 1];
   }

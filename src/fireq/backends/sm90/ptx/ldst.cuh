@@ -41,6 +41,23 @@ __device__ __forceinline__ void StoreCluster64(uint32_t address, uint64_t value)
   asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(address), "l"(value) : "memory");
 }
 
+// st.async to an address of another CTA of the cluster, which completes bytes on that CTA's barrier
+// (both of ClusterAddress): who waits for the barrier sees them, and no fence is needed.
+__device__ __forceinline__ void StoreAsync128(uint32_t address, float4 v, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(address),
+      "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
+      : "memory");
+}
+__device__ __forceinline__ void StoreAsync64(uint32_t address, float2 v, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::
+          "r"(address),
+      "f"(v.x), "f"(v.y), "r"(barrier)
+      : "memory");
+}
+
 // ld.global.s32 that stays where it is written: the compiler moves a plain load behind the branch
 // or the load that decides whether its value is used.
 __device__ __forceinline__ int32_t LoadGlobalNow(const int32_t* global) {

@@ -297,19 +297,32 @@ class RopeKvWriter {
     }
   }
 
+  // A token's codes of V lie 8 bytes apart, and a 32-byte sector has four: neighbouring lanes take
+  // neighbouring d.
+  __device__ __forceinline__ int64_t VByte(int i) const {
+    return Layout().VCode(position_ % kTokensPerPage, lane_ + kLanes * i).byte;
+  }
   // The bytes whose other nibbles stay: of tokens 8 apart, and so of another step.
   __device__ __forceinline__ void LoadNeighbours(const uint8_t* block) {
 #pragma unroll
-    for (int i = 0; i < 16; ++i)
-      neighbours_[i] = block[Layout().VCode(position_ % kTokensPerPage, Dim(i)).byte];
+    for (int i = 0; i < 16; ++i) neighbours_[i] = block[VByte(i)];
   }
   __device__ __forceinline__ void ReplaceNibbles(uint8_t* block, const uint32_t (&words)[4]) const {
+    StoreCodes(words);
+    __syncwarp(Mask());  // the vector's codes are there
     const int shift = Layout().VCode(position_ % kTokensPerPage, 0).shift;
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      const uint32_t code = words[i / 4] >> (8 * (i % 4)) & 0xFu;
-      block[Layout().VCode(position_ % kTokensPerPage, Dim(i)).byte] =
-          static_cast<uint8_t>((neighbours_[i] & (0xF0u >> shift)) | code << shift);
+      const uint32_t code = codes_[vector_ * kDim + lane_ + kLanes * i];
+      block[VByte(i)] = static_cast<uint8_t>((neighbours_[i] & (0xF0u >> shift)) | code << shift);
+    }
+  }
+  // Into the vector's row of `codes`.
+  __device__ __forceinline__ void StoreCodes(const uint32_t (&words)[4]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      *reinterpret_cast<uint2*>(codes_ + vector_ * kDim + half * (kDim / 2) + 8 * lane_) =
+          make_uint2(words[2 * half], words[2 * half + 1]);
     }
   }
 
@@ -318,11 +331,7 @@ class RopeKvWriter {
     __shared__ int32_t page;
     __shared__ int32_t group;
     if (active_) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        *reinterpret_cast<uint2*>(codes_ + vector_ * kDim + half * (kDim / 2) + 8 * lane_) =
-            make_uint2(words[2 * half], words[2 * half + 1]);
-      }
+      StoreCodes(words);
       if (lane_ == 0) {
         page = page_;  // the same for every active vector: groups do not cross pages
         group = position_ % kTokensPerPage / kVGroupTokens;
@@ -371,7 +380,7 @@ class RopeKvWriter {
 template <int kDim, bool kShort>
 __global__ void __launch_bounds__(RopeKvWriter<kDim, kShort>::kThreads)
     RopeKvWrite(const __grid_constant__ RopeKvWriteParams p) {
-  __shared__ __align__(16) uint8_t codes[kShort ? 16 : kRopeVectors * kDim];
+  __shared__ __align__(16) uint8_t codes[kRopeVectors * kDim];
   GridDependencyLaunch();
   RopeKvWriter<kDim, kShort>(p, codes).Run();
 }

@@ -50,6 +50,7 @@ class DeviceBuffer {
   }
   void FillBytes(int value) {
     if (count_ > 0) FIREQ_CUDA(cudaMemset(data_, value, static_cast<size_t>(size_bytes())));
+    FIREQ_CUDA(cudaStreamSynchronize(nullptr));  // streams that do not block do not wait for it
   }
 
  private:
