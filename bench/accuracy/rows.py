@@ -58,7 +58,11 @@ TEXTS = [
 TASKS = [("float", "", ""), ("default", "default", ""), ("fireq", "fireq", ""),
          ("qoq", "qoq", ""), ("rtn", "rtn", "")]
 
-KV_ALONE = [("float", "", ""), ("K and V alone, default", "default", KV_ONLY)]
+KV_ALONE = [
+    ("float", "", ""),
+    ("K and V alone, default", "default", KV_ONLY),
+    ("K and V alone, K centred", "default", "shift.k=1 " + KV_ONLY),
+]
 
 ABLATION = [
     ("qoq", "qoq", ""),
@@ -74,20 +78,11 @@ ABLATION = [
     ("fireq with searched scales", "fireq", "weights.grid=signed weights.search=true"),
     ("default", "default", ""),
 ] + [
-    (f"default, {name}", "default", f"follow=false {settings}".strip())
-    for name, settings in (
-        ("without following", ""),
-        ("nor error compensation", "weights.solver=nearest weights.sweeps=0"),
-        ("nor coordinate descent", "weights.sweeps=0"),
-        ("nor search", "weights.search=false"),
-        ("nor rotation of the residual", "rotate.residual=false"),
-        ("nor rotation of V", "rotate.v=false"),
-        ("nor Hadamard of Q and K", "hadamard.qk=false"),
-        ("nor zero points in K and V", "kv=symmetric"))
+    (f"default {name}", "default", settings) for name, settings in WITHOUT[1:]
 ] + [
     ("weights only, rtn", "rtn", WEIGHTS_ONLY),
     ("weights only, fireq", "fireq", WEIGHTS_ONLY),
-    ("weights only, default without following", "default", "follow=false " + WEIGHTS_ONLY),
+    ("weights only, default", "default", WEIGHTS_ONLY),
     ("K and V only, rtn", "rtn", KV_ONLY),
     ("K and V only, fireq", "fireq", KV_ONLY + " cas=none"),
     ("K and V only, default", "default", KV_ONLY),
@@ -117,6 +112,8 @@ CHOOSE = [
     ("signed grid, table products", "default", "weights.grid=signed weights.products=table"),
     ("damping 0.03", "default", "weights.damping=0.03"),
     ("no sweeps", "default", "weights.sweeps=0"),
+    ("K centred", "default", "shift.k=1"),
+    ("K half centred", "default", "shift.k=0.5"),
 ]
 
 WIKI_TEST = "wikitext-2-raw/wiki.test.raw"

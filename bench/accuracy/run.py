@@ -12,13 +12,15 @@
 and rivals, kv, choose (rows.py). DATA holds wikitext-2-raw/wiki.test.raw, calibration/*.utf8 and tasks/.
 A row that the CSV already has (same recipe, settings, products, text and sizes) is not run again, so a
 run can be interrupted. Sets named together (--set main,full) share their checkpoints. --jobs N runs N
-programs at a time, quantisers with --threads and evaluations with --eval-threads. Standard library only.
+programs at a time, quantisers with --threads and evaluations with --eval-threads; --pin gives each its
+own share of the CPUs, so that they do not take turns on them. Standard library only.
 """
 
 import argparse
 import csv
 import itertools
 import json
+import os
 import pathlib
 import queue
 import subprocess
@@ -30,8 +32,9 @@ import time
 from rows import SETS
 
 FIELDS = ["row", "recipe", "settings", "products", "text", "tokens", "calibration", "calib_tokens",
-          "perplexity", "perplexity_stderr", "kl", "kl_stderr", "top1", "quantize_seconds", "when"]
-TASK_FIELDS = FIELDS[:8] + ["accuracy", "stderr", "items", "quantize_seconds", "when"]
+          "perplexity", "perplexity_stderr", "kl", "kl_stderr", "top1", "quantize_seconds", "when",
+          "device"]
+TASK_FIELDS = FIELDS[:8] + ["accuracy", "stderr", "items", "quantize_seconds", "when", "device"]
 KEY = ("recipe", "settings", "products", "text", "tokens", "calibration", "calib_tokens")
 
 
@@ -48,6 +51,10 @@ def parse_arguments():
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--eval-threads", type=int, default=0, help="default: --threads")
     parser.add_argument("--jobs", type=int, default=1, help="programs at a time")
+    parser.add_argument("--pin", action="store_true",
+                        help="each job to its own CPUs, as many threads (Linux)")
+    parser.add_argument("--device", default="cpu", help="that quantises (default: cpu)")
+    parser.add_argument("--eval-device", default="cpu", help="that scores (default: cpu)")
     parser.add_argument("--only", help="rows called, or whose name contains, one of these, by comma")
     parser.add_argument("--out", type=pathlib.Path,
                         default=pathlib.Path(__file__).parent.parent / "results")
@@ -55,12 +62,20 @@ def parse_arguments():
     for name in arguments.set:
         if name not in SETS:
             parser.error(f"no set {name}; there are {', '.join(SETS)}")
+    if arguments.pin:
+        arguments.threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
     arguments.eval_threads = arguments.eval_threads or arguments.threads
     return arguments
 
 
+PLACE = threading.local()  # .cpus: those of this worker's programs
+
+
 def run(command, threads):
     command = command + ["--json"] + (["--threads", str(threads)] if threads else [])
+    cpus = getattr(PLACE, "cpus", None)
+    if cpus:
+        command = ["taskset", "--cpu-list", ",".join(map(str, cpus))] + command
     result = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: exit code {result.returncode}")
@@ -170,7 +185,10 @@ class Measurement:
     def put(self, priority, function, *parameters):
         self.jobs.put((priority, next(self.number), function, parameters))
 
-    def work(self):
+    def work(self, worker):
+        if self.arguments.pin:
+            threads = self.arguments.threads
+            PLACE.cpus = sorted(os.sched_getaffinity(0))[worker * threads:(worker + 1) * threads]
         while True:
             try:
                 _, _, function, parameters = self.jobs.get(timeout=1)
@@ -209,7 +227,8 @@ class Measurement:
             command = [arguments.fireq, "quantize", arguments.model, "-o", target, "--recipe",
                        checkpoint.recipe, "--calib",
                        str(self.text_of(checkpoint.calibration, folder)), "--calib-tokens",
-                       str(checkpoint.calib_tokens)]
+                       str(checkpoint.calib_tokens), "--held-out-tokens", "0", "--device",
+                       arguments.device]
             for setting in checkpoint.settings.split():
                 command += ["--set", setting]
             checkpoint.seconds = round(run(command, arguments.threads)["seconds"], 1)
@@ -220,7 +239,7 @@ class Measurement:
     def evaluate(self, checkpoint, target, table, row, chosen):
         try:
             row = {**row, "quantize_seconds": checkpoint.seconds,
-                   "when": time.strftime("%Y-%m-%d")}
+                   "when": time.strftime("%Y-%m-%d"), "device": self.devices(row)}
             row.update(self.task(target, row) if chosen.tasks else
                        self.perplexity(target, row, chosen.reference))
             table.save(row)
@@ -230,12 +249,17 @@ class Measurement:
                 if checkpoint.left == 0:
                     checkpoint.folder.cleanup()
 
+    def devices(self, row):
+        """What quantised and what scored, e.g. cuda/cpu."""
+        scored = self.arguments.eval_device
+        return scored if row["recipe"] == "float" else f"{self.arguments.device}/{scored}"
+
     def perplexity(self, target, row, reference):
         arguments = self.arguments
         products = "exact" if row["products"] == "float" else row["products"]
         command = [arguments.fireq, "eval", "perplexity", target, "--text",
                    str(arguments.data / row["text"]), "--max-tokens", str(row["tokens"]),
-                   "--products", products]
+                   "--products", products, "--device", arguments.eval_device]
         if reference and row["recipe"] != "float":
             command += ["--reference", arguments.model]
         result = run(command, arguments.eval_threads)
@@ -251,7 +275,7 @@ class Measurement:
         products = "exact" if row["products"] == "float" else row["products"]
         command = [arguments.fireq, "eval", "tasks", target, "--data",
                    str(arguments.data / "tasks"), "--tasks", row["text"], "--limit",
-                   str(row["tokens"]), "--products", products]
+                   str(row["tokens"]), "--products", products, "--device", arguments.eval_device]
         result = run(command, arguments.eval_threads)["tasks"][row["text"]]
         return dict(accuracy=round(result["acc"], 4), stderr=round(result["stderr"], 4),
                     items=result["n"])
@@ -261,7 +285,8 @@ def main():
     arguments = parse_arguments()
     arguments.out.mkdir(parents=True, exist_ok=True)
     measurement = Measurement(arguments)
-    workers = [threading.Thread(target=measurement.work) for _ in range(arguments.jobs)]
+    workers = [threading.Thread(target=measurement.work, args=(worker,))
+               for worker in range(arguments.jobs)]
     for worker in workers:
         worker.start()
     for worker in workers:

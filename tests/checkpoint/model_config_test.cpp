@@ -180,19 +180,24 @@ QuantConfig SomeQuantConfig() {
 TEST(QuantConfig, WrittenConfigurationsReadBackEqual) {
   for (const KvGrid grid :
        {KvGrid::kFloat, KvGrid::kSymmetric, KvGrid::kSigned, KvGrid::kAsymmetric}) {
-    for (int bits = 0; bits < 64; ++bits) {
+    for (int bits = 0; bits < 128; ++bits) {
       QuantConfig q;
       q.arithmetic = {(bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0, grid};
       q.crs = (bits & 16) != 0;
       q.qk_hadamard = (bits & 32) != 0;
+      q.key_shift = (bits & 64) != 0;
       const QuantConfig read = ParseQuantConfig(ToJson(q));
       EXPECT_EQ(read.arithmetic, q.arithmetic);
       EXPECT_EQ(read.crs, q.crs);
       EXPECT_EQ(read.qk_hadamard, q.qk_hadamard);
+      EXPECT_EQ(read.key_shift, q.key_shift);
     }
     EXPECT_EQ(ParseKvGrid(Name(grid)), grid);
   }
   const QuantConfig read = ParseQuantConfig(ToJson(SomeQuantConfig()));
+  Json older = ToJson(SomeQuantConfig());
+  older.erase("key_shift");
+  EXPECT_FALSE(ParseQuantConfig(older).key_shift);
   EXPECT_EQ(read.excluded, SomeQuantConfig().excluded);
   EXPECT_EQ(read.recipe_json, SomeQuantConfig().recipe_json);
 }

@@ -33,7 +33,7 @@ ModelConfig WideConfig() {
 QuantConfig SomeQuant() {
   QuantConfig q;
   q.arithmetic = {true, true, true, true, KvGrid::kAsymmetric};
-  q.crs = true;
+  q.crs = q.key_shift = true;
   q.excluded = {"model.layers.1.mlp.down_proj", "model.layers.0.self_attn.o_proj"};
   q.recipe_json = R"({"name":"test"})";
   return q;
@@ -153,6 +153,7 @@ TEST_F(Quantised, ReadsBackWhatWasWritten) {
     EXPECT_EQ(checkpoint.Load("model.layers.1.mlp.down_proj.weight").dtype(), DType::kBF16);
     EXPECT_EQ(checkpoint.Load("model.layers.0.self_attn.q_proj.bias").dtype(), DType::kF32);
     EXPECT_EQ(checkpoint.Load("model.layers.1.self_attn.crs_k_factor").shape(), (Shape{2, 8}));
+    EXPECT_EQ(checkpoint.Load("model.layers.1.self_attn.key_shift").shape(), (Shape{2, 8}));
     EXPECT_TRUE(IsQuantisedCheckpoint(out_));
     EXPECT_EQ(DetectModelKind(out_), ModelKind::kFireqQuantised);
     EXPECT_EQ(ReadTextFile(out_ / "tokenizer.json"), "{}");

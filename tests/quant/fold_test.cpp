@@ -46,6 +46,7 @@ KeyRanges MeasureKeys(const Block<double>& block, const ModelConfig& config, con
   KeyRanges ranges;
   ranges.pair_norm.assign(static_cast<size_t>(config.num_kv_heads * half), 0.0f);
   ranges.channel_max.assign(static_cast<size_t>(config.kv_rows()), 0.0f);
+  ranges.channel_mean.assign(ranges.channel_max.size(), 0.0);
   ranges.key_energy.assign(ranges.pair_norm.size(), 0.0);
   ranges.query_energy = ranges.key_energy;
   const int64_t group = config.num_heads / config.num_kv_heads;
@@ -59,6 +60,7 @@ KeyRanges MeasureKeys(const Block<double>& block, const ModelConfig& config, con
       const size_t at = static_cast<size_t>(i);
       ranges.channel_max[at] =
           std::max(ranges.channel_max[at], static_cast<float>(std::fabs(key.after_rope[at])));
+      ranges.channel_mean[at] += key.after_rope[at] / static_cast<double>(reference.keys.size());
       ranges.key_energy[static_cast<size_t>(i / dh * half + i % half)] +=
           key.before_rope[at] * key.before_rope[at];
       if (i % dh >= half) continue;
@@ -141,6 +143,22 @@ TEST_P(Folds, RpnAndCrsKeepTheFunctionAndBoundTheKeys) {
       EXPECT_GE(touched, 2 * config_.num_kv_heads);
       EXPECT_LE(touched, 4 * config_.num_kv_heads);
     }
+  }
+}
+
+TEST_P(Folds, CentringKeepsTheFunctionAndLeavesNoMean) {
+  const KeyRanges ranges = MeasureKeys(block_, config_, input_);
+  for (const bool scaled : {false, true}) {
+    Recipe recipe;
+    recipe.shift_k = 1.0;
+    recipe.rpn = recipe.crs = scaled;
+    recipe.crs_top_k = 2;
+    Block<double> folded = block_;
+    FoldRope(folded, config_, recipe, ranges);
+    EXPECT_LT(LargestDifference(Output(folded, config_, input_), expected_), kTolerance);
+    const KeyRanges after = MeasureKeys(folded, config_, input_);
+    for (size_t c = 0; c < after.channel_mean.size(); ++c)
+      EXPECT_NEAR(after.channel_mean[c], 0.0, 1e-5 * after.channel_max[c]);
   }
 }
 

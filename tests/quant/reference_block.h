@@ -111,10 +111,11 @@ class ReferenceBlock {
     for (size_t t = 0; t < x.size(); ++t) {
       std::vector<double> normed = x[t];
       RmsNorm(normed.data(), normed.size(), block_.attn_norm);
-      queries.push_back(Heads(Apply(block_.q, normed), block_.q_norm, block_.crs_q, t, nullptr));
+      queries.push_back(
+          Heads(Apply(block_.q, normed), block_.q_norm, block_.crs_q, {}, t, nullptr));
       KeyHeads key;
-      key.after_rope =
-          Heads(Apply(block_.k, normed), block_.k_norm, block_.crs_k, t, &key.before_rope);
+      key.after_rope = Heads(Apply(block_.k, normed), block_.k_norm, block_.crs_k, block_.key_shift,
+                             t, &key.before_rope);
       keys.push_back(key);
       values.push_back(Apply(block_.v, normed));
     }
@@ -136,8 +137,8 @@ class ReferenceBlock {
 
  private:
   std::vector<double> Heads(std::vector<double> x, const std::vector<double>& norm,
-                            const std::vector<double>& crs, size_t position,
-                            std::vector<double>* before) const {
+                            const std::vector<double>& crs, const std::vector<double>& shift,
+                            size_t position, std::vector<double>* before) const {
     const int64_t dh = config_.head_dim;
     const int64_t heads = static_cast<int64_t>(x.size()) / dh;
     if (!norm.empty())
@@ -145,10 +146,13 @@ class ReferenceBlock {
     if (before) *before = x;
     for (int64_t h = 0; h < heads; ++h) {
       Rope(x.data() + h * dh, dh, position);
-      if (crs.empty()) continue;
       const int64_t kv_head = h * config_.num_kv_heads / heads;
-      for (int64_t c = 0; c < dh; ++c)
-        x[static_cast<size_t>(h * dh + c)] *= crs[static_cast<size_t>(kv_head * dh + c)];
+      for (int64_t c = 0; c < dh; ++c) {
+        const size_t at = static_cast<size_t>(kv_head * dh + c);
+        double& value = x[static_cast<size_t>(h * dh + c)];
+        if (!crs.empty()) value *= crs[at];
+        if (!shift.empty()) value -= shift[at];
+      }
     }
     return x;
   }

@@ -26,6 +26,7 @@ std::vector<double> ReferenceTurn(const std::vector<double>& x, const HeadTurn& 
     v[f + half] = b * turn.cos[f] + a * turn.sin[f];
   }
   for (size_t i = 0; i < turn.crs.size(); ++i) v[i] *= turn.crs[i];
+  for (size_t i = 0; i < turn.shift.size(); ++i) v[i] -= turn.shift[i];
   if (!turn.hadamard) return v;
   std::vector<double> y(x.size(), 0.0);
   for (size_t i = 0; i < x.size(); ++i) {

@@ -13,9 +13,9 @@ std::vector<double> ReferenceRmsNorm(const std::vector<double>& x,
                                      const std::vector<double>& weight, double eps);
 
 // Q or K of one head: optional norm (empty: none), RoPE at the angles whose cosines and sines are
-// given, optional CRS factors, optional orthonormal Hadamard transform.
+// given, optional CRS factors, optional shift, optional orthonormal Hadamard transform.
 struct HeadTurn {
-  std::vector<double> norm, cos, sin, crs;
+  std::vector<double> norm, cos, sin, crs, shift;
   double eps = 0.0;
   bool hadamard = false;
 };

@@ -79,9 +79,13 @@ std::unique_ptr<Backend> MakeFloatBackend(const RuntimeOptions& options) {
 
 std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options,
                                      const std::filesystem::path& model) {
-  if (options.device == "auto" && DetectModelKind(model) != ModelKind::kFireqQuantised)
-    return MakeFloatBackend(options);
-  return MakeBackend(options);
+  if (DetectModelKind(model) == ModelKind::kFireqQuantised) return MakeBackend(options);
+  if (options.device == "auto" || options.device == "cpu") return MakeFloatBackend(options);
+#ifdef FIREQ_WITH_SM90
+  return MakeSm90FloatBackend(CudaIndex(options.device));
+#else
+  return MakeCuda(CudaIndex(options.device));
+#endif
 }
 
 std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options) {

@@ -14,8 +14,9 @@
 namespace fireq {
 
 // options.device: "cpu", "cuda", "cuda:N", or "auto" (a Hopper GPU for quantised checkpoints where
-// there is one, else the CPU). Throws kInvalidArgument naming the device and the choices,
-// kUnsupported for a GPU that this build or machine lacks.
+// there is one, else the CPU); a float model runs on a GPU in FP32, to be scored there. Throws
+// kInvalidArgument naming the device and the choices, kUnsupported for a GPU that this build or
+// machine lacks.
 std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options,
                                      const std::filesystem::path& model);
 

@@ -75,10 +75,11 @@ QuantConfig ParseQuantConfig(const nlohmann::json& quantization_config) {
   FIREQ_CHECK(group == kGroup, kUnsupported, object.PlaceOf("group_size"), ": ", group,
               " is not supported (", kGroup, " is)");
   object.RefuseUnknownKeys({"quant_method", "format_version", "group_size", "arithmetic", "crs",
-                            "qk_hadamard", "excluded", "recipe"});
+                            "key_shift", "qk_hadamard", "excluded", "recipe"});
   QuantConfig out;
   out.arithmetic = ParseArithmetic(object.Object("arithmetic"));
   out.crs = object.Bool("crs");
+  if (object.Has("key_shift")) out.key_shift = object.Bool("key_shift");
   out.qk_hadamard = object.Bool("qk_hadamard");
   out.excluded = object.Strings("excluded");
   if (object.Has("recipe")) out.recipe_json = object.Object("recipe").value().dump();
@@ -98,6 +99,7 @@ nlohmann::json ToJson(const QuantConfig& config) {
             {"probs", e4m3_or_float(a.e4m3_probs)},
             {"kv", Name(a.kv)}}},
           {"crs", config.crs},
+          {"key_shift", config.key_shift},
           {"qk_hadamard", config.qk_hadamard},
           {"excluded", config.excluded},
           {"recipe", ParseJson(config.recipe_json, "recipe")}};

@@ -27,14 +27,17 @@ struct Arithmetic {
 //   {"quant_method":"fireq","format_version":1,"group_size":128,
 //    "arithmetic":{"borders":"bf16"|"f32","activations":"e4m3"|"float","query":...,"probs":...,
 //                  "kv":"float"|"symmetric"|"signed"|"asymmetric"},
-//    "crs":bool,"qk_hadamard":bool,"excluded":["model.layers.0.self_attn.q_proj",...],
-//    "recipe":{...}}
+//    "crs":bool,"key_shift":bool (absent:
+//    false),"qk_hadamard":bool,"excluded":["model.layers.0.self_attn.q_proj",...], "recipe":{...}}
 struct QuantConfig {
   Arithmetic arithmetic;
   // Post-RoPE channel factors: tensors model.layers.N.self_attn.crs_k_factor and .crs_q_factor,
   // F32 [Hk, Dh]: K_c *= crs_k_factor, Q_c *= crs_q_factor of the query head's KV head.
   bool crs = false;
-  // Orthonormal Walsh-Hadamard transform of each head of Q and K after RoPE (and after CRS);
+  // Post-RoPE centre of K's channels: tensor model.layers.N.self_attn.key_shift, F32 [Hk, Dh]:
+  // K_c -= key_shift, after CRS. It moves all scores of a query alike, which softmax does not see.
+  bool key_shift = false;
+  // Orthonormal Walsh-Hadamard transform of each head of Q and K after RoPE (CRS, key_shift);
   // Dh must be a power of two.
   bool qk_hadamard = false;
   // Linears kept in BF16 ("model.layers.0.self_attn.q_proj"); q, k, v stand or fall together, and

@@ -122,8 +122,9 @@ std::vector<TensorSpec> StoredTensors(const ModelConfig& config, const QuantConf
       out.push_back({norm.name, DType::kF32, norm.shape});
     }
     for (const Linear linear : kLinears) AddStoredLinear(config, quant, layer, linear, out);
-    if (!quant.crs) continue;
     const Shape factors = {config.num_kv_heads, config.head_dim};
+    if (quant.key_shift) out.push_back({LayerTensorName(layer, kKeyShift), DType::kF32, factors});
+    if (!quant.crs) continue;
     out.push_back({LayerTensorName(layer, kCrsKFactor), DType::kF32, factors});
     out.push_back({LayerTensorName(layer, kCrsQFactor), DType::kF32, factors});
   }

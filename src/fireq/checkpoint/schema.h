@@ -45,6 +45,7 @@ inline constexpr std::string_view kQNorm = "self_attn.q_norm.weight";           
 inline constexpr std::string_view kKNorm = "self_attn.k_norm.weight";             // [Dh]
 inline constexpr std::string_view kCrsKFactor = "self_attn.crs_k_factor";         // [Hk, Dh]
 inline constexpr std::string_view kCrsQFactor = "self_attn.crs_q_factor";         // [Hk, Dh]
+inline constexpr std::string_view kKeyShift = "self_attn.key_shift";              // [Hk, Dh]
 
 struct NamedShape {
   std::string name;

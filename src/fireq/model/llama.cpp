@@ -76,6 +76,7 @@ ActTensor BlockForward::QueryAndCache(const ActTensor& input, const BlockWeights
   rope.norm_eps = context_.config->rms_eps;
   rope.crs_q = block.crs_q;
   rope.crs_k = block.crs_k;
+  rope.key_shift = block.key_shift;
   rope.qk_hadamard = context_.qk_hadamard;
   rope.num_heads = context_.config->num_heads;
   rope.q = query;

@@ -65,6 +65,7 @@ class BlockLoader {
     block.k_norm = Optional(LayerTensorName(layer, kKNorm));
     block.crs_q = OfKvHeads(LayerTensorName(layer, kCrsQFactor));
     block.crs_k = OfKvHeads(LayerTensorName(layer, kCrsKFactor));
+    block.key_shift = OfKvHeads(LayerTensorName(layer, kKeyShift));
     block.o = Fused(layer, {Linear::kO});
     block.mlp_norm = Norm(LayerTensorName(layer, kPostNorm));
     block.gate_up = Fused(layer, {Linear::kGate, Linear::kUp});

@@ -17,6 +17,7 @@ struct BlockWeights {
   std::shared_ptr<const PreparedLinear> qkv;      // [(H + 2 Hk) Dh, D]
   Tensor q_norm, k_norm;                          // F32 [Dh] or undefined
   Tensor crs_q, crs_k;                            // F32 [Hk, Dh] or undefined
+  Tensor key_shift;                               // F32 [Hk, Dh] or undefined
   std::shared_ptr<const PreparedLinear> o;        // [D, H Dh]
   Tensor mlp_norm;                                // F32 [D]
   std::shared_ptr<const PreparedLinear> gate_up;  // [2 F, D]

@@ -128,8 +128,8 @@ struct BatchView {
   std::vector<int32_t> query_lens, context_lens;
 };
 
-// Optional q/k norm, RoPE, CRS, optional Hadamard; Q to E4M3 per token and head (or float), K and V
-// to the cache's grid, written into their pages. FP32 inside.
+// Optional q/k norm, RoPE, CRS, centring of K, optional Hadamard; Q to E4M3 per token and head (or
+// float), K and V to the cache's grid, written into their pages. FP32 inside.
 struct RopeKvWriteArgs {
   Tensor qkv;  // border [T, (H + 2 Hk) Dh]
   const BatchView* batch = nullptr;
@@ -138,8 +138,9 @@ struct RopeKvWriteArgs {
   Tensor q_norm;    // F32 [Dh] or undefined
   Tensor k_norm;    // F32 [Dh] or undefined
   float norm_eps = 0.0f;
-  Tensor crs_q;  // F32 [Hk, Dh] or undefined
-  Tensor crs_k;  // F32 [Hk, Dh] or undefined
+  Tensor crs_q;      // F32 [Hk, Dh] or undefined
+  Tensor crs_k;      // F32 [Hk, Dh] or undefined
+  Tensor key_shift;  // F32 [Hk, Dh] or undefined: subtracted from K
   bool qk_hadamard = false;
   int64_t num_heads = 0;  // H
   ActTensor q;            // F32 or E4M3 [T, H Dh], scale [T, H]

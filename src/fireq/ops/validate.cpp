@@ -204,6 +204,7 @@ void Validate(const RopeKvWriteArgs& args) {
   CheckOptional(kOp, "k_norm", args.k_norm, {dim});
   CheckOptional(kOp, "crs_q", args.crs_q, {kv_heads, dim});
   CheckOptional(kOp, "crs_k", args.crs_k, {kv_heads, dim});
+  CheckOptional(kOp, "key_shift", args.key_shift, {kv_heads, dim});
   FIREQ_CHECK(!args.qk_hadamard || (dim & (dim - 1)) == 0, kUnsupported, kOp,
               ": Hadamard of head_dim ", dim, ", not a power of two");
   CheckQuery(kOp, args.q, t, args.num_heads, dim);

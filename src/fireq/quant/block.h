@@ -23,6 +23,7 @@ struct Block {
   std::vector<T> attn_norm, mlp_norm;  // [D]
   std::vector<T> q_norm, k_norm;       // [Dh] or empty
   std::vector<T> crs_q, crs_k;         // [Hk, Dh] or empty
+  std::vector<T> key_shift;            // [Hk, Dh] or empty
   FloatLinear<T> q, k, v;              // [H Dh, D], [Hk Dh, D] twice
   FloatLinear<T> o;                    // [D, H Dh]
   FloatLinear<T> gate, up;             // [F, D]

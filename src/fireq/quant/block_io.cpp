@@ -106,6 +106,7 @@ BlockWeights PrepareSmallTensors(Backend& backend, const Block<float>& block, in
   out.k_norm = Upload(backend, block.k_norm, {length(block.k_norm)});
   out.crs_q = Upload(backend, block.crs_q, {length(block.crs_q) / head_dim, head_dim});
   out.crs_k = Upload(backend, block.crs_k, {length(block.crs_k) / head_dim, head_dim});
+  out.key_shift = Upload(backend, block.key_shift, {length(block.key_shift) / head_dim, head_dim});
   return out;
 }
 

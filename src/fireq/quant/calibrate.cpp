@@ -18,17 +18,23 @@ class KeyTracer : public Tracer {
     keys_.key_energy.assign(keys_.pair_norm.size(), 0.0);
     keys_.query_energy = keys_.key_energy;
     keys_.channel_max.assign(static_cast<size_t>(config.kv_rows()), 0.0f);
+    keys_.channel_mean.assign(keys_.channel_max.size(), 0.0);
   }
 
   void OnTensor(int64_t, std::string_view name, const ActTensor& tensor) override {
     if (name == "qkv") AddKeys(backend_.Download(tensor.values));
   }
 
-  KeyRanges Take() { return std::move(keys_); }
+  KeyRanges Take() {
+    for (double& sum : keys_.channel_mean)
+      sum /= static_cast<double>(std::max<int64_t>(tokens_, 1));
+    return std::move(keys_);
+  }
 
  private:
   // qkv [T, (H + 2 Hk) Dh] of one window: row t is position t.
   void AddKeys(const Tensor& qkv) {
+    tokens_ += qkv.dim(0);
     const int64_t head_dim = config_.head_dim;
     const int64_t group = config_.num_heads / config_.num_kv_heads;
     pool_.ParallelFor(config_.num_kv_heads, 1, [&](int64_t begin, int64_t end, int) {
@@ -55,13 +61,17 @@ class KeyTracer : public Tracer {
     const size_t half = key.size() / 2;
     float* pair_norm = keys_.pair_norm.data() + kv_head * config_.head_dim / 2;
     float* channel_max = keys_.channel_max.data() + kv_head * config_.head_dim;
+    double* channel_sum = keys_.channel_mean.data() + kv_head * config_.head_dim;
     const float* cos = rope_.cos.as<float>() + position * config_.head_dim / 2;
     const float* sin = rope_.sin.as<float>() + position * config_.head_dim / 2;
     for (size_t f = 0; f < half; ++f) {
       const float a = key[f], b = key[f + half];
       pair_norm[f] = std::max(pair_norm[f], std::sqrt(a * a + b * b));
-      channel_max[f] = std::max(channel_max[f], std::fabs(a * cos[f] - b * sin[f]));
-      channel_max[f + half] = std::max(channel_max[f + half], std::fabs(b * cos[f] + a * sin[f]));
+      const float first = a * cos[f] - b * sin[f], second = b * cos[f] + a * sin[f];
+      channel_max[f] = std::max(channel_max[f], std::fabs(first));
+      channel_max[f + half] = std::max(channel_max[f + half], std::fabs(second));
+      channel_sum[f] += first;
+      channel_sum[f + half] += second;
     }
   }
 
@@ -85,7 +95,8 @@ class KeyTracer : public Tracer {
   const Block<float>& block_;
   const RopeTable& rope_;
   ThreadPool& pool_;
-  KeyRanges keys_;
+  int64_t tokens_ = 0;
+  KeyRanges keys_;  // channel_mean: sums until taken
 };
 
 bool AddsToStream(BlockInput which) {

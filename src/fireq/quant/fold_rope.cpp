@@ -121,6 +121,13 @@ std::vector<float> FoldRope(Block<T>& block, const ModelConfig& config, const Re
       key_factors[static_cast<size_t>(i)] *= static_cast<float>(
           factors[static_cast<size_t>(i / head_dim * half + i % head_dim % half)]);
   }
+  if (recipe.shift_k > 0.0) {
+    FIREQ_CHECK(ranges.channel_mean.size() == key_factors.size(), kShapeMismatch, "means of ",
+                ranges.channel_mean.size(), " channels of K, not ", key_factors.size());
+    for (size_t i = 0; i < key_factors.size(); ++i)
+      block.key_shift.push_back(
+          static_cast<T>(recipe.shift_k * ranges.channel_mean[i] * double{key_factors[i]}));
+  }
   return key_factors;
 }
 

@@ -28,9 +28,11 @@ namespace {
 // Of the clip search of WeightGrid::kProgressive: a trace, for dead channels.
 constexpr double kRivalDamping = 1e-3;
 
-bool NeedsKeyRanges(const Recipe& recipe) {
+bool ScalesKeys(const Recipe& recipe) {
   return recipe.rpn || recipe.crs || recipe.balance_qk || recipe.smooth_qk;
 }
+
+bool NeedsKeyRanges(const Recipe& recipe) { return ScalesKeys(recipe) || recipe.shift_k > 0.0; }
 
 class Pipeline {
  public:
@@ -225,11 +227,13 @@ class Pipeline {
     write(kQNorm, block.q_norm, {config_.head_dim});
     write(kKNorm, block.k_norm, {config_.head_dim});
     write(kCrsQFactor, block.crs_q, {config_.num_kv_heads, config_.head_dim});
+    write(kKeyShift, block.key_shift, {config_.num_kv_heads, config_.head_dim});
     write(kCrsKFactor, block.crs_k, {config_.num_kv_heads, config_.head_dim});
   }
 
   void FoldKeys(Block<float>& block, int64_t layer, const KeyRanges& keys) {
     const std::vector<float> factors = FoldRope(block, config_, recipe_, keys);
+    if (!ScalesKeys(recipe_)) return;
     KeyReport& report = report_.keys.emplace_back(KeyReport{layer, keys.channel_max, {}});
     for (size_t i = 0; i < factors.size(); ++i)
       report.channel_max_after.push_back(keys.channel_max[i] * factors[i]);

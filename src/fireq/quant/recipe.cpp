@@ -187,6 +187,9 @@ void AddFoldKeys(Keyring& keys) {
               "pair factors that make |K D| |Q / D| least; for hadamard.qk, not with rpn"));
   keys.push_back(FlagKey("smooth.qk", &R::smooth_qk, "true", "false",
                          "pair factors 1 / sqrt(pair norm): QServe's SmoothAttention"));
+  keys.push_back(NumberKey("shift.k", &R::shift_k, 0.0, 1.0,
+                           "times the mean of K's channels after RoPE: subtracted from K, which "
+                           "softmax does not see"));
   keys.push_back(FlagKey("rotate.residual", &R::rotate_residual, "true", "false",
                          "rotate the residual stream; norms are folded, lm_head is untied"));
   keys.push_back(

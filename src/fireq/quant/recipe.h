@@ -63,6 +63,7 @@ struct Recipe {
   int64_t crs_top_k = 8;
   bool balance_qk = false;
   bool smooth_qk = false;
+  double shift_k = 0.0;  // of the mean of K after RoPE, subtracted at run time
 
   bool rotate_residual = false;
   bool rotate_v = false;

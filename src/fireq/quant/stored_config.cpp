@@ -41,6 +41,7 @@ QuantConfig MakeQuantConfig(const ModelConfig& config, const Recipe& recipe) {
   QuantConfig out;
   out.arithmetic = ArithmeticOf(recipe);
   out.crs = recipe.crs;
+  out.key_shift = recipe.shift_k > 0.0;
   out.qk_hadamard = recipe.hadamard_qk;
   out.excluded = ExcludedLinears(config, recipe);
   out.recipe_json = ToJson(recipe).dump();

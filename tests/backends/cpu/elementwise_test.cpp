@@ -161,6 +161,7 @@ class CpuRopeTest : public ::testing::TestWithParam<RopeCase> {
     if (c_.norm) args_.k_norm = RandomTensor(DType::kF32, {c_.dim}, 1.0f, rng);
     if (c_.crs) args_.crs_q = RandomTensor(DType::kF32, {c_.kv_heads, c_.dim}, 1.0f, rng);
     if (c_.crs) args_.crs_k = RandomTensor(DType::kF32, {c_.kv_heads, c_.dim}, 1.0f, rng);
+    if (c_.crs) args_.key_shift = RandomTensor(DType::kF32, {c_.kv_heads, c_.dim}, 1.0f, rng);
     qkv_ = RandomTensor(DType::kBF16, {kTotal, (c_.heads + 2 * c_.kv_heads) * c_.dim}, 1.0f, rng);
     q_.values = Poisoned(c_.e4m3 ? DType::kE4M3 : DType::kF32, {kTotal, c_.heads * c_.dim});
     q_.scale = Poisoned(DType::kF32, {kTotal, c_.heads});
@@ -227,8 +228,9 @@ class CpuRopeTest : public ::testing::TestWithParam<RopeCase> {
 
   void CheckStored(int64_t t, int64_t kv_head, bool is_k) const {
     const auto raw = Projected(t, c_.heads + (is_k ? 0 : c_.kv_heads) + kv_head);
-    const auto x =
-        is_k ? testing::ReferenceTurn(raw, Turn(t, args_.k_norm, args_.crs_k, kv_head)) : raw;
+    testing::HeadTurn turn = Turn(t, args_.k_norm, args_.crs_k, kv_head);
+    if (c_.crs) turn.shift = Slice(args_.key_shift, kv_head * c_.dim, c_.dim);
+    const auto x = is_k ? testing::ReferenceTurn(raw, turn) : raw;
     const uint8_t* page =
         args_.kv.pages.as<uint8_t>() + kPages[t / kTokensPerPage] * args_.kv.layout.page_bytes();
     std::vector<float> stored(static_cast<size_t>(c_.dim));

@@ -85,7 +85,7 @@ class Writer {
     const int64_t position = args_.batch->positions.as<int32_t>()[token];
     for (int64_t h = 0; h < heads_; ++h) {
       float* q = row + h * dim_;
-      Turn(q, position, args_.q_norm, args_.crs_q, h / (heads_ / kv_heads_));
+      Turn(q, position, args_.q_norm, args_.crs_q, {}, h / (heads_ / kv_heads_));
       StoreQuery(token, h, q);
     }
     const Tensor& table = args_.batch->page_table;
@@ -94,18 +94,23 @@ class Writer {
     const int slot = static_cast<int>(index % kTokensPerPage);
     for (int64_t h = 0; h < kv_heads_; ++h) {
       float* k = row + (heads_ + h) * dim_;
-      Turn(k, position, args_.k_norm, args_.crs_k, h);
+      Turn(k, position, args_.k_norm, args_.crs_k, args_.key_shift, h);
       pages_.StoreK(bytes, static_cast<int>(h), slot, k);
       pages_.StoreV(bytes, static_cast<int>(h), slot, row + (heads_ + kv_heads_ + h) * dim_);
     }
   }
 
-  // q/k norm, RoPE, CRS, Hadamard of one head.
-  void Turn(float* x, int64_t position, const Tensor& norm, const Tensor& crs, int64_t kv_head) {
+  // q/k norm, RoPE, CRS, shift, Hadamard of one head.
+  void Turn(float* x, int64_t position, const Tensor& norm, const Tensor& crs, const Tensor& shift,
+            int64_t kv_head) {
     if (norm.defined()) context_.rows.rms_norm(x, norm.as<float>(), args_.norm_eps, dim_, x);
     const int64_t at = position * (dim_ / 2);
     context_.rows.rope(x, args_.rope_cos.as<float>() + at, args_.rope_sin.as<float>() + at, dim_);
     if (crs.defined()) context_.rows.multiply(x, crs.as<float>() + kv_head * dim_, dim_);
+    if (shift.defined()) {
+      const float* centre = shift.as<float>() + kv_head * dim_;
+      for (int64_t c = 0; c < dim_; ++c) x[c] -= centre[c];
+    }
     if (args_.qk_hadamard) Hadamard(context_.rows, x, dim_);
   }
 

@@ -49,6 +49,7 @@ struct Step {
     for (int i = 0; i < c.head_dim * c.kv_heads; ++i) {
       crs_k.push_back(std::exp2(std::round(normal(rng))));
       crs_q.push_back(1.0f / crs_k.back());
+      key_shift.push_back(normal(rng));
     }
   }
 
@@ -60,12 +61,12 @@ struct Step {
     std::vector<double> x(dim);
     for (int d = 0; d < dim; ++d)
       x[d] = Bf16ToFloat(qkv[(token * (c.heads + 2 * c.kv_heads) + index) * dim + d]);
-    if (kind < 2) Rotate(x, position, kind == 0 ? crs_q : crs_k, kv_head);
+    if (kind < 2) Rotate(x, position, kind == 0 ? crs_q : crs_k, kv_head, kind == 1);
     return {x.begin(), x.end()};
   }
 
-  void Rotate(std::vector<double>& x, int32_t position, const std::vector<float>& crs,
-              int kv_head) const {
+  void Rotate(std::vector<double>& x, int32_t position, const std::vector<float>& crs, int kv_head,
+              bool is_key) const {
     const int dim = c.head_dim;
     if (c.norm) {
       double squares = 0.0;
@@ -82,6 +83,8 @@ struct Step {
     }
     if (c.crs)
       for (int d = 0; d < dim; ++d) x[d] *= crs[kv_head * dim + d];
+    if (c.crs && is_key)
+      for (int d = 0; d < dim; ++d) x[d] -= key_shift[kv_head * dim + d];
     if (!c.hadamard) return;
     std::vector<double> y(dim, 0.0);
     for (int i = 0; i < dim; ++i) {
@@ -97,7 +100,7 @@ struct Step {
   std::vector<int32_t> query_start, page_table;
   std::vector<uint8_t> pages;
   std::vector<bf16_t> qkv;
-  std::vector<float> cosine, sine, norm, crs_q, crs_k;
+  std::vector<float> cosine, sine, norm, crs_q, crs_k, key_shift;
 };
 
 class RopeKvWriteCases : public ::testing::TestWithParam<Case> {};
@@ -111,7 +114,7 @@ TEST_P(RopeKvWriteCases, MatchesTheHost) {
   const DeviceBuffer<int32_t> query_start(step.query_start), context_len(c.context_len),
       page_table(step.page_table);
   const DeviceBuffer<float> cosine(step.cosine), sine(step.sine), norm(step.norm),
-      crs_q(step.crs_q), crs_k(step.crs_k);
+      crs_q(step.crs_q), crs_k(step.crs_k), key_shift(step.key_shift);
   const DeviceBuffer<uint8_t> pages(step.pages);
   DeviceBuffer<uint8_t> q(tokens * c.heads * c.head_dim);
   DeviceBuffer<float> scale_q(tokens * c.heads);
@@ -127,6 +130,7 @@ TEST_P(RopeKvWriteCases, MatchesTheHost) {
   params.q_norm = params.k_norm = c.norm ? norm.data() : nullptr;
   params.crs_q = c.crs ? crs_q.data() : nullptr;
   params.crs_k = c.crs ? crs_k.data() : nullptr;
+  params.key_shift = c.crs ? key_shift.data() : nullptr;
   params.norm_eps = 1e-6f;
   params.hadamard = c.hadamard;
   params.grid = c.grid;

@@ -382,6 +382,7 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   launch.k_norm = floats(args.k_norm);
   launch.crs_q = floats(args.crs_q);
   launch.crs_k = floats(args.crs_k);
+  launch.key_shift = floats(args.key_shift);
   launch.norm_eps = args.norm_eps;
   launch.hadamard = args.qk_hadamard;
   launch.grid = args.kv.layout.grid;

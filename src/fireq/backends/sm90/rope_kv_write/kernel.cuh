@@ -72,10 +72,10 @@ class RopeKvWriter {
     // Lanes of one vector agree; shuffles stay within a vector. A CTA of 16 tokens has one head.
     if (head_ < kv_first) {
       const int kv_head = head_ / (p_.num_heads / p_.kv_heads);
-      Rotate(p_.q_norm, p_.crs_q, kv_head);
+      Rotate(p_.q_norm, p_.crs_q, nullptr, kv_head);
       WriteQuery();
     } else if (head_ < v_first) {
-      Rotate(p_.k_norm, p_.crs_k, head_ - kv_first);
+      Rotate(p_.k_norm, p_.crs_k, p_.key_shift, head_ - kv_first);
       WriteKey(head_ - kv_first);
     } else {
       WriteValue(min(head_ - v_first, p_.kv_heads - 1));
@@ -131,7 +131,16 @@ class RopeKvWriter {
     for (int i = 0; i < 16; ++i) x_[i] *= factors[Dim(i)];
   }
 
-  __device__ __forceinline__ void Rotate(const float* norm, const float* crs, int kv_head) {
+  __device__ __forceinline__ void Subtract(const float* centre) {
+#pragma unroll
+    for (int i = 0; i < 16; i += 4) {
+      const float4 c = __ldg(reinterpret_cast<const float4*>(centre + Dim(i)));
+      x_[i] -= c.x, x_[i + 1] -= c.y, x_[i + 2] -= c.z, x_[i + 3] -= c.w;
+    }
+  }
+
+  __device__ __forceinline__ void Rotate(const float* norm, const float* crs, const float* shift,
+                                         int kv_head) {
     if (!active_) return;
     if (norm != nullptr) {
       float squares = 0.0f;
@@ -151,6 +160,7 @@ class RopeKvWriter {
       x_[i + 8] = b * cosine_[i] + a * sine_[i];
     }
     if (crs != nullptr) Multiply(crs + int64_t{kv_head} * kDim);
+    if (shift != nullptr) Subtract(shift + int64_t{kv_head} * kDim);
     if (p_.hadamard) Hadamard();
   }
 

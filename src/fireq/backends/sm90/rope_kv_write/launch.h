@@ -22,6 +22,7 @@ struct RopeKvWriteParams {
   const float* k_norm = nullptr;         // f32 [Dh], optional
   const float* crs_q = nullptr;          // f32 [Hk, Dh], optional
   const float* crs_k = nullptr;          // f32 [Hk, Dh], optional
+  const float* key_shift = nullptr;      // f32 [Hk, Dh], optional: subtracted from K
   float norm_eps = 0.0f;
   bool hadamard = false;  // Sylvester's, over the head, times 1 / sqrt(Dh); Q and K
   KvGrid grid = KvGrid::kAsymmetric;
@@ -36,8 +37,8 @@ struct RopeKvWriteParams {
   bool programmatic = false;  // may start before the kernel in front has ended
 };
 
-// In that order, in FP32: norm, RoPE of the pairs (f, f + Dh/2), CRS, Hadamard, quantisation as
-// formats/act_e4m3.h and formats/kv_i4.h say. Tokens of the pages that are not in this step keep
+// In that order, in FP32: norm, RoPE of the pairs (f, f + Dh/2), CRS, shift, Hadamard, quantisation
+// as formats/act_e4m3.h and formats/kv_i4.h say. Tokens of the pages that are not in this step keep
 // every bit. head_dim 64 or 128.
 // Errors: kUnsupported (head_dim, float grid), kCuda. Asynchronous on `stream`.
 void LaunchRopeKvWrite(const RopeKvWriteParams& params, int head_dim, cudaStream_t stream);
