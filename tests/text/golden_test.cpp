@@ -10,22 +10,6 @@
 namespace fireq::text {
 namespace {
 
-constexpr const char* kWiki = "wikitext-2-raw/wiki.test.raw";
-
-void ExpectSameIds(const std::vector<int32_t>& got, const std::vector<int32_t>& want) {
-  const auto at = std::ranges::mismatch(got, want).in1 - got.begin();
-  ASSERT_EQ(got.size(), want.size()) << "first difference at " << at;
-  ASSERT_EQ(at, static_cast<ptrdiff_t>(got.size())) << "first difference at " << at;
-}
-
-void ExpectWholeText(const Tokenizer& tokenizer, const std::string& ids_path) {
-  const std::string text = ReadData(kWiki);
-  const std::vector<int32_t> ids = tokenizer.Encode(text, {.add_special = false});
-  ASSERT_GT(ids.size(), 200'000u);
-  ExpectSameIds(ids, ParseIds(ReadData(ids_path)));
-  EXPECT_EQ(tokenizer.Decode(ids), text);
-}
-
 TEST(GoldenTokenizer, Llama3OnWholeWiki) {
   FIREQ_NEEDS_DATA("tokenizers/llama3.1");
   ExpectWholeText(LoadDataTokenizer("llama3.1"), "golden/tokens/wiki.test.raw.llama3.ids.gz");
@@ -36,8 +20,8 @@ TEST(GoldenTokenizer, SmolLm2OnWholeWiki) {
   ExpectWholeText(LoadDataTokenizer("smollm2"), "golden/smollm2/wiki.test.raw.ids.gz");
 }
 
-// The SentencePiece-style file carries another model's vocabulary than the golden Llama-2 ids;
-// what must hold for any text: it comes back.
+// The SentencePiece-style file carries another model's vocabulary than the golden Llama-2 ids
+// (these are compared in gguf_vocab_test.cpp); what must hold for any text: it comes back.
 TEST(GoldenTokenizer, SentencePieceRoundTripOnWholeWiki) {
   FIREQ_NEEDS_DATA("tokenizers/llama2-hf");
   const Tokenizer tokenizer = LoadDataTokenizer("llama2-hf");
@@ -88,46 +72,14 @@ TEST(GoldenTokenizer, GgufOfSmolLm2OnWholeWiki) {
   ExpectWholeText(tokenizer, "golden/smollm2/wiki.test.raw.ids.gz");
 }
 
-struct EdgeCases {
-  std::vector<std::string> texts;
-  std::vector<std::vector<int32_t>> ids;
-};
-
-EdgeCases ReadEdgeCases(const std::string& name) {
-  const std::string stem = "golden/llamacpp-vocab/ggml-vocab-" + name + ".gguf";
-  const std::string input = ReadData(stem + ".inp");
-  const std::string separator = "\n__ggml_vocab_test__\n";
-  EdgeCases cases;
-  for (size_t at = 0; at <= input.size();) {
-    const size_t end = std::min(input.find(separator, at), input.size());
-    cases.texts.push_back(input.substr(at, end - at));
-    at = end + separator.size();
-  }
-  std::istringstream output(ReadData(stem + ".out"));
-  for (std::string line; std::getline(output, line);) cases.ids.push_back(ParseIds(line));
-  // The file ends with a separator: the last text is what follows it, not a case.
-  if (cases.texts.size() == cases.ids.size() + 1) cases.texts.pop_back();
-  return cases;
-}
-
-void ExpectEdgeCases(const Tokenizer& tokenizer, const std::string& name) {
-  const EdgeCases cases = ReadEdgeCases(name);
-  ASSERT_GT(cases.texts.size(), 30u);
-  ASSERT_EQ(cases.texts.size(), cases.ids.size());
-  for (size_t i = 0; i < cases.texts.size(); ++i) {
-    EXPECT_EQ(tokenizer.Encode(cases.texts[i], {.add_special = false}), cases.ids[i])
-        << "case " << i << ": " << cases.texts[i];
-  }
-}
-
 TEST(GoldenTokenizer, Llama3EdgeCases) {
   FIREQ_NEEDS_DATA("golden/llamacpp-vocab");
-  ExpectEdgeCases(LoadDataTokenizer("llama3.1"), "llama-bpe");
+  ExpectEdgeCases(LoadDataTokenizer("llama3.1"), "golden/llamacpp-vocab/ggml-vocab-llama-bpe.gguf");
 }
 
 TEST(GoldenTokenizer, Qwen2EdgeCases) {
   FIREQ_NEEDS_DATA("golden/llamacpp-vocab");
-  ExpectEdgeCases(LoadDataTokenizer("qwen2.5"), "qwen2");
+  ExpectEdgeCases(LoadDataTokenizer("qwen2.5"), "golden/llamacpp-vocab/ggml-vocab-qwen2.gguf");
 }
 
 TEST(GoldenTokenizer, SpecialTokensOfLlama3) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -58,6 +59,55 @@ inline nlohmann::json ReadConfig(const std::string& name) {
 inline Tokenizer LoadDataTokenizer(const std::string& name) {
   return Tokenizer(ParseJson(ReadData("tokenizers/" + name + "/tokenizer.json.gz"), name),
                    ReadConfig(name), name);
+}
+
+inline constexpr const char* kWiki = "wikitext-2-raw/wiki.test.raw";
+
+inline void ExpectSameIds(const std::vector<int32_t>& got, const std::vector<int32_t>& want) {
+  const auto at = std::ranges::mismatch(got, want).in1 - got.begin();
+  ASSERT_EQ(got.size(), want.size()) << "first difference at " << at;
+  ASSERT_EQ(at, static_cast<ptrdiff_t>(got.size())) << "first difference at " << at;
+}
+
+// All of wiki.test.raw, id for id, and back.
+inline void ExpectWholeText(const Tokenizer& tokenizer, const std::string& ids_path) {
+  const std::string text = ReadData(kWiki);
+  const std::vector<int32_t> ids = tokenizer.Encode(text, {.add_special = false});
+  ASSERT_GT(ids.size(), 200'000u);
+  ExpectSameIds(ids, ParseIds(ReadData(ids_path)));
+  EXPECT_EQ(tokenizer.Decode(ids), text);
+}
+
+struct EdgeCases {
+  std::vector<std::string> texts;
+  std::vector<std::vector<int32_t>> ids;
+};
+
+// llama.cpp's: STEM.inp and STEM.out, below the data folder or anywhere.
+inline EdgeCases ReadEdgeCases(const std::string& stem) {
+  const std::string input = ReadData(stem + ".inp");
+  const std::string separator = "\n__ggml_vocab_test__\n";
+  EdgeCases cases;
+  for (size_t at = 0; at <= input.size();) {
+    const size_t end = std::min(input.find(separator, at), input.size());
+    cases.texts.push_back(input.substr(at, end - at));
+    at = end + separator.size();
+  }
+  std::istringstream output(ReadData(stem + ".out"));
+  for (std::string line; std::getline(output, line);) cases.ids.push_back(ParseIds(line));
+  // The file ends with a separator: the last text is what follows it, not a case.
+  if (cases.texts.size() == cases.ids.size() + 1) cases.texts.pop_back();
+  return cases;
+}
+
+inline void ExpectEdgeCases(const Tokenizer& tokenizer, const std::string& stem) {
+  const EdgeCases cases = ReadEdgeCases(stem);
+  ASSERT_GT(cases.texts.size(), 30u);
+  ASSERT_EQ(cases.texts.size(), cases.ids.size());
+  for (size_t i = 0; i < cases.texts.size(); ++i) {
+    EXPECT_EQ(tokenizer.Encode(cases.texts[i], {.add_special = false}), cases.ids[i])
+        << "case " << i << ": " << cases.texts[i];
+  }
 }
 
 // A small byte-level BPE: all bytes, " a", "ab", "abc" by merges, and one special token <s>.
