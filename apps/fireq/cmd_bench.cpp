@@ -1,5 +1,6 @@
 #include <cstdio>
 #include <memory>
+#include <utility>
 
 #include "command.h"
 
@@ -45,9 +46,13 @@ void RunBench(const BenchOptions& options) {
   if (options.baseline > 0.0)
     request.baseline = [&](const BenchShape&) { return options.baseline; };
   const std::vector<std::string> columns = BenchColumns(request.phase);
-  if (!options.common.json) PrintOut(CsvLine(columns));
+  bool begun = false;
   request.on_row = [&](const std::vector<std::string>& values) {
-    if (!options.common.json) return PrintOut(CsvLine(values));
+    if (!options.common.json) {
+      // With the first row, so that a refused request leaves nothing on standard output.
+      if (!std::exchange(begun, true)) PrintOut(CsvLine(columns));
+      return PrintOut(CsvLine(values));
+    }
     nlohmann::ordered_json row;
     for (size_t i = 0; i < columns.size(); ++i) row[columns[i]] = values[i];
     PrintJson(row);

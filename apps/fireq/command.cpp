@@ -72,6 +72,7 @@ void AddTensorParallel(CLI::App& command, int& ranks) {
   command
       .add_option("--tensor-parallel", ranks,
                   "GPUs that share the model, from number 0 on (needs NCCL)")
+      ->check(CLI::Range(1, 1024))
       ->capture_default_str();
 }
 

@@ -304,7 +304,7 @@ Recipe BuiltinRecipe(std::string_view name) {
   std::string list;
   for (const std::string& known : RecipeNames()) list += " " + known;
   Throw(ErrorCode::kNotFound,
-        StrCat("recipe \"", name, "\" does not exist; there are:", list, ", or a .json file"));
+        StrCat("recipe \"", name, "\" does not exist; there are:", list, " auto, or a .json file"));
 }
 
 Recipe LoadRecipe(const std::string& name_or_path) {
