@@ -10,7 +10,6 @@
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/runtime/check.h"
-#include "fireq/backends/sm90/runtime/spread.h"
 #include "fireq/base/error.h"
 #include "fireq/formats/act_e4m3.h"
 #include "fireq/formats/int4.h"
@@ -196,9 +195,6 @@ void LaunchRows(const Args& args, const char* name, cudaStream_t stream) {
           ? void((function = Launches::kFunction, config.blockDim = dim3(Launches::kBlock)))
           : void()),
      ...);
-    constexpr int kStaticBytes = 1 << 10;  // of shared memory, at most
-    config.dynamicSmemBytes = static_cast<size_t>(
-        SpreadSharedBytes(reinterpret_cast<const void*>(function), args.rows, kStaticBytes));
     CheckCuda(cudaLaunchKernelEx(&config, function, args), name);
   };
   launch(RowLaunch<Kernel, 4, 128, true, Args>{}, RowLaunch<Kernel, 4, 160, true, Args>{},

@@ -1,13 +1,10 @@
 #include "fireq/backends/sm90/rope_kv_write/kernel.cuh"
 #include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
-#include "fireq/backends/sm90/runtime/spread.h"
 #include "fireq/base/math.h"
 
 namespace fireq::sm90 {
 namespace {
-
-constexpr int kRopeStaticBytes = 3 << 10;  // of shared memory, at most
 
 template <int kDim, bool kShort>
 void Launch(const RopeKvWriteParams& p, dim3 grid, cudaStream_t stream) {
@@ -20,10 +17,6 @@ void Launch(const RopeKvWriteParams& p, dim3 grid, cudaStream_t stream) {
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = p.programmatic ? 1 : 0;
-  if (p.programmatic)
-    config.dynamicSmemBytes = static_cast<size_t>(
-        SpreadSharedBytes(reinterpret_cast<const void*>(RopeKvWrite<kDim, kShort>),
-                          int64_t{grid.x} * grid.y * grid.z, kRopeStaticBytes));
   FIREQ_CUDA(cudaLaunchKernelEx(&config, RopeKvWrite<kDim, kShort>, p));
 }
 
