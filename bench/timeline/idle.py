@@ -42,8 +42,8 @@ def short_name(kernel):
 
 
 def chain(path, kernels):
-    """Layers are read off the steps' beginnings (the embedding, CopyRows) on."""
-    spans = sorted(read(path), key=lambda span: span[1])
+    """Of recorded steps; layers are read off their beginnings (the embedding, CopyRows) on."""
+    spans = sorted((span for span in read(path) if span[2] != 0), key=lambda span: span[1])
     added = [(short_name(b[3]), (b[1] - a[1]) / 1e3) for a, b in zip(spans, spans[1:])]
     starts = [i for i, span in enumerate(spans[1:]) if "CopyRows" in span[3]]
     if len(starts) < 2:
