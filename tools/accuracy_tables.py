@@ -30,6 +30,11 @@ def with_error(row, value, digits, factor=1):
     return f"{factor * float(row[value]):.{digits}f} +- {factor * float(row[value + '_stderr']):.{digits}f}"
 
 
+def scored_on(row):
+    """Rows without a device are older: the CPU's unless the CSV's first lines say otherwise."""
+    return "GPU" if (row.get("device") or "").endswith("cuda") else "CPU"
+
+
 def accuracy():
     rows = read("accuracy_main.csv")
     if rows is None:
@@ -41,10 +46,11 @@ def accuracy():
         found = full.get(tuple(row[f] for f in same))
         return with_error(found, "perplexity", 2) if found else "-"
 
-    return table(["", "products", "perplexity, 303,104 tokens", "perplexity, 65,536",
-                  "KL(float, quantised), 65,536", "top-1 agreement"],
-                 [[r["row"], r["products"], whole(r), with_error(r, "perplexity", 2),
-                   with_error(r, "kl", 4), f"{100 * float(r['top1']):.1f} %" if r["top1"] else "-"]
+    return table(["", "calibration tokens", "products", "perplexity, 303,104 tokens",
+                  "perplexity, 65,536", "scored on", "KL(float, quantised), 65,536", "top-1 agreement"],
+                 [[r["row"], f"{int(r['calib_tokens']):,}", r["products"], whole(r),
+                   with_error(r, "perplexity", 2), scored_on(r), with_error(r, "kl", 4),
+                   f"{100 * float(r['top1']):.1f} %" if r["top1"] else "-"]
                   for r in rows])
 
 
@@ -52,8 +58,8 @@ def ablation():
     rows = read("accuracy_ablation.csv")
     if rows is None:
         return missing("accuracy_ablation.csv")
-    return table(["", "products", "perplexity", "KL"],
-                 [[r["row"], r["products"], f"{float(r['perplexity']):.2f}", with_error(r, "kl", 4)]
+    return table(["", "products", "scored on", "perplexity", "KL"],
+                 [[r["row"], r["products"], scored_on(r), f"{float(r['perplexity']):.2f}", with_error(r, "kl", 4)]
                   for r in rows])
 
 
