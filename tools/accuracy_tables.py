@@ -59,7 +59,8 @@ def ablation():
     if rows is None:
         return missing("accuracy_ablation.csv")
     return table(["", "products", "scored on", "perplexity", "KL"],
-                 [[r["row"], r["products"], scored_on(r), f"{float(r['perplexity']):.2f}", with_error(r, "kl", 4)]
+                 [[r["row"], r["products"], scored_on(r), f"{float(r['perplexity']):.2f}",
+                   with_error(r, "kl", 4)]
                   for r in rows])
 
 

@@ -269,6 +269,7 @@ Recipe Default() {
   recipe.rotate_residual = true;
   recipe.rotate_v = true;
   recipe.hadamard_qk = true;
+  recipe.shift_k = 1.0;
   recipe.kv = KvGrid::kAsymmetric;
   return recipe;
 }
