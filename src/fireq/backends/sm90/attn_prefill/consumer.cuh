@@ -163,7 +163,9 @@ class PrefillConsumer {
       PassTurn();
       WgmmaWait<0>();
       PinRegisters(s);
-      if (kTerms == 1 && first && Uniform(FirstLimit()) <= kExactKeys) MultiplyFirstKeys(s);
+      if (kTerms == 1 && first && Uniform(FirstLimit()) <= p_.exact_limit) {
+        MultiplyFirstKeys(s);
+      }
       Exponents(s, top);
       if (left <= Uniform(Piece().masked_tiles[group_])) Mask(left, s, top);
       const bool high = max(top[0], top[1]) > __float_as_int(kHighest);

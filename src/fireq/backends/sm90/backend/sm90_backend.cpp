@@ -461,6 +461,8 @@ void Sm90Backend::Prefill(const AttentionArgs& args, int64_t first_sequence) {
   tensors.num_heads = static_cast<int32_t>(args.num_heads);
   tensors.kv_heads = args.kv.layout.kv_heads;
   tensors.max_pages = static_cast<int32_t>(batch.page_table.dim(1));
+  // Chunks of a prompt begin elsewhere in another batch, and so do runs of 64 rows.
+  if (args.reduction == Reduction::kBatchInvariant) tensors.exact_limit = 0;
   launch.e4m3_probs = args.e4m3_probs;
   LaunchAttnPrefill(prefill_plan_, launch, stream_->get());
 }
