@@ -3,20 +3,16 @@
 // turns at the tensor cores: while one multiplies, the others compute exponentials.
 //
 // Units. With x the score in base 2 and r the page's power of two >= |s_v|, P' is
-// E4M3(2^(x - u) 64 s_v): u, an integer per row, is the served arithmetic's m + log2 r up to a
-// difference that cancels in O = sum P' (q - z) / (64 sum 2^(x - u)). A row's u grows only when a
-// probability is too high: two binades of E4M3 are left free so that it seldom is.
-// Most tiles are Probable: products to P' in one pass, in which the sum of four probabilities,
-// wanted anyway, shows whether one of them has left E4M3's range. If so, which the warpgroup must
-// agree on, Q K is done again and the tile is Careful, as are a row's first tile and those that
-// not every row sees: exponents, then units, then probabilities. There the exponents x + log2 r - u
-// show without their maximum being known exactly what is too high: only such an exponent is
-// positive, and positive floats compare as integers, three at a time.
+// E4M3(2^(x - u) 256 s_v): u, an integer per row, is the served arithmetic's m + log2 r up to a
+// difference that cancels in O = sum P' (q - z) / (256 sum 2^(x - u)). A row's u grows only when a
+// probability would leave E4M3's range, and then by kMargin more than it must. The exponents x +
+// log2 r - u of a tile show that without their maximum being known exactly: only an exponent that
+// is too high is positive, and positive floats compare as integers, three at a time.
 //
 // The tensor cores add FP8 products with 13 bits below the largest, so the sums of P V are added in
 // FP32 after every tile.
 //
-// Registers: 64 of scores or of a tile's P V, 64 of sums, 16 of P, and of 160 that is nearly all.
+// Registers: 64 of scores or of a tile's P V, 64 of sums, 16 of P, and of 152 that is nearly all.
 // What a lane knows of its rows therefore lies in shared memory and is read anew with every tile.
 //
 // Lane l of warp w holds rows 16 w + l / 4 and + 8 (index h below), c = l % 4. P stays in
@@ -50,18 +46,19 @@ class PrefillConsumer {
     bool more = WaitPiece(0);
     if (more) LoadQueries(0);
     if (group_ == kPrefillConsumers - 1) PassTurn();
-    for (; more; ++turn_) {
+    for (uint32_t turn = 0; more; ++turn) {
+      buffer_ = static_cast<int>(turn & 1);
       Start();
       QueriesAreThere();
       const int32_t tiles = Uniform(Piece().group_tiles[group_]);
       Attend(tiles);
       for (int32_t i = tiles; i < Piece().tiles; ++i) Skip();
-      more = WaitPiece(turn_ + 1);
+      more = WaitPiece(turn + 1);
       GroupBarrier();  // no warp multiplies with this piece's Q any more
-      if (more) LoadQueries(turn_ + 1);
+      if (more) LoadQueries(turn + 1);
       Store();
       __syncwarp();
-      if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.piece_empty[turn_ & 1]);
+      if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.piece_empty[turn & 1]);
     }
     if (group_ == 0) TakeTurn();  // which nobody would take else
   }
@@ -71,11 +68,10 @@ class PrefillConsumer {
   static constexpr int kChannels = kDim / kTerms;  // of V that a launch multiplies
   static constexpr int kValues = kChannels / 2;    // sums of P V
   static constexpr int kBlocks = kPrefillKeys / 16;
-  static constexpr float kTooHigh = 448.0f / kPrefillUnit;  // sum of four probabilities
-  static constexpr float kHighest =
-      0.75f;  // exponent that a Careful tile leaves: 4 2^0.75 < kTooHigh
+  static constexpr float kHighest = 0.75f;  // exponent: P' <= 256 2^0.75 < 448
+  static constexpr float kMargin = 1.0f;
   static constexpr int kExactKeys = 32;
-  static constexpr int32_t kNever = 0x7FFFFFFE;  // bits of no float that arithmetic gives
+  static constexpr int32_t kNever = 0x7FFFFFFE;  // bits of no number, nor of a NaN that is computed
 
   using Probs = uint32_t[kPrefillKeys / 8];  // four keys a word
   using Scores = float[kPrefillKeys / 2];
@@ -98,7 +94,7 @@ class PrefillConsumer {
     return thread / 32 * 16 + thread % 32 / 4;
   }
   __device__ __forceinline__ PrefillRow& Row(int h) const {
-    return shared_.rows[turn_ & 1][LaneRow() + 8 * h];
+    return shared_.rows[buffer_][LaneRow() + 8 * h];
   }
 
   __device__ __forceinline__ PrefillLane& Lane() const {
@@ -106,7 +102,7 @@ class PrefillConsumer {
   }
   __device__ __forceinline__ float2& Sums() const { return shared_.sums[group_][Thread() % 128]; }
 
-  __device__ __forceinline__ const PrefillPiece& Piece() const { return shared_.piece[turn_ & 1]; }
+  __device__ __forceinline__ const PrefillPiece& Piece() const { return shared_.piece[buffer_]; }
 
   // Until a turn's piece is known; false when there is none.
   __device__ __forceinline__ bool WaitPiece(uint32_t turn) {
@@ -145,40 +141,28 @@ class PrefillConsumer {
   __device__ __forceinline__ void Attend(int32_t tiles) {
     TakeTurn();
     for (int32_t left = tiles; left > 0; --left) {
-      MbarrierWait(&shared_.full[Stage()], tile_ / kPrefillStages & 1);
+      MbarrierWait(&shared_.full[place_.stage], place_.phase);
 #pragma unroll 1
-      for (int term = 0; term < kTerms; ++term) AddTile(term, left);
-      Release();
+      for (int term = 0; term < kTerms; ++term) AddTile(term, left, term == 0 && left == tiles);
+      Release(place_.stage);
+      place_.Next();
     }
     PassTurn();
   }
 
   // Term `term` of P' times V of a tile, `left` tiles from the end, added to out_. A second term
   // starts from Q K again: keeping the probabilities would take registers that are not there.
-  __device__ __forceinline__ void AddTile(int term, int32_t left) {
+  __device__ __forceinline__ void AddTile(int term, int32_t left, bool first) {
     Probs p;
-    for (bool redo = false;;) {  // twice at most
+    {
       Scores s;
+      int32_t top[2];
       WgmmaFence();
       MultiplyKeys(s);
       WgmmaCommit();
-      if (!redo) PassTurn();
-      // While Q K is on its way.
-      const bool simple = Uniform(Piece().Simple(group_, left)) != 0;
+      PassTurn();
       WgmmaWait<0>();
       PinRegisters(s);
-      if (kTerms == 1 && simple && !redo) {
-        float sum[2];
-        const bool high = Probable(s, p, sum);
-        PinRegisters(p);  // or halves of words are put together behind the branch
-        PinRegisters(sum);
-        redo = Uniform(NamedBarrierAny(1 + Group(), 128, high)) != 0;
-        if (redo) continue;
-        Sums() = make_float2(Sums().x + sum[0], Sums().y + sum[1]);
-        break;
-      }
-      int32_t top[2];
-      const bool first = term == 0 && left == Uniform(Piece().group_tiles[group_]);
       if (kTerms == 1 && first && Uniform(FirstLimit()) <= p_.exact_limit) {
         MultiplyFirstKeys(s);
       }
@@ -187,7 +171,6 @@ class PrefillConsumer {
       const bool high = max(top[0], top[1]) > __float_as_int(kHighest);
       if (first || __any_sync(0xFFFFFFFFu, high)) Raise(first, top, s);
       Probabilities(term, s, p);
-      break;
     }
     PinRegisters(p);
     TakeTurn();
@@ -205,39 +188,32 @@ class PrefillConsumer {
   // A turn at the tensor cores: P V of one tile and Q K of the next. Every warpgroup takes one for
   // every tile of the piece, and one before the first.
   __device__ __forceinline__ void TakeTurn() const {
-    NamedBarrierSync(1 + kPrefillConsumers + Group(), 256);
+    NamedBarrierSync(1 + kPrefillConsumers + static_cast<uint32_t>(group_), 256);
   }
   __device__ __forceinline__ void PassTurn() const {
-    const uint32_t next = Group() + 1;
-    NamedBarrierArrive(1 + kPrefillConsumers + (next == kPrefillConsumers ? 0 : next), 256);
+    const int next = group_ + 1 == kPrefillConsumers ? 0 : group_ + 1;
+    NamedBarrierArrive(1 + kPrefillConsumers + static_cast<uint32_t>(next), 256);
   }
 
   // A tile that only other warpgroups need. It must have been filled before it is given back:
   // else this arrival would count for the phase before.
   __device__ __forceinline__ void Skip() {
-    MbarrierWait(&shared_.full[Stage()], tile_ / kPrefillStages & 1);
-    Release();
+    MbarrierWait(&shared_.full[place_.stage], place_.phase);
+    Release(place_.stage);
+    place_.Next();
     for (int term = 0; term < kTerms; ++term) {
       TakeTurn();
       PassTurn();
     }
   }
 
-  // Made anew each time, as above: a barrier's number would be kept in a register.
-  __device__ __forceinline__ uint32_t Group() const {
-    uint32_t group = static_cast<uint32_t>(group_);
-    asm volatile("" : "+r"(group));
-    return group;
-  }
-  __device__ __forceinline__ uint32_t Stage() const { return tile_ % kPrefillStages; }
-  __device__ __forceinline__ void Release() {
+  __device__ __forceinline__ void Release(int stage) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.empty[Stage()]);
-    ++tile_;
+    if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.empty[stage]);
   }
 
   __device__ __forceinline__ void MultiplyKeys(Scores& s) {
-    const uint8_t* keys = shared_.k[Stage()][0];
+    const uint8_t* keys = shared_.k[place_.stage][0];
     const uint64_t k = kDim == 128 ? DescriptorSwizzle128(keys) : DescriptorSwizzle64(keys);
     const uint64_t q = kDim == 128 ? DescriptorSwizzle128(shared_.q[group_])
                                    : DescriptorSwizzle64(shared_.q[group_]);
@@ -249,7 +225,7 @@ class PrefillConsumer {
 
   // The first of the group's rows sees this many keys.
   __device__ __forceinline__ int32_t FirstLimit() const {
-    return shared_.rows[turn_ & 1][64 * group_].limit;
+    return shared_.rows[buffer_][64 * group_].limit;
   }
 
   // The scores of the first kExactKeys keys again, by products whose sums keep FP32's bits. Sums of
@@ -258,7 +234,7 @@ class PrefillConsumer {
   __device__ __forceinline__ void MultiplyFirstKeys(Scores& s) {
     const uint32_t lane = Thread() % 32;
     const uint8_t* q = shared_.q[group_] + Thread() % 128 / 32 * 16 * kDim;
-    const uint8_t* k = shared_.k[Stage()][0];
+    const uint8_t* k = shared_.k[place_.stage][0];
 #pragma unroll
     for (int j = 0; j < kExactKeys / 8; ++j) {
       float sums[4] = {};
@@ -286,7 +262,7 @@ class PrefillConsumer {
   __device__ __forceinline__ void MultiplyValues(const Probs& p, float (&part)[kValues]) {
 #pragma unroll
     for (int page = 0; page < kPrefillPages; ++page) {
-      const uint64_t v = DescriptorSwizzle64(shared_.v[Stage()][page] +
+      const uint64_t v = DescriptorSwizzle64(shared_.v[place_.stage][page] +
                                              (kTerms == 1 ? 0 : p_.first_channel * kTokensPerPage));
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -309,7 +285,7 @@ class PrefillConsumer {
       // Never true, not of a NaN either, but ptxas must keep these loads behind the scores of the
       // blocks before, and has no registers for them earlier.
       if (b % 2 == 0 && b > 0) c += top[1] == kNever;
-      const PrefillScales& scales = shared_.scales[Stage()][b / 4];
+      const PrefillScales& scales = shared_.scales[place_.stage][b / 4];
       const float bias[2] = {scales.log_r - lane.unit[0], scales.log_r - lane.unit[1]};
       const float4 score = *reinterpret_cast<const float4*>(scales.score + 16 * (b % 4) + 4 * c);
       const float score_of[4] = {score.x, score.y, score.z, score.w};
@@ -363,7 +339,7 @@ class PrefillConsumer {
       if (first) highest = Maximum(s, h);
       highest = QuadMax(highest);
       const bool raise = highest > (first ? -INFINITY : kHighest);
-      by[h] = raise ? ceilf(highest) : 0.0f;
+      by[h] = raise ? ceilf(highest) + kMargin : 0.0f;
       factor[h] = first ? 1.0f : Exp2Approx(-by[h]);
       Lane().unit[h] += by[h];
     }
@@ -389,7 +365,7 @@ class PrefillConsumer {
     const uint32_t c = c_;
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
-      const PrefillScales& scales = shared_.scales[Stage()][b / 4];
+      const PrefillScales& scales = shared_.scales[place_.stage][b / 4];
       const float inverse_r = scales.inverse_r;
       const float4 value = *reinterpret_cast<const float4*>(scales.value + 16 * (b % 4) + 4 * c);
       const float value_of[4] = {value.x, value.y, value.z, value.w};
@@ -406,51 +382,6 @@ class PrefillConsumer {
       }
     }
     if (term == 0) Sums() = make_float2(Sums().x + sum[0], Sums().y + sum[1]);
-  }
-
-  // Products to P' in one go, for units that are likely to do; true if they do not. The sum of four
-  // probabilities shows that one of them is too high.
-  __device__ __forceinline__ bool Probable(const Scores& s, Probs& p, float (&sum)[2]) {
-    int32_t top = 0;
-    sum[0] = sum[1] = 0.0f;
-#pragma unroll
-    for (int page = 0; page < kPrefillPages; ++page) ProbablePage(page, s, p, sum, top);
-    return top > __float_as_int(kTooHigh);
-  }
-  __device__ __forceinline__ void ProbablePage(int page, const Scores& s, Probs& p, float (&sum)[2],
-                                               int32_t& top) {
-    constexpr int kOfPage = kBlocks / kPrefillPages;
-    asm volatile("" ::: "memory");  // what is read for a page is not kept or fetched for another
-    const PrefillScales& scales = shared_.scales[Stage()][page];
-    const PrefillLane lane = Lane();
-    const float bias[2] = {scales.log_r - lane.unit[0], scales.log_r - lane.unit[1]};
-    const uint32_t c = c_;
-    float page_sum[2] = {};
-#pragma unroll
-    for (int i = 0; i < kOfPage; ++i) {
-      const int b = page * kOfPage + i;
-      const float4 score = *reinterpret_cast<const float4*>(scales.score + 16 * i + 4 * c);
-      const float4 value = *reinterpret_cast<const float4*>(scales.value + 16 * i + 4 * c);
-      const float score_of[4] = {score.x, score.y, score.z, score.w};
-      const float value_of[4] = {value.x, value.y, value.z, value.w};
-      float four[2];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float x[4];
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          x[e] = Exp2Approx(__fmaf_rn(lane.scale[h], s[Register(b, e, h)] * score_of[e], bias[h]));
-        }
-        four[h] = (x[0] + x[1]) + (x[2] + x[3]);
-        page_sum[h] += four[h];
-#pragma unroll
-        for (int e = 0; e < 4; ++e) x[e] *= value_of[e];
-        p[2 * b + h] = FloatsToE4M3x4(x[0], x[1], x[2], x[3]);
-      }
-      top = __vimax3_s32(top, __float_as_int(four[0]), __float_as_int(four[1]));
-    }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) sum[h] = __fmaf_rn(page_sum[h], scales.inverse_r, sum[h]);
   }
 
   static __device__ __forceinline__ float QuadMax(float x) {
@@ -477,7 +408,7 @@ class PrefillConsumer {
       float sum = h == 0 ? Sums().x : Sums().y;
       sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
       sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
-      const float factor = sum == 0.0f ? 0.0f : __fdividef(512.0f / kPrefillUnit, sum);
+      const float factor = sum == 0.0f ? 0.0f : __fdividef(512.0f / 256.0f, sum);
       const int4 places = shared_.places[group_][Thread() % 128];
       const int64_t row = h == 0 ? places.z : places.w;  // of 64 bits from here on
       if (row < 0) continue;
@@ -493,9 +424,9 @@ class PrefillConsumer {
   const AttnPrefillParams& p_;
   Shared& shared_;
   const int group_;
-  const uint32_t c_;    // lane % 4
-  uint32_t turn_ = 0;   // counts the CTA's pieces
-  uint32_t tile_ = 0;   // and its tiles
+  const uint32_t c_;  // lane % 4
+  int buffer_ = 0;    // of the piece and its rows
+  RingPlace<kPrefillStages> place_;
   float out_[kValues];  // sums of P V in units of u
 };
 

@@ -27,7 +27,7 @@ __device__ __forceinline__ void InitPrefillShared(PrefillShared<kDim>& shared) {
   __syncthreads();
 }
 
-// 128 x 32 + 384 x 160 registers are what 512 x 128 gave the CTA: asking for more hangs.
+// 128 x 56 + 384 x 152 registers are what 512 x 128 gave the CTA: asking for more hangs.
 template <int kDim, int kTerms>
 __global__ void __launch_bounds__(kPrefillThreads, 1)
     AttnPrefill(const __grid_constant__ AttnPrefillParams p) {
@@ -37,10 +37,10 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);
   const int group = warp / 4;
   if (group == kPrefillConsumers) {
-    RegistersDecrease<32>();
-    PrefillProducer<kDim>(p, shared).Run();
+    RegistersDecrease<56>();
+    PrefillProducer<kDim>(p, shared, warp % 4).Run();
   } else {
-    RegistersIncrease<160>();
+    RegistersIncrease<152>();
     PrefillConsumer<kDim, kTerms>(p, shared, group).Run();
   }
 }

@@ -11,9 +11,6 @@
 
 namespace fireq::sm90 {
 
-// P' of a probability of 1 at s_v = r: 2 to the exponent kPrefillUnitLog.
-inline constexpr int kPrefillUnitLog = 6;
-inline constexpr float kPrefillUnit = 1 << kPrefillUnitLog;
 inline constexpr int kPrefillPages = kPrefillKeys / kTokensPerPage;  // of a tile
 inline constexpr int kPrefillConsumers = kPrefillRows / 64;          // warpgroups
 inline constexpr int kPrefillThreads = 128 * (kPrefillConsumers + 1);
@@ -21,7 +18,7 @@ inline constexpr int kPrefillThreads = 128 * (kPrefillConsumers + 1);
 // What a key's score and probability are multiplied by, in the order of its page.
 struct PrefillScales {
   float score[kTokensPerPage];  // s_k 2^9: codes enter the product as (q - z) 2^-9
-  float value[kTokensPerPage];  // kPrefillUnit s_v / r
+  float value[kTokensPerPage];  // 256 s_v / r
   float log_r;                  // r: power of two >= |s_v| of the page
   float inverse_r;
   float unused[30];  // 128-byte multiples
@@ -38,17 +35,61 @@ struct PrefillPiece {
   int32_t tiles;                            // of keys; -1: no more work
   int32_t group_tiles[kPrefillConsumers];   // of each warpgroup
   int32_t masked_tiles[kPrefillConsumers];  // the last, seen in part by some row
-
-  // Neither a consumer's first tile nor seen in part; `left` tiles from its end.
-  __device__ __forceinline__ int32_t Simple(int consumer, int32_t left) const {
-    return left < group_tiles[consumer] && left > masked_tiles[consumer];
-  }
 };
 
 // What a consumer lane knows of its two rows.
 struct alignas(16) PrefillLane {
   float scale[2];  // of PrefillRow
   float unit[2];   // u
+};
+
+template <int kDim>
+struct PrefillShared {
+  static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
+  // E4M3 [64 tokens][Dh] a page, K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token
+  // KeyOfRow(n), so that a thread's columns of S are the k of its A fragment of P.
+  alignas(1024) uint8_t k[kPrefillStages][kPrefillPages][kTokensPerPage * kDim];
+  // E4M3 [64 rows][Dh] a consumer, swizzled as K; each copies its own.
+  alignas(1024) uint8_t q[kPrefillConsumers][64 * kDim];
+  // E4M3 [Dh][64 tokens] a page in the 64-byte swizzle: V^T.
+  alignas(512) uint8_t v[kPrefillStages][kPrefillPages][kDim * kTokensPerPage];
+  PrefillRow rows[2][kPrefillRows];
+  PrefillPiece piece[2];
+  PrefillLane lanes[kPrefillConsumers][128];
+  float2 sums[kPrefillConsumers][128];  // a lane's part of sum 2^(x - u)
+  int4 places[kPrefillConsumers][128];  // limits, less 4 (lane % 4), and indices of its two rows
+  alignas(128) PrefillScales scales[kPrefillStages][kPrefillPages];
+  // Packed codes of K or of V, then 64 scales, then 64 zero points.
+  static constexpr int kRawScales = kTokensPerPage * kDim / 2;
+  static constexpr int kRawZeros = kRawScales + 2 * kTokensPerPage;
+  static constexpr int kRawBytes = kRawZeros + kTokensPerPage;
+  alignas(128) uint8_t raw[4][kPrefillRawPages][kRawBytes];
+  Mbarrier full[kPrefillStages];
+  Mbarrier empty[kPrefillStages];
+  Mbarrier raw_full[4][kPrefillRawPages];
+  Mbarrier piece_full[2];
+  Mbarrier piece_empty[2];
+};
+
+// Row of the K tile for token 16 b + 4 c + e: S's columns 8 j + 2 c + i then hold, for lane c, the
+// four tokens 16 b + 4 c .. + 3 that lane c needs as bytes of P.
+__device__ constexpr int RowOfKey(int token) {
+  const int c = token >> 2 & 3;
+  const int e = token & 3;
+  return (token & ~15) + 2 * c + (e & 1) + 8 * (e >> 1);
+}
+
+// A position in a ring of kCount barriers.
+template <int kCount>
+struct RingPlace {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void Next() {
+    if (++stage == kCount) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
 };
 
 // One piece of work: kPrefillRows rows of a sequence and KV head.
@@ -77,61 +118,31 @@ struct PrefillWork {
   }
 };
 
-template <int kDim>
-struct PrefillShared {
-  static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
-  // E4M3 [64 tokens][Dh] a page, K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token
-  // KeyOfRow(n), so that a thread's columns of S are the k of its A fragment of P.
-  alignas(1024) uint8_t k[kPrefillStages][kPrefillPages][kTokensPerPage * kDim];
-  // E4M3 [64 rows][Dh] a consumer, swizzled as K; each copies its own.
-  alignas(1024) uint8_t q[kPrefillConsumers][64 * kDim];
-  // E4M3 [Dh][64 tokens] a page in the 64-byte swizzle: V^T.
-  alignas(512) uint8_t v[kPrefillStages][kPrefillPages][kDim * kTokensPerPage];
-  PrefillRow rows[2][kPrefillRows];
-  PrefillPiece piece[2];
-  PrefillWork work[4];  // each producer warp's
-  PrefillLane lanes[kPrefillConsumers][128];
-  float2 sums[kPrefillConsumers][128];  // a lane's part of sum 2^(x - u)
-  int4 places[kPrefillConsumers][128];  // limits, less 4 (lane % 4), and indices of its two rows
-  alignas(128) PrefillScales scales[kPrefillStages][kPrefillPages];
-  // Packed codes of K or of V, then 64 scales, then 64 zero points.
-  static constexpr int kRawScales = kTokensPerPage * kDim / 2;
-  static constexpr int kRawZeros = kRawScales + 2 * kTokensPerPage;
-  static constexpr int kRawBytes = kRawZeros + kTokensPerPage;
-  alignas(128) uint8_t raw[4][kPrefillRawPages][kRawBytes];
-  Mbarrier full[kPrefillStages];
-  Mbarrier empty[kPrefillStages];
-  Mbarrier raw_full[4][kPrefillRawPages];
-  Mbarrier piece_full[2];
-  Mbarrier piece_empty[2];
+// The CTA's pieces of work.
+class PrefillWalk {
+ public:
+  __device__ explicit PrefillWalk(const AttnPrefillParams& p) : p_(p) {}
+
+  // The next piece of work; false when there is none.
+  __device__ __forceinline__ bool Next(PrefillWork& work) {
+    const int64_t index = PrefillTurn(turn_++, blockIdx.x, gridDim.x);
+    if (index >= int64_t{p_.num_items} * p_.kv_heads) return false;
+    const uint32_t number = static_cast<uint32_t>(index);  // fits: the host checks
+    const uint32_t heads = static_cast<uint32_t>(p_.kv_heads);
+    const int4* item = reinterpret_cast<const int4*>(p_.items + number / heads);
+    const int4 head = __ldg(item);
+    work.sequence = head.x;
+    work.kv_head = static_cast<int32_t>(number % heads);
+    work.first_row = head.y * kPrefillRows;
+    work.first_token = head.z;
+    work.rows = head.w * p_.group;
+    work.prefix = __ldg(&item[1].x);
+    return true;
+  }
+
+ private:
+  const AttnPrefillParams& p_;
+  int32_t turn_ = 0;
 };
-
-// Row of the K tile for token 16 b + 4 c + e: S's columns 8 j + 2 c + i then hold, for lane c, the
-// four tokens 16 b + 4 c .. + 3 that lane c needs as bytes of P.
-__device__ constexpr int RowOfKey(int token) {
-  const int c = token >> 2 & 3;
-  const int e = token & 3;
-  return (token & ~15) + 2 * c + (e & 1) + 8 * (e >> 1);
-}
-
-// The CTA's piece of work number `turn`; false when there is none.
-__device__ __forceinline__ bool NextPrefillWork(const AttnPrefillParams& p, int32_t turn,
-                                                PrefillWork& work) {
-  uint32_t cta;  // read anew: what follows from it would be kept in a register
-  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(cta));
-  const int64_t index = PrefillTurn(turn, cta, gridDim.x);
-  if (index >= int64_t{p.num_items} * p.kv_heads) return false;
-  const uint32_t number = static_cast<uint32_t>(index);  // fits: the host checks
-  const uint32_t heads = static_cast<uint32_t>(p.kv_heads);
-  const int4* item = reinterpret_cast<const int4*>(p.items + number / heads);
-  const int4 head = __ldg(item);
-  work.sequence = head.x;
-  work.kv_head = static_cast<int32_t>(number % heads);
-  work.first_row = head.y * kPrefillRows;
-  work.first_token = head.z;
-  work.rows = head.w * p.group;
-  work.prefix = __ldg(&item[1].x);
-  return true;
-}
 
 }  // namespace fireq::sm90

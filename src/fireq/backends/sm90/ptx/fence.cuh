@@ -20,17 +20,6 @@ __device__ __forceinline__ void NamedBarrierSync(uint32_t id, uint32_t threads) 
 __device__ __forceinline__ void NamedBarrierArrive(uint32_t id, uint32_t threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-// barrier.red.or: the same as NamedBarrierSync; true if it is for any of the threads.
-__device__ __forceinline__ bool NamedBarrierAny(uint32_t id, uint32_t threads, bool here) {
-  uint32_t any;
-  asm volatile(
-      "{\n.reg .pred p, q;\nsetp.ne.u32 p, %3, 0;\n"
-      "barrier.cta.red.or.pred q, %1, %2, p;\nselp.u32 %0, 1, 0, q;\n}\n"
-      : "=r"(any)
-      : "r"(id), "r"(threads), "r"(static_cast<uint32_t>(here))
-      : "memory");
-  return any != 0;
-}
 // barrier.cluster: all threads of all CTAs of the cluster; arrive releases, wait acquires.
 __device__ __forceinline__ void ClusterArrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
