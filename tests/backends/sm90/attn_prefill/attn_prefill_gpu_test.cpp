@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <random>
 
 #include "fireq/backends/sm90/attn_prefill/launch.h"
@@ -22,7 +23,8 @@ using testing::ReferenceAttention;
 using testing::RelativeError;
 
 // The step's attention with poisoned outputs.
-std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device, bool e4m3_probs) {
+std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device, bool e4m3_probs,
+                              int32_t exact_limit = AttnPrefillParams{}.exact_limit) {
   std::vector<int32_t> queries;
   for (int s = 0; s < c.num_sequences(); ++s)
     queries.push_back(c.query_start[s + 1] - c.query_start[s]);
@@ -39,6 +41,7 @@ std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device,
                   .out = device.out.data(),
                   .num_heads = c.num_heads,
                   .kv_heads = c.layout.kv_heads,
+                  .exact_limit = exact_limit,
                   .max_pages = c.max_pages};
   device.out.FillBytes(0xFF);
   const Stream stream;
@@ -49,6 +52,27 @@ std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device,
 
 std::vector<int32_t> Times(size_t count, int32_t length) {
   return std::vector<int32_t>(count, length);
+}
+
+// What batch-invariant mode asks for: a token's bits, wherever the chunk that it lies in begins.
+TEST(AttnPrefill, ChunksGiveTheSameBitsWithoutExactSums) {
+  FIREQ_NEEDS_HOPPER();
+  const int tokens = 200;
+  const AttentionCase whole =
+      MakeAttentionCase({{tokens}, {tokens}, 32, {KvGrid::kAsymmetric, 8, 128}}, 1);
+  AttentionOnDevice device(whole);
+  const std::vector<float> expected = RunPrefill(whole, device, true, 0);
+  for (const int begin : {1, 7, 16, 31, 33, 100, 199}) {
+    AttentionCase chunk = whole;
+    chunk.query_start = {0, tokens - begin};
+    chunk.q.erase(chunk.q.begin(), chunk.q.begin() + begin * 32 * 128);
+    chunk.q_scale.erase(chunk.q_scale.begin(), chunk.q_scale.begin() + begin * 32);
+    AttentionOnDevice chunk_device(chunk);
+    const std::vector<float> out = RunPrefill(chunk, chunk_device, true, 0);
+    EXPECT_EQ(
+        0, std::memcmp(out.data(), expected.data() + begin * 32 * 128, out.size() * sizeof(float)))
+        << "begins at " << begin;
+  }
 }
 
 class AttnPrefillCases : public ::testing::TestWithParam<Case> {};
