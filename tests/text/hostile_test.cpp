@@ -126,6 +126,20 @@ TEST(HostileTokenizer, LongRunsOfMarksNormaliseInGoodTime) {
   EXPECT_EQ(normal.substr(0, 3), "\xE1\xBA\xA1");  // a with dot below, U+1EA1
 }
 
+// As Hugging Face's library has it: by the tables of Unicode 9.
+TEST(Normalizing, WhatCombinesOnlySinceUnicode9StaysWhereItIs) {
+  const std::string above = "\xCD\xAB";         // U+036B, class 230
+  const std::string telugu = "\xE0\xB0\xBC";    // U+0C3C, class 7 since Unicode 14
+  const std::string bengali = "\xE0\xA6\xBC";   // U+09BC, class 7 since Unicode 1
+  const std::string modifier = "\xEA\x9F\xB2";  // U+A7F2, decomposes since Unicode 14
+  EXPECT_EQ(NormalizeUnicode(above + telugu, NormalForm::kNfc), above + telugu);
+  EXPECT_EQ(NormalizeUnicode(above + bengali, NormalForm::kNfc), bengali + above);
+  EXPECT_EQ(NormalizeUnicode(modifier, NormalForm::kNfkc), modifier);
+  // Text on both sides is normalised.
+  EXPECT_EQ(NormalizeUnicode("e\xCC\x81" + telugu + "e\xCC\x81", NormalForm::kNfc),
+            "\xC3\xA9" + telugu + "\xC3\xA9");
+}
+
 Json TinyGguf() {
   return {{"tokenizer.ggml.model", "llama"},
           {"tokenizer.ggml.tokens", {"<unk>", "<s>", "a", "b", "ab"}},

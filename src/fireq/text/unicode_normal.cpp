@@ -67,6 +67,49 @@ std::string ToUtf8(const std::vector<utf8proc_int32_t>& codes) {
   return out;
 }
 
+struct CodeRange {
+  char32_t first, last;
+};
+
+// What combines or decomposes since a Unicode later than 9. Hugging Face's library normalises by
+// the tables of Unicode 9, where these are starters that stay as they are; so do its ids.
+constexpr CodeRange kSinceUnicode9[] = {
+    {0x7FD, 0x7FD},     {0x898, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},
+    {0xC3C, 0xC3C},     {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x1715, 0x1715},
+    {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},   {0x32FF, 0x32FF},   {0xA7F2, 0xA7F4},
+    {0xA82C, 0xA82C},   {0xAB69, 0xAB69},   {0x10781, 0x10785}, {0x10787, 0x107B0},
+    {0x107B2, 0x107BA}, {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF},
+    {0x10F46, 0x10F50}, {0x10F82, 0x10F85}, {0x11070, 0x11070}, {0x1133B, 0x1133B},
+    {0x1145E, 0x1145E}, {0x11839, 0x1183A}, {0x11938, 0x11938}, {0x1193D, 0x1193E},
+    {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
+    {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97},
+    {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1}, {0x1E030, 0x1E06D}, {0x1E08F, 0x1E08F},
+    {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF},
+    {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9}};
+
+bool IsSinceUnicode9(char32_t code) {
+  if (code < kSinceUnicode9[0].first) return false;
+  const auto* range = std::ranges::lower_bound(kSinceUnicode9, code, {}, &CodeRange::last);
+  return range != std::end(kSinceUnicode9) && range->first <= code;
+}
+
+// Text without characters of kSinceUnicode9.
+std::string NormalizePart(std::string_view text, NormalForm form) {
+  const bool compatible = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
+  const bool compose = form == NormalForm::kNfc || form == NormalForm::kNfkc;
+  const int options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0);
+  std::vector<utf8proc_int32_t> codes = Decompose(text, options);
+  SortMarks(codes);
+  if (compose && !codes.empty()) {
+    const auto size = static_cast<utf8proc_ssize_t>(codes.size());
+    const auto left = utf8proc_normalize_utf32(
+        codes.data(), size, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    FIREQ_CHECK(left >= 0, kInternal, "composing ", size, " characters: ", utf8proc_errmsg(left));
+    codes.resize(static_cast<size_t>(left));
+  }
+  return ToUtf8(codes);
+}
+
 template <class Map>
 std::string MapChars(std::string_view text, const Map& map) {
   std::string out;
@@ -83,19 +126,19 @@ std::string MapChars(std::string_view text, const Map& map) {
 
 std::string NormalizeUnicode(std::string_view text, NormalForm form) {
   if (IsTriviallyNormal(text, form)) return std::string(text);
-  const bool compatible = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
-  const bool compose = form == NormalForm::kNfc || form == NormalForm::kNfkc;
-  const int options = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0);
-  std::vector<utf8proc_int32_t> codes = Decompose(text, options);
-  SortMarks(codes);
-  if (compose && !codes.empty()) {
-    const auto size = static_cast<utf8proc_ssize_t>(codes.size());
-    const auto left = utf8proc_normalize_utf32(
-        codes.data(), size, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    FIREQ_CHECK(left >= 0, kInternal, "composing ", size, " characters: ", utf8proc_errmsg(left));
-    codes.resize(static_cast<size_t>(left));
+  std::string out;
+  size_t begin = 0;
+  for (size_t at = 0; at < text.size();) {
+    const DecodedChar c = DecodeFirst(text.substr(at));
+    const auto size = static_cast<size_t>(std::max(c.length, 1));
+    if (IsSinceUnicode9(c.code)) {
+      out += NormalizePart(text.substr(begin, at - begin), form);
+      out += text.substr(at, size);
+      begin = at + size;
+    }
+    at += size;
   }
-  return ToUtf8(codes);
+  return out + NormalizePart(text.substr(begin), form);
 }
 
 std::string LowerCase(std::string_view text) {
