@@ -14,7 +14,7 @@ cd "$(dirname "$0")"
 # The part that runs every test comes last, so that a log ends with its summary.
 parts=${*:-"check hopper asan tsan cpu"}
 # The test programs whose code starts threads, and the GPU build's own: label regexes for ctest.
-threaded='^(base|backend_cpu|engine)_test$'
+threaded='^(base|backend_cpu|quant|engine)_test$'
 hopper='_gpu_test$|_plan_test$|^product$'
 sh tools/install_packages.sh build run test
 
@@ -59,7 +59,7 @@ for part in $parts; do
       ;;
     tsan)
       cmake --preset tsan
-      cmake --build --preset tsan -j "$jobs" --target base_test backend_cpu_test engine_test
+      cmake --build --preset tsan -j "$jobs" --target base_test backend_cpu_test quant_test engine_test
       ctest --preset tsan --no-tests=error -j "$jobs" -L "$threaded"
       ;;
     hopper)
