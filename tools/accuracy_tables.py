@@ -32,7 +32,7 @@ def with_error(row, value, digits, factor=1):
 
 def scored_on(row):
     """Rows without a device are older: the CPU's unless the CSV's first lines say otherwise."""
-    return "GPU" if (row.get("device") or "").endswith("cuda") else "CPU"
+    return "GPU" if (row.get("device") or "").split(" ")[0].endswith("cuda") else "CPU"
 
 
 def accuracy():

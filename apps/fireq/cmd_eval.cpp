@@ -11,7 +11,7 @@ namespace {
 
 struct EvalPerplexityOptions {
   CommonOptions common;
-  std::string model, text_file, reference;
+  std::string model, text_file, reference, reference_device;
   PerplexityRequest request;
   ProductsMode products = ProductsMode::kServed;
   LmHead lm_head = LmHead::kAsStored;
@@ -27,6 +27,7 @@ void RunEvalPerplexity(const EvalPerplexityOptions& options) {
   LanguageModel model = LanguageModel::Load(options.model, load);
   load.lm_head = LmHead::kAsStored;  // of the reference
   load.tensor_parallel = 1;
+  if (!options.reference_device.empty()) load.runtime.device = options.reference_device;
   std::optional<LanguageModel> reference;
   if (!options.reference.empty()) reference.emplace(LanguageModel::Load(options.reference, load));
 
@@ -88,6 +89,8 @@ void AddEval(CLI::App& app) {
                       "Tokens of a window run at a time (0: all; 1: as decoding runs them)");
   command->add_option("--reference", options->reference,
                       "Float model to measure KL divergence and top-1 agreement against");
+  command->add_option("--reference-device", options->reference_device,
+                      "Where that one runs (default: as --device)");
   AddLmHead(*command, options->lm_head);
   AddProducts(*command, options->products);
   AddTensorParallel(*command, options->tensor_parallel);

@@ -20,6 +20,8 @@ MAIN = [
 
 RIVALS = [
     ("qoq", "qoq", ""),
+    ("qoq smoothed and rotated", "qoq",
+     "cas=mean cas.lambdas=1,3 rotate.residual=true"),
     ("qoq without clipping", "qoq", "weights.search=false"),
     ("qoq without SmoothAttention", "qoq", "smooth.qk=false"),
     ("qoq with outputs smoothed", "qoq", "cas=mean cas.lambdas=1,3"),
@@ -55,13 +57,15 @@ TEXTS = [
                        ("technical", "calibration/technical.utf8"))
 ]
 
+AUTO = [("auto", "auto", "")]
+
 TASKS = [("float", "", ""), ("default", "default", ""), ("fireq", "fireq", ""),
          ("qoq", "qoq", ""), ("rtn", "rtn", "")]
 
 KV_ALONE = [
     ("float", "", ""),
     ("K and V alone, default", "default", KV_ONLY),
-    ("K and V alone, K centred", "default", "shift.k=1 " + KV_ONLY),
+    ("K and V alone, K not centred", "default", "shift.k=0 " + KV_ONLY),
 ]
 
 ABLATION = [
@@ -116,13 +120,15 @@ CHOOSE = [
     ("K half centred", "default", "shift.k=0.5"),
 ]
 
+ZERO_SHOT = ("piqa", "arc_easy", "arc_challenge", "winogrande", "lambada_openai", "hellaswag",
+             "boolq")
 WIKI_TEST = "wikitext-2-raw/wiki.test.raw"
 
 
 class Set(NamedTuple):
     rows: list
     text: str
-    tokens: int  # items of each task for TASKS
+    tokens: int  # items of each task for TASKS, 0: all
     calib_tokens: int
     products: str = "table,exact"
     reference: bool = True  # KL and top-1 as well
@@ -136,10 +142,10 @@ SETS = {
     "ablation": Set(ABLATION, WIKI_TEST, 16384, 32768, "table"),
     "seeds": Set(SEEDS, WIKI_TEST, 16384, 8192, "table"),
     "texts": Set(TEXTS, WIKI_TEST, 16384, 16384, "table"),
-    "kv": Set(KV_ALONE, WIKI_TEST, 65536, 2048, "exact"),
+    "kv": Set(KV_ALONE, WIKI_TEST, 65536, 32768, "exact"),
+    "auto": Set(AUTO, WIKI_TEST, 16384, 32768),
     "sensitivity": Set(SENSITIVITY, "calibration/wiki.utf8", 8192, 16384, "exact"),
     "choose": Set(CHOOSE, "calibration/wiki.utf8", 16384, 32768),
-    "tasks": Set(TASKS, "", 500, 32768, "served", tasks=(
-        "piqa", "arc_easy", "arc_challenge", "winogrande", "lambada_openai", "hellaswag",
-        "boolq")),
+    "tasks": Set(TASKS, "", 500, 131072, "served", tasks=ZERO_SHOT),
+    "tasks_full": Set(TASKS, "", 0, 131072, "served", tasks=ZERO_SHOT),  # every item
 }

@@ -9,10 +9,11 @@
     bench/accuracy/run.py --set sensitivity --data DATA  # one kind of tensor or one layer alone
     bench/accuracy/run.py --set tasks    --data DATA   # zero-shot tasks, the first 500 items of each
 
-and rivals, kv, choose (rows.py). DATA holds wikitext-2-raw/wiki.test.raw, calibration/*.utf8 and tasks/.
-A row that the CSV already has (same recipe, settings, products, text and sizes) is not run again, so a
-run can be interrupted. Sets named together (--set main,full) share their checkpoints. --jobs N runs N
-programs at a time, quantisers with --threads and evaluations with --eval-threads; --pin gives each its
+and rivals, kv, auto, choose, tasks_full (rows.py). DATA holds
+wikitext-2-raw/wiki.test.raw, calibration/*.utf8 and tasks/.
+A row that the CSV already has (same recipe, settings, products, text, sizes and kind of device that
+scores) is not run again, so a run can be interrupted. Sets named together (--set main,full) share their
+checkpoints. --jobs N runs N programs at a time, quantisers with --threads and evaluations with --eval-threads; --pin gives each its
 own share of the CPUs, so that they do not take turns on them. Standard library only.
 """
 
@@ -23,6 +24,7 @@ import json
 import os
 import pathlib
 import queue
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,6 +48,7 @@ def parse_arguments():
     parser.add_argument("--fireq", default="build/cpu/fireq")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--products", help="instead of the set's")
+    parser.add_argument("--tasks", help="of the set's, by comma")
     parser.add_argument("--tokens", type=int, help="of the text that is scored; items of a task")
     parser.add_argument("--calib-tokens", type=int)
     parser.add_argument("--threads", type=int, default=0)
@@ -55,7 +58,10 @@ def parse_arguments():
                         help="each job to its own CPUs, as many threads (Linux)")
     parser.add_argument("--device", default="cpu", help="that quantises (default: cpu)")
     parser.add_argument("--eval-device", default="cpu", help="that scores (default: cpu)")
+    parser.add_argument("--reference-device",
+                        help="that runs the float model for KL (default: --eval-device)")
     parser.add_argument("--only", help="rows called, or whose name contains, one of these, by comma")
+    parser.add_argument("--match", type=re.compile, help="only rows in whose name this is found")
     parser.add_argument("--out", type=pathlib.Path,
                         default=pathlib.Path(__file__).parent.parent / "results")
     arguments = parser.parse_args()
@@ -115,7 +121,9 @@ class Table:
 
     @staticmethod
     def key(row):
-        return tuple(str(row[field]) for field in KEY)
+        """Rows without a device are older: a CPU scored them."""
+        scored = "cuda" if (row.get("device") or "").split(" ")[0].endswith("cuda") else "cpu"
+        return (*(str(row[field]) for field in KEY), scored)
 
     def save(self, row):
         with self.lock:
@@ -164,16 +172,20 @@ class Measurement:
             name, recipe, settings, calibration, text = (*spec, *defaults[len(spec):])
             if arguments.only and not self.is_wanted(name, chosen):
                 continue
+            if arguments.match and not arguments.match.search(name):
+                continue
             calib_tokens = arguments.calib_tokens or chosen.calib_tokens
             if not recipe:
                 calibration, calib_tokens = "", 0
             key = (recipe, settings, calibration, calib_tokens)
             checkpoint = self.checkpoints.setdefault(key, Checkpoint(*key))
             products = (arguments.products or chosen.products).split(",") if recipe else ["float"]
-            for part, task in itertools.product(products, chosen.tasks or (text,)):
+            tasks = tuple(arguments.tasks.split(",")) if arguments.tasks else chosen.tasks
+            for part, task in itertools.product(products, tasks or (text,)):
                 row = dict(row=name, recipe=recipe or "float", settings=settings, products=part,
                            text=task, tokens=arguments.tokens or chosen.tokens,
-                           calibration=calibration, calib_tokens=calib_tokens)
+                           calibration=calibration, calib_tokens=calib_tokens,
+                           device=arguments.eval_device)
                 if Table.key(row) not in table.done:
                     checkpoint.wanted.append((table, row, chosen))
 
@@ -231,10 +243,29 @@ class Measurement:
                        arguments.device]
             for setting in checkpoint.settings.split():
                 command += ["--set", setting]
-            checkpoint.seconds = round(run(command, arguments.threads)["seconds"], 1)
+            report = run(command, arguments.threads)
+            checkpoint.seconds = round(report["seconds"], 1)
+            if "choice" in report:
+                self.save_choice(checkpoint, report["choice"])
         for table, row, chosen in checkpoint.wanted:  # before other checkpoints are begun
             self.put(place - len(self.checkpoints), self.evaluate, checkpoint, target, table, row,
                      chosen)
+
+    def save_choice(self, checkpoint, choice):
+        """What recipe auto measured of each candidate, and which it took."""
+        fields = ["candidate", "kl_table", "kl_exact", "kl_stderr", "chosen", "calibration",
+                  "trial_tokens", "held_out_tokens", "device"]
+        with (self.arguments.out / "accuracy_auto_choice.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, fields, lineterminator="\n", restval="")
+            writer.writeheader()
+            for candidate in choice["candidates"]:
+                row = {key: round(value, 5) for key, value in candidate.items() if key.startswith("kl")}
+                row.update(candidate=candidate["name"],
+                           chosen="yes" if candidate["name"] == choice["chosen"] else "",
+                           calibration=checkpoint.calibration,
+                           trial_tokens=choice["calibration_tokens"],
+                           held_out_tokens=choice["held_out_tokens"], device=self.arguments.device)
+                writer.writerow(row)
 
     def evaluate(self, checkpoint, target, table, row, chosen):
         try:
@@ -250,9 +281,12 @@ class Measurement:
                     checkpoint.folder.cleanup()
 
     def devices(self, row):
-        """What quantised and what scored, e.g. cuda/cpu."""
-        scored = self.arguments.eval_device
-        return scored if row["recipe"] == "float" else f"{self.arguments.device}/{scored}"
+        """What quantised and what scored, e.g. cuda/cpu; then what ran the float model for KL."""
+        scored, reference = self.arguments.eval_device, self.arguments.reference_device
+        if row["recipe"] == "float":
+            return scored
+        note = f" (float: {reference})" if reference and reference != scored else ""
+        return f"{self.arguments.device}/{scored}{note}"
 
     def perplexity(self, target, row, reference):
         arguments = self.arguments
@@ -262,6 +296,8 @@ class Measurement:
                    "--products", products, "--device", arguments.eval_device]
         if reference and row["recipe"] != "float":
             command += ["--reference", arguments.model]
+            if arguments.reference_device:
+                command += ["--reference-device", arguments.reference_device]
         result = run(command, arguments.eval_threads)
         out = dict(perplexity=round(result["perplexity"], 4),
                    perplexity_stderr=round(result["perplexity_stderr"], 4))

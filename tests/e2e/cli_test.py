@@ -94,6 +94,12 @@ class MainJob(WithModel):
         self.assertEqual(r["reference_perplexity"], r["perplexity"])
         self.assertEqual(r["reference_perplexity_stderr"], r["perplexity_stderr"])
 
+    def test_reference_has_a_device_of_its_own(self):
+        args = ("eval", "perplexity", self.model, "--text", self.text, "--context", 128, "--max-tokens", 128,
+                "--reference", self.model, "--device", "cpu", "--reference-device")
+        self.assertEqual(run_json(*args, "cpu")["kl_mean"], 0)
+        self.assertIn('"abacus"', run(*args, "abacus", code=2).stderr)
+
     def test_products_can_be_forced(self):
         out, _ = self.quantise("products", "--recipe", "rtn")
         ppl = {p: run_json("eval", "perplexity", out, "--text", self.text, "--context", 128, "--max-tokens",

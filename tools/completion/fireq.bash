@@ -6,7 +6,7 @@ _fireq_options() {
   local bench="--synthetic --layers --shape --max-tokens --memory-gib --tensor-parallel --eager --batch-invariant --lm-head --products"
   case $1 in
     quantize) echo "--synthetic --layers --output --recipe --set --calib --calib-tokens --calib-context --held-out-tokens --seed --save-every --restart $common" ;;
-    "eval perplexity") echo "--text --context --max-tokens --chunk --reference --lm-head --tensor-parallel --products $common" ;;
+    "eval perplexity") echo "--text --context --max-tokens --chunk --reference --reference-device --lm-head --tensor-parallel --products $common" ;;
     "eval tasks") echo "--data --tasks --limit --products $common" ;;
     "eval trace") echo "--synthetic --text --tokens --tolerance --products $common" ;;
     "bench prefill") echo "--repeats --baseline --compare $bench $common" ;;
@@ -45,7 +45,7 @@ _fireq() {
       return ;;
     --products) mapfile -t COMPREPLY < <(compgen -W "served table exact" -- "$current"); return ;;
     --lm-head) mapfile -t COMPREPLY < <(compgen -W "stored int4" -- "$current"); return ;;
-    --device) mapfile -t COMPREPLY < <(compgen -W "auto cpu cuda" -- "$current"); return ;;
+    --device | --reference-device) mapfile -t COMPREPLY < <(compgen -W "auto cpu cuda" -- "$current"); return ;;
     --tasks)
       _fireq_list "piqa arc_easy arc_challenge boolq hellaswag winogrande lambada_openai" "$current"
       return ;;
