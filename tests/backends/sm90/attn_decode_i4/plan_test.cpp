@@ -41,18 +41,19 @@ TEST(AttnDecodePlan, RowTilesHoldEveryQueryRow) {
 TEST(AttnDecodePlan, CutsSegmentsIntoWholeClusters) {
   for (const int64_t sms : {132, 114, 131}) {
     for (int64_t sequences = 1; sequences <= 40; ++sequences) {
-      for (const int64_t max_pages : {0, 1, 16, 17, 2000}) {
+      for (const int64_t max_pages : {0, 1, 16, 17, 32, 33, 2000}) {
         const AttnDecodePlan plan = MakeAttnDecodePlan({sequences, 32, 8, 128, 1, sms, max_pages});
         const int64_t possible = plan.ctas / (sequences * 8);
         EXPECT_EQ(plan.ctas % plan.cluster, 0);
         EXPECT_EQ(plan.cuts % plan.cluster, 0);
         EXPECT_LE(plan.cuts, possible);
         EXPECT_GE(8 * plan.cuts, 7 * possible);
-        EXPECT_LE(plan.cluster, max_pages == 0 || max_pages > 16 ? 2 : 4);
+        EXPECT_LE(plan.cluster, max_pages == 0 || max_pages > 32 ? 2 : max_pages > 16 ? 8 : 4);
       }
     }
   }
   EXPECT_EQ(MakeAttnDecodePlan({1, 32, 8, 128, 1, 132, 16}).cluster, 4);
+  EXPECT_EQ(MakeAttnDecodePlan({1, 32, 8, 128, 1, 132, 17}).cluster, 8);
   EXPECT_EQ(MakeAttnDecodePlan({1, 32, 8, 128, 1, 132}).cluster, 2);
   EXPECT_EQ(MakeAttnDecodePlan({64, 32, 8, 128, 1, 132}).cluster, 1);
 }

@@ -196,6 +196,7 @@ TEST_P(RopeKvWriteCases, MatchesTheHost) {
 }
 
 constexpr KvGrid kAsym = KvGrid::kAsymmetric;
+using Vector = std::vector<int32_t>;
 INSTANTIATE_TEST_SUITE_P(
     , RopeKvWriteCases,
     ::testing::Values(
@@ -207,7 +208,12 @@ INSTANTIATE_TEST_SUITE_P(
         Case{{"64", {40, 9, 3}, {40, 150, 11}, 8, 2, 64, kAsym}, true, true, true},
         Case{{"64 decode", {1, 2}, {40, 150}, 14, 2, 64, kAsym}, false, false, true},
         Case{{"symmetric", {33, 2}, {40, 66}, 8, 2, 128, KvGrid::kSymmetric}, false, false, false},
-        Case{{"signed", {33, 2}, {40, 66}, 8, 2, 128, KvGrid::kSigned}, false, false, false}),
+        Case{{"signed", {33, 2}, {40, 66}, 8, 2, 128, KvGrid::kSigned}, false, false, false},
+        Case{{"few", {1, 4}, {40, 66}, 8, 2, 128, KvGrid::kSigned}, false, true, true},
+        Case{{"few, 64", {3, 1}, {64, 66}, 8, 2, 64, KvGrid::kSymmetric}, false, true, false},
+        Case{{"few, norm", {2, 1}, {30, 66}, 8, 2, 128, kAsym}, true, false, false},
+        Case{{"many", Vector(50, 1), Vector(50, 70), 32, 8, 128, kAsym}, false, true, true},
+        Case{{"many, 64", Vector(90, 1), Vector(90, 9), 16, 4, 64, kAsym}, false, false, false}),
     [](const auto& which) { return "Case" + std::to_string(which.index); });
 
 }  // namespace

@@ -11,11 +11,14 @@ namespace {
 constexpr int64_t kSharedOfSm = int64_t{228} * 1024;  // of which each CTA takes 1 KB for itself
 
 // CTAs of a cluster where a segment may be cut into `cuts` parts, of which no more than an eighth
-// is left aside. Four only where a segment is known to have no more rounds of `warps` pages than
-// that: clusters of four do not all fit on the SMs at once, and their CTAs share SMs.
-int Cluster(int64_t ctas, int64_t cuts, int64_t max_pages, int warps) {
-  const bool is_short = max_pages > 0 && max_pages <= kDecodeMaxCluster * warps;
-  for (int cluster = is_short ? kDecodeMaxCluster : 2; cluster > 1; cluster /= 2) {
+// is left aside. More than two only where they hold a whole segment, known to have no more than
+// `rounds` (0: not known): larger clusters do not all fit on the SMs at once, and their CTAs share
+// SMs.
+int Cluster(int64_t ctas, int64_t cuts, int64_t rounds) {
+  int most = 2;
+  if (rounds > 0 && rounds <= kDecodeMaxCluster)
+    while (most < rounds) most *= 2;
+  for (int cluster = most; cluster > 1; cluster /= 2) {
     if (ctas % cluster == 0 && 8 * (cuts % cluster) <= cuts && cuts >= cluster) return cluster;
   }
   return 1;
@@ -39,11 +42,12 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
 
   const int64_t segments = shape.num_sequences * shape.kv_heads * plan.row_tiles;
   const int64_t cuts = segments == 0 ? 0 : plan.ctas / segments;
-  plan.cluster = Cluster(plan.ctas, cuts, shape.max_pages, DecodeWarps(plan.rows));
+  const int warps = DecodeWarps(plan.rows);
+  const int64_t rounds = CeilDiv<int64_t>(shape.max_pages, warps);
+  plan.cluster = Cluster(plan.ctas, cuts, rounds);
   plan.cuts = static_cast<int>(cuts / plan.cluster * plan.cluster);
 
   const KvPageLayout layout{KvGrid::kAsymmetric, 1, plan.head_dim};
-  const int warps = DecodeWarps(plan.rows);
   const int64_t limit = kSharedOfSm / DecodeCtasPerSm(plan.rows) - 1024;
   const int64_t sums = int64_t{warps} * 8 * (plan.head_dim + kDecodePadding) * 4;
   const int64_t stats = int64_t{warps} * kDecodeMaxRows * 8;

@@ -7,7 +7,7 @@ namespace fireq::sm90 {
 
 inline constexpr int kDecodeMaxStages = 32;  // barriers
 inline constexpr int kDecodeMaxRows = 16;    // query rows a tile at most
-inline constexpr int kDecodeMaxCluster = 4;  // CTAs
+inline constexpr int kDecodeMaxCluster = 8;  // CTAs
 inline constexpr int kDecodePadding = 4;     // floats behind a row of the combine buffer
 
 // Of a CTA for tiles of `rows` query rows: warps that compute (one more loads).

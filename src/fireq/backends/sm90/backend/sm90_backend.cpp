@@ -402,7 +402,8 @@ void Sm90Backend::Decode(const AttentionArgs& args, int64_t num_sequences, int64
                                                   .kv_heads = args.kv.layout.kv_heads,
                                                   .head_dim = args.kv.layout.head_dim,
                                                   .max_query_len = max_query_len,
-                                                  .num_sms = device_.num_sms});
+                                                  .num_sms = device_.num_sms,
+                                                  .max_pages = batch.page_table.dim(1)});
   Tensor& workspace = decode_workspaces_[plan.workspace_bytes];
   if (!workspace.defined()) {
     workspace = Allocate(DType::kU8, {plan.workspace_bytes});

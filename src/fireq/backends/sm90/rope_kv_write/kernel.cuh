@@ -1,8 +1,10 @@
-// A vector (one token of one head) belongs to Dh / 16 neighbouring lanes; lane j of them holds the
-// values d = 8 j .. + 7 and Dh/2 + 8 j .. + 7, both members of eight RoPE pairs. A CTA has 16
-// vectors: 16 tokens of one head, where a page's group of 16 tokens has one writer (this CTA), or
-// one token of 16 heads, where no sequence has more than 8 tokens in the step: then no two of its
-// tokens are 8 apart and share a byte.
+// A vector (one token of one head) belongs to neighbouring lanes; lane j of them holds the values
+// d = P j .. + P - 1 and Dh/2 + P j .. + P - 1, both members of P RoPE pairs. A CTA has 16 tokens
+// of one head (P = 8), where a page's group of 16 tokens has one writer (this CTA), or one token of
+// some heads, where no sequence has more than 8 tokens in the step: then no two of its tokens are 8
+// apart and share a byte. Few such tokens are spread over four times as many lanes (P = 2): a warp
+// alone on its scheduler issues an instruction in four or five clocks, and everybody waits for the
+// kernel.
 #pragma once
 
 #include <cstdint>
@@ -15,17 +17,22 @@
 
 namespace fireq::sm90 {
 
-inline constexpr int kRopeVectors = 16;  // of a CTA
 inline constexpr int kRopeShortRun = 8;  // tokens of a sequence: see above
 
-template <int kDim, bool kShort>
+enum class RopeRuns : uint8_t { kLong, kShort, kFewShort };
+
+template <int kDim, RopeRuns kRuns>
 class RopeKvWriter {
  public:
-  static constexpr int kLanes = kDim / 16;  // of a vector
-  static constexpr int kThreads = kLanes * kRopeVectors;
+  static constexpr bool kShort = kRuns != RopeRuns::kLong;
+  static constexpr int kPairs = kRuns == RopeRuns::kFewShort ? 2 : 8;     // of a lane
+  static constexpr int kVectors = kRuns == RopeRuns::kFewShort ? 4 : 16;  // of a CTA
+  static constexpr int kValues = 2 * kPairs;
+  static constexpr int kLanes = kDim / kValues;  // of a vector
+  static constexpr int kThreads = kLanes * kVectors;
   static FIREQ_HD constexpr KvPageLayout Layout() { return {KvGrid::kAsymmetric, 1, kDim}; }
 
-  // `codes` [16][kDim] in shared memory.
+  // `codes` [kVectors][kDim] in shared memory.
   __device__ RopeKvWriter(const RopeKvWriteParams& p, uint8_t* codes)
       : p_(p),
         codes_(codes),
@@ -40,7 +47,7 @@ class RopeKvWriter {
     int32_t query;
     if constexpr (kShort) {
       query = static_cast<int32_t>(blockIdx.x);
-      head_ = static_cast<int>(blockIdx.y) * kRopeVectors + vector_;
+      head_ = static_cast<int>(blockIdx.y) * kVectors + vector_;
     } else {
       // Group of 16 positions number blockIdx.y from the one that holds query 0.
       query = (start / kVGroupTokens + static_cast<int32_t>(blockIdx.y)) * kVGroupTokens + vector_ -
@@ -84,7 +91,7 @@ class RopeKvWriter {
 
   // All lanes of the vector, whatever the other vectors of the warp do.
   __device__ __forceinline__ uint32_t Mask() const {
-    constexpr uint32_t kOnes = (1u << kLanes) - 1;
+    constexpr uint32_t kOnes = 0xFFFFFFFFu >> (32 - kLanes);
     return kOnes << (threadIdx.x % 32 / kLanes * kLanes);
   }
   template <class T, class Combine>
@@ -95,9 +102,15 @@ class RopeKvWriter {
     return value;
   }
 
-  // Place of value i (0 .. 15) in the vector.
+  // A lane's kPairs neighbours as one access.
+  template <class T>
+  struct alignas(sizeof(T) * kPairs) Pairs {
+    uint32_t words[sizeof(T) * kPairs / 4];
+  };
+
+  // Place of value i (0 .. kValues - 1) in the vector.
   __device__ __forceinline__ int Dim(int i) const {
-    return 8 * lane_ + (i < 8 ? i : kDim / 2 + i - 8);
+    return kPairs * lane_ + (i < kPairs ? i : kDim / 2 + i - kPairs);
   }
 
   __device__ __forceinline__ void Load() {
@@ -105,37 +118,46 @@ class RopeKvWriter {
         p_.qkv + (int64_t{token_} * (p_.num_heads + 2 * p_.kv_heads) + head_) * kDim;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const uint4 w = *reinterpret_cast<const uint4*>(from + half * (kDim / 2) + 8 * lane_);
-      const uint32_t words[4] = {w.x, w.y, w.z, w.w};
+      const auto w = *reinterpret_cast<const Pairs<bf16_t>*>(from + Dim(half * kPairs));
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        x_[8 * half + 2 * i] = Bf16LowToFloat(words[i]);
-        x_[8 * half + 2 * i + 1] = Bf16HighToFloat(words[i]);
+      for (int i = 0; i < kPairs / 2; ++i) {
+        x_[kPairs * half + 2 * i] = Bf16LowToFloat(w.words[i]);
+        x_[kPairs * half + 2 * i + 1] = Bf16HighToFloat(w.words[i]);
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void LoadFloats(const float* from, float (&to)[kPairs]) {
+    if constexpr (kPairs == 2) {
+      const float2 f = __ldg(reinterpret_cast<const float2*>(from));
+      to[0] = f.x, to[1] = f.y;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kPairs; i += 4) {
+        const float4 f = __ldg(reinterpret_cast<const float4*>(from + i));
+        to[i] = f.x, to[i + 1] = f.y, to[i + 2] = f.z, to[i + 3] = f.w;
       }
     }
   }
 
   __device__ __forceinline__ void LoadRotation() {
-    const int64_t row = int64_t{position_} * (kDim / 2) + 8 * lane_;
-#pragma unroll
-    for (int i = 0; i < 8; i += 4) {
-      const float4 c = __ldg(reinterpret_cast<const float4*>(p_.rope_cos + row + i));
-      const float4 s = __ldg(reinterpret_cast<const float4*>(p_.rope_sin + row + i));
-      cosine_[i] = c.x, cosine_[i + 1] = c.y, cosine_[i + 2] = c.z, cosine_[i + 3] = c.w;
-      sine_[i] = s.x, sine_[i + 1] = s.y, sine_[i + 2] = s.z, sine_[i + 3] = s.w;
-    }
+    const int64_t row = int64_t{position_} * (kDim / 2) + kPairs * lane_;
+    LoadFloats(p_.rope_cos + row, cosine_);
+    LoadFloats(p_.rope_sin + row, sine_);
   }
 
   __device__ __forceinline__ void Multiply(const float* factors) {
 #pragma unroll
-    for (int i = 0; i < 16; ++i) x_[i] *= factors[Dim(i)];
+    for (int i = 0; i < kValues; ++i) x_[i] *= factors[Dim(i)];
   }
 
   __device__ __forceinline__ void Subtract(const float* centre) {
 #pragma unroll
-    for (int i = 0; i < 16; i += 4) {
-      const float4 c = __ldg(reinterpret_cast<const float4*>(centre + Dim(i)));
-      x_[i] -= c.x, x_[i + 1] -= c.y, x_[i + 2] -= c.z, x_[i + 3] -= c.w;
+    for (int half = 0; half < 2; ++half) {
+      float c[kPairs];
+      LoadFloats(centre + Dim(half * kPairs), c);
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i) x_[kPairs * half + i] -= c[i];
     }
   }
 
@@ -145,84 +167,102 @@ class RopeKvWriter {
     if (norm != nullptr) {
       float squares = 0.0f;
 #pragma unroll
-      for (int i = 0; i < 16; ++i) squares += x_[i] * x_[i];
+      for (int i = 0; i < kValues; ++i) squares += x_[i] * x_[i];
       squares = Reduce(squares, [](float a, float b) { return a + b; });
       const float inverse = 1.0f / sqrtf(squares / kDim + p_.norm_eps);
 #pragma unroll
-      for (int i = 0; i < 16; ++i) x_[i] *= inverse;
+      for (int i = 0; i < kValues; ++i) x_[i] *= inverse;
       Multiply(norm);
     }
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < kPairs; ++i) {
       const float a = x_[i];
-      const float b = x_[i + 8];
+      const float b = x_[i + kPairs];
       x_[i] = a * cosine_[i] - b * sine_[i];
-      x_[i + 8] = b * cosine_[i] + a * sine_[i];
+      x_[i + kPairs] = b * cosine_[i] + a * sine_[i];
     }
     if (crs != nullptr) Multiply(crs + int64_t{kv_head} * kDim);
     if (shift != nullptr) Subtract(shift + int64_t{kv_head} * kDim);
     if (p_.hadamard) Hadamard();
   }
 
-  // Fast Walsh-Hadamard: bits 0 .. 2 and the top bit of d lie in the thread, the others in lanes.
+  // Fast Walsh-Hadamard: the lowest bits of d and its top bit lie in the thread, the others in
+  // lanes. Bits 0, 1, 2, the top one, 3 and so on, whoever has them: sums are the same bits in
+  // every kernel.
   __device__ __forceinline__ void Hadamard() {
 #pragma unroll
-    for (int bit = 1; bit < 16; bit *= 2) {
+    for (int bit = 1; bit < kPairs; bit *= 2) ButterflyInThread(bit);
 #pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        if ((i & bit) != 0) continue;
-        const float a = x_[i];
-        const float b = x_[i + bit];
-        x_[i] = a + b;
-        x_[i + bit] = a - b;
-      }
-    }
+    for (int step = 1; step < 8 / kPairs; step *= 2) ButterflyOverLanes(step);
+    ButterflyInThread(kPairs);
 #pragma unroll
-    for (int step = 1; step < kLanes; step *= 2) {
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        const float other = __shfl_xor_sync(Mask(), x_[i], step);
-        x_[i] = (lane_ & step) != 0 ? other - x_[i] : x_[i] + other;
-      }
-    }
+    for (int step = 8 / kPairs; step < kLanes; step *= 2) ButterflyOverLanes(step);
     constexpr float kScale = kDim == 128 ? 0.08838834764831845f : 0.125f;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) x_[i] *= kScale;
+    for (int i = 0; i < kValues; ++i) x_[i] *= kScale;
+  }
+  __device__ __forceinline__ void ButterflyInThread(int bit) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      if ((i & bit) != 0) continue;
+      const float a = x_[i];
+      const float b = x_[i + bit];
+      x_[i] = a + b;
+      x_[i + bit] = a - b;
+    }
+  }
+  __device__ __forceinline__ void ButterflyOverLanes(int step) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      const float other = __shfl_xor_sync(Mask(), x_[i], step);
+      x_[i] = (lane_ & step) != 0 ? other - x_[i] : x_[i] + other;
+    }
   }
 
   // max |x| of the vector; as integers, so that a NaN wins.
   __device__ __forceinline__ float AbsMax() const {
     uint32_t top = 0;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) top = max(top, __float_as_uint(x_[i]) & 0x7FFFFFFFu);
+    for (int i = 0; i < kValues; ++i) top = max(top, __float_as_uint(x_[i]) & 0x7FFFFFFFu);
     return __uint_as_float(Reduce(top, [](uint32_t a, uint32_t b) { return max(a, b); }));
+  }
+
+  // A byte a value, four a word in order, to the vector's place.
+  __device__ __forceinline__ void StoreBytes(const uint32_t (&words)[kValues / 4],
+                                             uint8_t* vector) const {
+    if constexpr (kPairs == 2) {
+      *reinterpret_cast<uint16_t*>(vector + Dim(0)) = static_cast<uint16_t>(words[0]);
+      *reinterpret_cast<uint16_t*>(vector + Dim(2)) = static_cast<uint16_t>(words[0] >> 16);
+    } else {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        *reinterpret_cast<uint2*>(vector + Dim(half * kPairs)) =
+            make_uint2(words[2 * half], words[2 * half + 1]);
+      }
+    }
   }
 
   __device__ __forceinline__ void WriteQuery() {
     if (!active_) return;
     const TokenScale scale = MakeTokenScale(AbsMax());
     const int64_t row = int64_t{token_} * p_.num_heads + head_;
+    uint32_t words[kValues / 4];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      uint32_t words[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float* x = x_ + 8 * half + 4 * i;
-        words[i] = FloatsToE4M3x4(x[0] * scale.inv_scale, x[1] * scale.inv_scale,
-                                  x[2] * scale.inv_scale, x[3] * scale.inv_scale);
-      }
-      *reinterpret_cast<uint2*>(p_.q + row * kDim + half * (kDim / 2) + 8 * lane_) =
-          make_uint2(words[0], words[1]);
+    for (int i = 0; i < kValues / 4; ++i) {
+      const float* x = x_ + 4 * i;
+      words[i] = FloatsToE4M3x4(x[0] * scale.inv_scale, x[1] * scale.inv_scale,
+                                x[2] * scale.inv_scale, x[3] * scale.inv_scale);
     }
+    StoreBytes(words, p_.q + row * kDim);
     if (lane_ == 0) p_.scale_q[row] = scale.scale;
   }
 
-  // Scale, zero point and codes of the vector: four codes a word, words 0 and 1 of the first half.
-  __device__ __forceinline__ KvScale Quantize(uint32_t (&words)[4]) const {
+  // Scale, zero point and codes of the vector: four codes a word, in the order of the values.
+  __device__ __forceinline__ KvScale Quantize(uint32_t (&words)[kValues / 4]) const {
     float low = 0.0f;
     float high = 0.0f;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
+    for (int i = 0; i < kValues; ++i) {
       low = fminf(low, x_[i]);
       high = fmaxf(high, x_[i]);
     }
@@ -239,7 +279,7 @@ class RopeKvWriter {
       scale = SignedKvScale(FirstExtreme(absmax));
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kValues / 4; ++i) {
       words[i] = 0;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
@@ -253,7 +293,7 @@ class RopeKvWriter {
   __device__ __forceinline__ float FirstExtreme(float absmax) const {
     uint32_t first = 0xFFFFFFFFu;  // 2 d + sign
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
+    for (int i = 0; i < kValues; ++i) {
       if (fabsf(x_[i]) == absmax) {
         first = min(first, 2 * static_cast<uint32_t>(Dim(i)) + (__float_as_uint(x_[i]) >> 31));
       }
@@ -273,29 +313,38 @@ class RopeKvWriter {
     block[zeros + at] = scale.zero;
   }
 
-  // 32 values of d share 16 bytes: the low nibbles are lane j's, the high ones lane j + 2's. The
-  // two exchange, and each stores the 8 bytes of one half of d.
+  // 32 values of d share 16 bytes: the low nibbles are of the first 16, the high ones of the
+  // others, 16 / kPairs lanes further on. Two such lanes exchange, and each stores the bytes of one
+  // half of d.
   __device__ __forceinline__ void WriteKey(int kv_head) {
     if (!active_) return;
-    uint32_t words[4];
+    uint32_t words[kValues / 4];
     const KvScale scale = Quantize(words);
-    const bool upper = (lane_ & 2) != 0;
-    uint32_t bytes[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const uint32_t theirs = __shfl_xor_sync(Mask(), upper ? words[i] : words[2 + i], 2);
-      bytes[i] = upper ? theirs | words[2 + i] << 4 : words[i] | theirs << 4;
-    }
+    constexpr int kAway = 16 / kPairs;
+    const bool upper = (lane_ & kAway) != 0;
     uint8_t* block = Block(kv_head);
-    const int run = lane_ / 4 + (upper ? kDim / 64 : 0);
-    *reinterpret_cast<uint2*>(block + position_ % kTokensPerPage * (kDim / 2) +
-                              run * (kKRunValues / 2) + 8 * (lane_ & 1)) =
-        make_uint2(bytes[0], bytes[1]);
+    const int run = lane_ / (2 * kAway) + (upper ? kDim / 64 : 0);
+    uint8_t* to = block + position_ % kTokensPerPage * (kDim / 2) + run * (kKRunValues / 2) +
+                  kPairs * (lane_ % kAway);
+    if constexpr (kPairs == 2) {
+      const uint32_t first = words[0] & 0xFFFFu, second = words[0] >> 16;
+      const uint32_t theirs = __shfl_xor_sync(Mask(), upper ? first : second, kAway);
+      *reinterpret_cast<uint16_t*>(to) =
+          static_cast<uint16_t>(upper ? theirs | second << 4 : first | theirs << 4);
+    } else {
+      uint32_t bytes[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t theirs = __shfl_xor_sync(Mask(), upper ? words[i] : words[2 + i], kAway);
+        bytes[i] = upper ? theirs | words[2 + i] << 4 : words[i] | theirs << 4;
+      }
+      *reinterpret_cast<uint2*>(to) = make_uint2(bytes[0], bytes[1]);
+    }
     WriteScale(block, Layout().k_scale_offset(), Layout().k_zero_offset(), scale);
   }
 
   __device__ __forceinline__ void WriteValue(int kv_head) {
-    uint32_t words[4];
+    uint32_t words[kValues / 4];
     if (active_) {
       const KvScale scale = Quantize(words);
       WriteScale(Block(kv_head), Layout().v_scale_offset(), Layout().v_zero_offset(), scale);
@@ -315,33 +364,25 @@ class RopeKvWriter {
   // The bytes whose other nibbles stay: of tokens 8 apart, and so of another step.
   __device__ __forceinline__ void LoadNeighbours(const uint8_t* block) {
 #pragma unroll
-    for (int i = 0; i < 16; ++i) neighbours_[i] = block[VByte(i)];
+    for (int i = 0; i < kValues; ++i) neighbours_[i] = block[VByte(i)];
   }
-  __device__ __forceinline__ void ReplaceNibbles(uint8_t* block, const uint32_t (&words)[4]) const {
-    StoreCodes(words);
+  __device__ __forceinline__ void ReplaceNibbles(uint8_t* block,
+                                                 const uint32_t (&words)[kValues / 4]) const {
+    StoreBytes(words, codes_ + vector_ * kDim);
     __syncwarp(Mask());  // the vector's codes are there
     const int shift = Layout().VCode(position_ % kTokensPerPage, 0).shift;
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
+    for (int i = 0; i < kValues; ++i) {
       const uint32_t code = codes_[vector_ * kDim + lane_ + kLanes * i];
       block[VByte(i)] = static_cast<uint8_t>((neighbours_[i] & (0xF0u >> shift)) | code << shift);
     }
   }
-  // Into the vector's row of `codes`.
-  __device__ __forceinline__ void StoreCodes(const uint32_t (&words)[4]) const {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      *reinterpret_cast<uint2*>(codes_ + vector_ * kDim + half * (kDim / 2) + 8 * lane_) =
-          make_uint2(words[2 * half], words[2 * half + 1]);
-    }
-  }
-
   // The CTA's 16 tokens, turned around through shared memory: thread d writes d's 8 bytes.
-  __device__ __forceinline__ void WriteGroup(int kv_head, const uint32_t (&words)[4]) {
+  __device__ __forceinline__ void WriteGroup(int kv_head, const uint32_t (&words)[kValues / 4]) {
     __shared__ int32_t page;
     __shared__ int32_t group;
     if (active_) {
-      StoreCodes(words);
+      StoreBytes(words, codes_ + vector_ * kDim);
       if (lane_ == 0) {
         page = page_;  // the same for every active vector: groups do not cross pages
         group = position_ % kTokensPerPage / kVGroupTokens;
@@ -381,18 +422,19 @@ class RopeKvWriter {
   int32_t token_ = 0;
   int32_t position_ = 0;
   int32_t page_ = 0;
-  float x_[16] = {};
-  float cosine_[8] = {};
-  float sine_[8] = {};
-  uint32_t neighbours_[kShort ? 16 : 1] = {};
+  float x_[kValues] = {};
+  float cosine_[kPairs] = {};
+  float sine_[kPairs] = {};
+  uint32_t neighbours_[kShort ? kValues : 1] = {};
 };
 
-template <int kDim, bool kShort>
-__global__ void __launch_bounds__(RopeKvWriter<kDim, kShort>::kThreads)
+template <int kDim, RopeRuns kRuns>
+__global__ void __launch_bounds__(RopeKvWriter<kDim, kRuns>::kThreads)
     RopeKvWrite(const __grid_constant__ RopeKvWriteParams p) {
-  __shared__ __align__(16) uint8_t codes[kRopeVectors * kDim];
+  using Writer = RopeKvWriter<kDim, kRuns>;
+  __shared__ __align__(16) uint8_t codes[Writer::kVectors * kDim];
   GridDependencyLaunch();
-  RopeKvWriter<kDim, kShort>(p, codes).Run();
+  Writer(p, codes).Run();
 }
 
 }  // namespace fireq::sm90

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "fireq/backends/sm90/rope_kv_write/kernel.cuh"
 #include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
@@ -6,36 +8,50 @@
 namespace fireq::sm90 {
 namespace {
 
-template <int kDim, bool kShort>
+// Vectors of a step up to which they are spread over more lanes: a warp each, four a scheduler.
+constexpr int64_t kFewVectors = 2048;
+
+template <int kDim, RopeRuns kRuns>
 void Launch(const RopeKvWriteParams& p, dim3 grid, cudaStream_t stream) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
-  config.blockDim = dim3(RopeKvWriter<kDim, kShort>::kThreads);
+  config.blockDim = dim3(RopeKvWriter<kDim, kRuns>::kThreads);
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = p.programmatic ? 1 : 0;
-  FIREQ_CUDA(cudaLaunchKernelEx(&config, RopeKvWrite<kDim, kShort>, p));
+  FIREQ_CUDA(cudaLaunchKernelEx(&config, RopeKvWrite<kDim, kRuns>, p));
 }
 
 template <int kDim>
 void LaunchDim(const RopeKvWriteParams& p, cudaStream_t stream) {
   const int heads = p.num_heads + 2 * p.kv_heads;
   const unsigned sequences = static_cast<unsigned>(p.num_sequences);
+  const auto launch_short = [&]<RopeRuns kRuns>(std::integral_constant<RopeRuns, kRuns>) {
+    constexpr int kVectors = RopeKvWriter<kDim, kRuns>::kVectors;
+    Launch<kDim, kRuns>(p,
+                        dim3(static_cast<unsigned>(p.max_query_len),
+                             static_cast<unsigned>(CeilDiv(heads, kVectors)), sequences),
+                        stream);
+  };
   if (p.max_query_len <= kRopeShortRun) {
-    Launch<kDim, true>(p,
-                       dim3(static_cast<unsigned>(p.max_query_len),
-                            static_cast<unsigned>(CeilDiv(heads, kRopeVectors)), sequences),
-                       stream);
+    // A norm's sum of squares is added lane by lane, and is to be the same bits in every kernel.
+    const bool few = int64_t{p.num_sequences} * p.max_query_len * heads <= kFewVectors &&
+                     p.q_norm == nullptr && p.k_norm == nullptr;
+    if (few) {
+      launch_short(std::integral_constant<RopeRuns, RopeRuns::kFewShort>{});
+    } else {
+      launch_short(std::integral_constant<RopeRuns, RopeRuns::kShort>{});
+    }
   } else {
     // A run of n tokens touches at most ceil((n - 1) / 16) + 1 groups.
     const int groups = CeilDiv(p.max_query_len - 1, kVGroupTokens) + 1;
     FIREQ_CHECK(groups <= 65535, kUnsupported, "rope_kv_write: ", p.max_query_len,
                 " tokens of a sequence in a step");
     // Heads first: CTAs that run together then read and write the same tokens' rows, and rotations.
-    Launch<kDim, false>(
+    Launch<kDim, RopeRuns::kLong>(
         p, dim3(static_cast<unsigned>(heads), static_cast<unsigned>(groups), sequences), stream);
   }
 }
