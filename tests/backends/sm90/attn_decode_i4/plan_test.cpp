@@ -54,6 +54,8 @@ TEST(AttnDecodePlan, CutsSegmentsIntoWholeClusters) {
   }
   EXPECT_EQ(MakeAttnDecodePlan({1, 32, 8, 128, 1, 132, 16}).cluster, 4);
   EXPECT_EQ(MakeAttnDecodePlan({1, 32, 8, 128, 1, 132, 17}).cluster, 8);
+  EXPECT_EQ(MakeAttnDecodePlan({4, 32, 8, 128, 1, 132, 16}).cluster, 4);
+  EXPECT_EQ(MakeAttnDecodePlan({4, 32, 8, 128, 1, 132, 17}).cluster, 2);
   EXPECT_EQ(MakeAttnDecodePlan({1, 32, 8, 128, 1, 132}).cluster, 2);
   EXPECT_EQ(MakeAttnDecodePlan({64, 32, 8, 128, 1, 132}).cluster, 1);
 }

@@ -12,12 +12,13 @@ constexpr int64_t kSharedOfSm = int64_t{228} * 1024;  // of which each CTA takes
 
 // CTAs of a cluster where a segment may be cut into `cuts` parts, of which no more than an eighth
 // is left aside. More than two only where they hold a whole segment, known to have no more than
-// `rounds` (0: not known): larger clusters do not all fit on the SMs at once, and their CTAs share
-// SMs.
-int Cluster(int64_t ctas, int64_t cuts, int64_t rounds) {
+// `rounds` (0: not known), and where there is an SM for each CTA of all segments' clusters: larger
+// clusters do not all fit on the SMs at once, and their CTAs share SMs.
+int Cluster(int64_t ctas, int64_t cuts, int64_t rounds, int64_t sms_of_segment) {
   int most = 2;
   if (rounds > 0 && rounds <= kDecodeMaxCluster)
     while (most < rounds) most *= 2;
+  if (most > sms_of_segment) most = 2;
   for (int cluster = most; cluster > 1; cluster /= 2) {
     if (ctas % cluster == 0 && 8 * (cuts % cluster) <= cuts && cuts >= cluster) return cluster;
   }
@@ -44,7 +45,7 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   const int64_t cuts = segments == 0 ? 0 : plan.ctas / segments;
   const int warps = DecodeWarps(plan.rows);
   const int64_t rounds = CeilDiv<int64_t>(shape.max_pages, warps);
-  plan.cluster = Cluster(plan.ctas, cuts, rounds);
+  plan.cluster = Cluster(plan.ctas, cuts, rounds, shape.num_sms / std::max<int64_t>(segments, 1));
   plan.cuts = static_cast<int>(cuts / plan.cluster * plan.cluster);
 
   const KvPageLayout layout{KvGrid::kAsymmetric, 1, plan.head_dim};
