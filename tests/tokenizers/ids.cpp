@@ -1,5 +1,5 @@
-// ids MODEL < TEXTS: reads a JSON array of texts and writes an array of their token ids, special tokens
-// neither added nor read. A tool of mistral_test.py.
+// ids MODEL < TEXTS: reads a JSON array of texts and writes an array of their token ids, special
+// tokens neither added nor read. A tool of mistral_test.py.
 #include <iostream>
 #include <iterator>
 
