@@ -1,14 +1,12 @@
 // y[M, N] = x[M, K] . w[N, K]^T of BF16 operands with FP32 sums, by cuBLASLt: lm_head.
 #pragma once
 
-#include <cublasLt.h>
-
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <tuple>
 
-#include "fireq/backends/sm90/runtime/stream.h"
+#include "fireq/backends/sm90/backend/lt_gemm.h"
 #include "fireq/tensor/tensor.h"
 
 namespace fireq::sm90 {
@@ -25,17 +23,11 @@ class Bf16Gemm {
   void RunInBlocks(const Tensor& x, const Tensor& w, const Tensor& y);
 
  private:
-  struct Problem;
-  const Problem& ProblemFor(int64_t m, int64_t n, int64_t k);
+  const LtProblem& ProblemFor(int64_t m, int64_t n, int64_t k);
 
-  struct DestroyHandle {
-    void operator()(cublasLtHandle_t handle) const { cublasLtDestroy(handle); }
-  };
-  std::shared_ptr<Stream> stream_;
-  std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, DestroyHandle> handle_;
-  Tensor workspace_;
+  LtGemm gemm_;
   Tensor block_x_, block_y_;
-  std::map<std::tuple<int64_t, int64_t, int64_t>, std::shared_ptr<const Problem>> problems_;
+  std::map<std::tuple<int64_t, int64_t, int64_t>, std::shared_ptr<const LtProblem>> problems_;
 };
 
 }  // namespace fireq::sm90

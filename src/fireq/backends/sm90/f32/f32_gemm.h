@@ -1,16 +1,12 @@
 // C = alpha A B + beta C of FP32 matrices with FP32 products and sums, by cuBLASLt. Row-major.
 #pragma once
 
-#include <cublasLt.h>
-
 #include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <type_traits>
 
-#include "fireq/backends/sm90/runtime/stream.h"
-#include "fireq/tensor/tensor.h"
+#include "fireq/backends/sm90/backend/lt_gemm.h"
 
 namespace fireq::sm90 {
 
@@ -43,17 +39,11 @@ class F32Gemm {
   void Run(const F32Product& product);
 
  private:
-  struct Problem;
   using Key = std::array<int64_t, 16>;
-  const Problem& ProblemFor(const F32Product& product);
+  const LtProblem& ProblemFor(const F32Product& product);
 
-  struct DestroyHandle {
-    void operator()(cublasLtHandle_t handle) const { cublasLtDestroy(handle); }
-  };
-  std::shared_ptr<Stream> stream_;
-  std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, DestroyHandle> handle_;
-  Tensor workspace_;
-  std::map<Key, std::shared_ptr<const Problem>> problems_;
+  LtGemm gemm_;
+  std::map<Key, std::shared_ptr<const LtProblem>> problems_;
 };
 
 }  // namespace fireq::sm90
