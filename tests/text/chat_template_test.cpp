@@ -1,5 +1,8 @@
 #include "fireq/text/chat_template.h"
 
+#include <filesystem>
+#include <fstream>
+
 #include "fireq/base/error.h"
 #include "tests/text/text_testing.h"
 
@@ -103,6 +106,68 @@ TEST(ChatTemplate, FiltersAndLoopsAsJinjaHasThem) {
   EXPECT_EQ(Render("{% for i in [1, 2] %}{% if i == 2 %}{% break %}{% endif %}{% else %}none"
                    "{% endfor %}"),
             "");
+}
+
+// As transformers defines it; each seen beside json.dumps.
+TEST(ChatTemplate, TojsonTakesWhatJsonDumpsTakes) {
+  const std::string value = "{{ {'k': ['\u00e9\U0001F600\x7F', 1]} | tojson";
+  EXPECT_EQ(Render(value + " }}"), "{\"k\": [\"\u00e9\U0001F600\x7F\", 1]}");
+  EXPECT_EQ(Render(value + "(ensure_ascii=true) }}"), R"({"k": ["\u00e9\ud83d\ude00\u007f", 1]})");
+  EXPECT_EQ(Render(value + "(true) }}"), R"({"k": ["\u00e9\ud83d\ude00\u007f", 1]})");
+  EXPECT_EQ(Render("{{ {'b': [1, 2], 'a': {}} | tojson(separators=(',', ':'), sort_keys=true) }}"),
+            R"({"a":{},"b":[1,2]})");
+  EXPECT_EQ(Render("{{ {'b': [1]} | tojson(indent=1, separators=['; ', '=']) }}"),
+            "{\n \"b\"=[\n  1\n ]\n}");
+  EXPECT_EQ(Render("{{ [1, 2] | tojson(indent=0) }}"), "[\n1,\n2\n]");
+  EXPECT_EQ(ErrorOf("{{ [1] | tojson(separators=', ') }}"),
+            "chat template, line 1: tojson: separators are two texts, got str");
+}
+
+TEST(ChatTemplate, TheLowestStepOfASlice) {
+  EXPECT_EQ(Render("{{ 'abc'[::-9223372036854775807 - 1] }}"), "c");
+}
+
+TEST(ChatTemplate, TheOneNamedToolUseServesTools) {
+  const nlohmann::json config = {
+      {"chat_template",
+       {{{"name", "tool_use"}, {"template", "{{ tools | length }} tools"}},
+        {{"name", "default"}, {"template", "none"}},
+        {{"name", "rag"}, {"template", "{% never parsed %}"}}}}};
+  const auto chat_template = ChatTemplate::FromConfig(config);
+  ASSERT_TRUE(chat_template.has_value());
+  const auto render = [&](nlohmann::ordered_json extra) {
+    return chat_template->Render(nlohmann::ordered_json::array(), {.extra = std::move(extra)});
+  };
+  EXPECT_EQ(render(nlohmann::ordered_json::object()), "none");
+  EXPECT_EQ(render({{"tools", nullptr}}), "none");
+  EXPECT_EQ(render({{"tools", {1, 2}}}), "2 tools");
+}
+
+TEST(ChatTemplate, EveryPlaceWhereADirectoryKeepsTemplates) {
+  const auto directory = std::filesystem::path(testing::TempDir()) / "fireq_chat_template_places";
+  std::filesystem::remove_all(directory);
+  std::filesystem::create_directories(directory / "additional_chat_templates");
+  const auto write = [&](const std::string& name, const std::string& text) {
+    std::ofstream(directory / name) << text;
+  };
+  const auto render = [&](nlohmann::ordered_json extra) {
+    return ChatTemplate::Load(directory)->Render(nlohmann::ordered_json::array(),
+                                                 {.extra = std::move(extra)});
+  };
+  EXPECT_FALSE(ChatTemplate::Load(directory).has_value());
+  write("chat_template.json", R"({"chat_template": "json"})");
+  EXPECT_EQ(render(nlohmann::ordered_json::object()), "json");
+  write("tokenizer_config.json",
+        R"({"bos_token": "<s>", "chat_template": "config {{ bos_token }}"})");
+  EXPECT_EQ(render(nlohmann::ordered_json::object()), "config <s>");
+  write("chat_template.jinja", "jinja {{ bos_token }}");
+  EXPECT_EQ(render({{"tools", {1}}}), "jinja <s>");
+  write("tool_use.jinja", "in a checkpoint");
+  EXPECT_EQ(render({{"tools", {1}}}), "in a checkpoint");
+  write("additional_chat_templates/tool_use.jinja", "tools {{ bos_token }}");
+  EXPECT_EQ(render({{"tools", {1}}}), "tools <s>");
+  EXPECT_EQ(render(nlohmann::ordered_json::object()), "jinja <s>");
+  std::filesystem::remove_all(directory);
 }
 
 TEST(ChatTemplate, MethodsOfPythonThatAreMissingAreUnsupported) {

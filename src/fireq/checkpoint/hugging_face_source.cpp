@@ -22,6 +22,7 @@ constexpr const char* kAuxiliaryNames[] = {"tokenizer.json",
                                            "tokenizer.model",
                                            "chat_template.jinja",
                                            "chat_template.json",
+                                           "additional_chat_templates/tool_use.jinja",
                                            "generation_config.json"};
 
 class HuggingFaceSource final : public ModelSource {

@@ -1,5 +1,7 @@
 #include "fireq/text/chat_template.h"
 
+#include <map>
+
 #include "fireq/base/error.h"
 #include "fireq/io/json.h"
 #include "fireq/io/text_file.h"
@@ -46,13 +48,20 @@ struct ChatTemplate::Parsed {
 };
 
 ChatTemplate::ChatTemplate(std::string_view source, const nlohmann::json& config)
-    : parsed_(std::make_unique<Parsed>()) {
+    : parsed_(Parse(source, config)) {}
+
+ChatTemplate::ChatTemplate(std::string_view source, std::string_view source_with_tools,
+                           const nlohmann::json& config)
+    : parsed_(Parse(source, config)), with_tools_(Parse(source_with_tools, config)) {}
+
+std::unique_ptr<ChatTemplate::Parsed> ChatTemplate::Parse(std::string_view source,
+                                                          const nlohmann::json& config) {
   FIREQ_CHECK(source.size() <= kMaxSourceBytes, kUnsupported, "a chat template of ", source.size(),
               " bytes; at most ", kMaxSourceBytes, " are supported");
   const size_t invalid = FindInvalidUtf8(source);
   FIREQ_CHECK(invalid == kNoOffset, kCorrupt, "the chat template is not UTF-8 at byte ", invalid);
-  parsed_->body = jinja::ParseTemplate(source);
-  parsed_->tokens = SpecialTokens(config);
+  return std::make_unique<Parsed>(
+      Parsed{.body = jinja::ParseTemplate(source), .tokens = SpecialTokens(config)});
 }
 
 ChatTemplate::~ChatTemplate() = default;
@@ -64,20 +73,38 @@ std::optional<ChatTemplate> ChatTemplate::FromConfig(const nlohmann::json& confi
   const nlohmann::json& source = config["chat_template"];
   if (source.is_string()) return ChatTemplate(source.get<std::string>(), config);
   if (!source.is_array()) return std::nullopt;
+  std::map<std::string, std::string> named;
   for (size_t i = 0; i < source.size(); ++i) {
     const JsonObject entry(source[i], StrCat("tokenizer_config.json: chat_template[", i, "]"));
-    if (entry.String("name") == "default") return ChatTemplate(entry.String("template"), config);
+    named.emplace(entry.String("name"), entry.String("template"));
   }
-  return std::nullopt;
+  if (!named.contains("default")) return std::nullopt;
+  if (!named.contains("tool_use")) return ChatTemplate(named["default"], config);
+  return ChatTemplate(named["default"], named["tool_use"], config);
 }
 
 std::optional<ChatTemplate> ChatTemplate::Load(const std::filesystem::path& directory) {
-  const auto config_path = directory / "tokenizer_config.json";
-  const nlohmann::json config =
-      std::filesystem::exists(config_path) ? ReadJsonFile(config_path) : nlohmann::json();
+  const auto read_json = [&](const char* name) {
+    const auto path = directory / name;
+    return std::filesystem::exists(path) ? ReadJsonFile(path) : nlohmann::json();
+  };
+  nlohmann::json config = read_json("tokenizer_config.json");
   const auto path = directory / "chat_template.jinja";
-  if (!std::filesystem::exists(path)) return FromConfig(config);
-  return ChatTemplate(ReadTextFile(path, kMaxSourceBytes), config);
+  if (!std::filesystem::exists(path)) {
+    const nlohmann::json alone = read_json("chat_template.json");
+    const bool has_own = config.is_object() && config.contains("chat_template");
+    if (!has_own && alone.is_object() && alone.contains("chat_template")) {
+      if (!config.is_object()) config = nlohmann::json::object();
+      config["chat_template"] = alone["chat_template"];
+    }
+    return FromConfig(config);
+  }
+  const std::string source = ReadTextFile(path, kMaxSourceBytes);
+  for (const char* name : {"additional_chat_templates/tool_use.jinja", "tool_use.jinja"}) {
+    if (!std::filesystem::exists(directory / name)) continue;
+    return ChatTemplate(source, ReadTextFile(directory / name, kMaxSourceBytes), config);
+  }
+  return ChatTemplate(source, config);
 }
 
 std::string ChatTemplate::Render(const nlohmann::ordered_json& messages,
@@ -88,7 +115,10 @@ std::string ChatTemplate::Render(const nlohmann::ordered_json& messages,
     FIREQ_CHECK(DepthOf(*json, kMaxMessageDepth) <= kMaxMessageDepth, kUnsupported,
                 "messages nested ", kMaxMessageDepth, " deep or more");
   }
-  jinja::Items variables = parsed_->tokens;
+  const auto tools = options.extra.find("tools");
+  const bool has_tools = tools != options.extra.end() && !tools->is_null();
+  const Parsed& parsed = has_tools && with_tools_ ? *with_tools_ : *parsed_;
+  jinja::Items variables = parsed.tokens;
   variables.emplace_back(Value::String("messages"), Value::FromJson(messages));
   variables.emplace_back(Value::String("add_generation_prompt"),
                          Value::Bool(options.add_generation_prompt));
@@ -99,7 +129,7 @@ std::string ChatTemplate::Render(const nlohmann::ordered_json& messages,
   for (const auto& [name, value] : options.extra.items()) {
     variables.emplace_back(Value::String(name), Value::FromJson(value));
   }
-  return jinja::Render(parsed_->body, variables, options.now.value_or(std::time(nullptr)));
+  return jinja::Render(parsed.body, variables, options.now.value_or(std::time(nullptr)));
 }
 
 }  // namespace fireq::text

@@ -29,14 +29,19 @@ class ChatTemplate {
   // (bos_token, eos_token, ...) the template can use. Errors: kCorrupt and kUnsupported with the
   // line for what is not a template FireQ can run.
   ChatTemplate(std::string_view source, const nlohmann::json& config);
+  // With another source for messages that come with tools.
+  ChatTemplate(std::string_view source, std::string_view source_with_tools,
+               const nlohmann::json& config);
   ~ChatTemplate();
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;
 
   // The template of a Hugging Face directory: chat_template.jinja, or "chat_template" of
-  // tokenizer_config.json (of several, the one named "default"); nullopt where there is none.
+  // tokenizer_config.json or of chat_template.json; nullopt where there is none. Of several by
+  // name, "default"; with tools "tool_use" where there is one (beside chat_template.jinja in
+  // additional_chat_templates/tool_use.jinja, in a FireQ checkpoint tool_use.jinja).
   static std::optional<ChatTemplate> Load(const std::filesystem::path& directory);
-  // The same from the parsed tokenizer_config.json alone.
+  // The same from a parsed tokenizer_config.json alone.
   static std::optional<ChatTemplate> FromConfig(const nlohmann::json& config);
 
   // `messages`: an array of objects with "role" and "content" and whatever else the template
@@ -51,7 +56,10 @@ class ChatTemplate {
 
  private:
   struct Parsed;
+  static std::unique_ptr<Parsed> Parse(std::string_view source, const nlohmann::json& config);
+
   std::unique_ptr<Parsed> parsed_;
+  std::unique_ptr<Parsed> with_tools_;  // null: parsed_ for all
 };
 
 }  // namespace fireq::text

@@ -255,10 +255,19 @@ Json MakeConfig(const JsonObject& metadata, const Vocabulary& vocabulary, bool a
     const std::string text = NamedToken(metadata, vocabulary, key);
     if (!text.empty()) config[name] = text;
   }
-  const std::string chat_template = metadata.StringOr("tokenizer.chat_template", "");
-  FIREQ_CHECK(FindInvalidUtf8(chat_template) == kNoOffset, kCorrupt,
-              metadata.PlaceOf("tokenizer.chat_template"), ": not UTF-8");
+  const auto template_of = [&](const std::string& key) {
+    const std::string source = metadata.StringOr(key, "");
+    FIREQ_CHECK(FindInvalidUtf8(source) == kNoOffset, kCorrupt, metadata.PlaceOf(key),
+                ": not UTF-8");
+    return source;
+  };
+  const std::string chat_template = template_of("tokenizer.chat_template");
+  const std::string with_tools = template_of("tokenizer.chat_template.tool_use");
   if (!chat_template.empty()) config["chat_template"] = chat_template;
+  if (!chat_template.empty() && !with_tools.empty()) {
+    config["chat_template"] = Json::array({{{"name", "default"}, {"template", chat_template}},
+                                           {{"name", "tool_use"}, {"template", with_tools}}});
+  }
   return config;
 }
 

@@ -59,7 +59,7 @@ std::vector<int64_t> SliceIndices(int64_t size, const Value& start, const Value&
   std::vector<int64_t> indices;
   for (int64_t i = from; step > 0 ? i < to : i > to;) {
     indices.push_back(i);
-    if (std::abs(step) > size) break;
+    if (step > size || step < -size) break;  // std::abs of the lowest step is not defined
     i += step;
   }
   return indices;

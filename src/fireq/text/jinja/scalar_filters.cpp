@@ -33,15 +33,28 @@ Value Default(Runtime&, const Value& value, const Arguments& arguments) {
   return in.Get("default_value") != nullptr ? *in.Get("default_value") : Text("");
 }
 
+// As transformers defines it, json.dumps without the escapes for HTML.
 Value Tojson(Runtime& runtime, const Value& value, const Arguments& arguments) {
   const ArgumentReader in("tojson", arguments,
-                          {"indent", "ensure_ascii", "separators", "sort_keys"});
-  FIREQ_CHECK(!in.Bool("ensure_ascii", false) && !in.Bool("separators", false), kUnsupported,
-              "tojson: ensure_ascii and separators are not supported");
+                          {"ensure_ascii", "indent", "separators", "sort_keys"});
   constexpr int64_t kMaxIndent = 64;
   const int64_t indent = in.Int("indent", -1);
   FIREQ_CHECK(indent >= -1 && indent <= kMaxIndent, kUnsupported, "tojson: indent ", indent);
-  std::string json = ToJson(value, static_cast<int>(indent), in.Bool("sort_keys", false));
+  JsonStyle style = {.indent = static_cast<int>(indent),
+                     .sort_keys = in.Bool("sort_keys", false),
+                     .ensure_ascii = in.Bool("ensure_ascii", false)};
+  if (indent >= 0) style.item_separator = ",";
+  const Value* separators = in.Get("separators");
+  if (separators != nullptr && !separators->Is(Type::kNone)) {
+    const bool pair = separators->IsSequence() && separators->AsList().size() == 2 &&
+                      separators->AsList()[0].Is(Type::kString) &&
+                      separators->AsList()[1].Is(Type::kString);
+    FIREQ_CHECK(pair, kInvalidArgument, "tojson: separators are two texts, got ",
+                separators->TypeName());
+    style.item_separator = separators->AsList()[0].AsString();
+    style.key_separator = separators->AsList()[1].AsString();
+  }
+  std::string json = ToJson(value, style);
   runtime.budget.Charge(static_cast<int64_t>(json.size()));
   return Value::String(std::move(json));
 }

@@ -1,58 +1,54 @@
-// The tojson filter as chat templates know it: json.dumps(value, ensure_ascii=False).
+// The tojson filter as chat templates know it: json.dumps.
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <string_view>
+#include <utility>
 
 #include "fireq/base/error.h"
 #include "fireq/text/jinja/value.h"
+#include "fireq/text/utf8.h"
 
 namespace fireq::jinja {
 namespace {
 
 using Type = Value::Type;
 
-void AppendJsonString(std::string_view text, std::string& out) {
+constexpr std::pair<char32_t, std::string_view> kShort[] = {
+    {'"', "\\\""}, {'\\', "\\\\"}, {'\n', "\\n"}, {'\r', "\\r"},
+    {'\t', "\\t"}, {'\b', "\\b"},  {'\f', "\\f"}};
+
+// One UTF-16 unit, written as \uXXXX.
+void AppendUnit(char32_t unit, std::string& out) {
   constexpr char kHex[] = "0123456789abcdef";
+  out += "\\u";
+  for (int shift = 12; shift >= 0; shift -= 4) out += kHex[(unit >> shift) & 15];
+}
+
+void AppendJsonString(std::string_view text, bool ensure_ascii, std::string& out) {
   out += '"';
-  for (const char c : text) {
-    switch (c) {
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      case '\n':
-        out += "\\n";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      case '\b':
-        out += "\\b";
-        break;
-      case '\f':
-        out += "\\f";
-        break;
-      default:
-        if (static_cast<unsigned char>(c) < 0x20) {
-          out += "\\u00";
-          out += kHex[static_cast<unsigned char>(c) >> 4];
-          out += kHex[c & 15];
-        } else {
-          out += c;
-        }
+  for (size_t at = 0; at < text.size();) {
+    const auto [code, length] = text::DecodeFirst(text.substr(at));
+    const auto* row =
+        std::ranges::find(kShort, code, &std::pair<char32_t, std::string_view>::first);
+    if (row != std::end(kShort)) {
+      out += row->second;
+    } else if (code >= 0x20 && (!ensure_ascii || code < 0x7F)) {
+      out += text.substr(at, static_cast<size_t>(std::max(length, 1)));
+    } else if (code < 0x10000) {
+      AppendUnit(code, out);
+    } else {
+      AppendUnit(0xD800 + ((code - 0x10000) >> 10), out);
+      AppendUnit(0xDC00 + (code & 0x3FF), out);
     }
+    at += static_cast<size_t>(std::max(length, 1));
   }
   out += '"';
 }
 
 class Writer {
  public:
-  Writer(int indent, bool sort_keys, std::string& out)
-      : indent_(indent), sort_keys_(sort_keys), out_(out) {}
+  Writer(const JsonStyle& style, std::string& out) : style_(style), out_(out) {}
 
   void Write(const Value& value) {
     switch (value.type()) {
@@ -69,7 +65,7 @@ class Writer {
         WriteFloat(value.AsFloat());
         break;
       case Type::kString:
-        AppendJsonString(value.AsString(), out_);
+        AppendJsonString(value.AsString(), style_.ensure_ascii, out_);
         break;
       case Type::kList:
       case Type::kTuple:
@@ -96,17 +92,17 @@ class Writer {
   }
 
   void NewLine() {
-    if (indent_ < 0) return;
+    if (style_.indent < 0) return;
     out_ += '\n';
-    out_.append(static_cast<size_t>(indent_) * static_cast<size_t>(level_), ' ');
-    FIREQ_CHECK(static_cast<int64_t>(out_.size()) <= kMaxWeight, kUnsupported, "tojson: more than ",
-                kMaxWeight, " bytes");
+    out_.append(static_cast<size_t>(style_.indent) * static_cast<size_t>(level_), ' ');
   }
 
   void Separate(bool& first) {
-    if (!first) out_ += indent_ < 0 ? ", " : ",";
+    if (!first) out_ += style_.item_separator;
     first = false;
     NewLine();
+    FIREQ_CHECK(static_cast<int64_t>(out_.size()) <= kMaxWeight, kUnsupported, "tojson: more than ",
+                kMaxWeight, " bytes");
   }
 
   void WriteList(const List& items) {
@@ -125,7 +121,7 @@ class Writer {
   void WriteDict(const Items& items) {
     std::vector<const std::pair<Value, Value>*> entries;
     for (const auto& entry : items) entries.push_back(&entry);
-    if (sort_keys_) {
+    if (style_.sort_keys) {
       std::ranges::stable_sort(entries, [](auto* a, auto* b) { return Less(a->first, b->first); });
     }
     out_ += '{';
@@ -134,7 +130,7 @@ class Writer {
     for (const auto* entry : entries) {
       Separate(first);
       WriteKey(entry->first);
-      out_ += ": ";
+      out_ += style_.key_separator;
       Write(entry->second);
     }
     --level_;
@@ -143,23 +139,22 @@ class Writer {
   }
 
   void WriteKey(const Value& key) {
-    if (key.Is(Type::kString)) return AppendJsonString(key.AsString(), out_);
+    if (key.Is(Type::kString)) return AppendJsonString(key.AsString(), style_.ensure_ascii, out_);
     out_ += '"';
     Write(key);
     out_ += '"';
   }
 
-  int indent_;
-  bool sort_keys_;
+  const JsonStyle& style_;
   std::string& out_;
   int level_ = 0;
 };
 
 }  // namespace
 
-std::string ToJson(const Value& value, int indent, bool sort_keys) {
+std::string ToJson(const Value& value, const JsonStyle& style) {
   std::string out;
-  Writer(indent, sort_keys, out).Write(value);
+  Writer(style, out).Write(value);
   return out;
 }
 

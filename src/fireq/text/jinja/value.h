@@ -139,8 +139,17 @@ bool Less(const Value& a, const Value& b);
 // repr of a float: the shortest digits that read back the same, with ".0" where needed.
 std::string FloatRepr(double d);
 
-// json.dumps(value, ensure_ascii=False, indent=...); indent < 0: on one line.
-std::string ToJson(const Value& value, int indent, bool sort_keys);
+// How json.dumps writes.
+struct JsonStyle {
+  int indent = -1;  // negative: on one line
+  bool sort_keys = false;
+  bool ensure_ascii = false;
+  std::string item_separator = ", ";  // "," where there is an indent
+  std::string key_separator = ": ";
+};
+
+// json.dumps(value, ...).
+std::string ToJson(const Value& value, const JsonStyle& style);
 
 inline Value Text(std::string_view text) { return Value::String(std::string(text)); }
 
