@@ -123,6 +123,44 @@ TEST(ChatTemplate, TojsonTakesWhatJsonDumpsTakes) {
             "chat template, line 1: tojson: separators are two texts, got str");
 }
 
+TEST(ChatTemplate, FormatsNumbersAndTextsAsPython) {
+  EXPECT_EQ(Render("{{ '%5s|%-5s|%05d|%+d|% d|%3d' | format('a', 'b', 42, 3, 4, 7) }}"),
+            "    a|b    |00042|+3| 4|  7");
+  EXPECT_EQ(Render("{{ '%.3s %e %g %c %5.1f %-6.2f|' % ('\u00e9bcdef', 12345.678, 0.0001, 'x', "
+                   "2.25, -1.005) }}"),
+            "\u00e9bc 1.234568e+04 0.0001 x   2.2 -1.00 |");
+  EXPECT_EQ(Render("{{ '%#x %X %o %#o %.3d %06.1f %d' % (255, 255, 8, 8, 5, -2.55, 3.9) }}"),
+            "0xff FF 10 0o10 005 -002.5 3");
+  EXPECT_EQ(Render("{{ '%(a)s-%(b)03d%%' | format(a='x', b=7) }}{{ '%(k)s' % {'k': 1} }}"),
+            "x-007%1");
+  EXPECT_EQ(ErrorOf("{{ '%*d' % (1, 2) }}"),
+            "chat template, line 1: the conversion %* is not supported");
+  EXPECT_EQ(ErrorOf("{{ '%99999999d' % 2 }}"),
+            "chat template, line 1: a format's width of 99999999; at most 10000");
+}
+
+// Each seen beside jinja2 3.1.
+TEST(ChatTemplate, WhatFewTemplatesUse) {
+  EXPECT_EQ(Render("{% for g in [{'r': 'a'}, {'r': 'b'}, {'r': 'a'}] | groupby('r') %}"
+                   "{{ g.grouper }}{{ g.list | length }}{{ g[1] | length }} {% endfor %}"),
+            "a22 b11 ");
+  EXPECT_EQ(Render("{% macro m(a, b='x') %}{{ a }}{{ b }}{{ varargs }}{{ kwargs }}{% endmacro %}"
+                   "{{ m(1, 2, 3, z=5) }} {{ m(1) }}"),
+            "12(3,){'z': 5} 1x(){}");
+  EXPECT_EQ(ErrorOf("{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}"),
+            "chat template, line 1: macro 'm' takes at most 1 arguments, got 2");
+  EXPECT_EQ(Render("{{ [{'role': 'u'}] | map('attr', 'role') | list }}"), "[Undefined]");
+  EXPECT_EQ(Render("{{ 0x1F + 0b11 + 0o17 + 1_0 }} {{ -0.0 }} {{ '\\101\\0' | length }}"),
+            "59 -0.0 2");
+  EXPECT_EQ(Render("{{ '0x1f' | int(base=16) }} {{ '1_000' | int }} {{ '+5' | int }} "
+                   "{{ '1__0' | int(7) }} {{ '-0b11' | int(base=2) }} {{ '--1' | int }}"),
+            "31 1000 5 7 -3 0");
+  EXPECT_EQ(ErrorOf("{{ 1e20 | int }}"), "chat template, line 1: int: 1e+20 exceeds 64 bits");
+  EXPECT_EQ(Render("{{ ['\u200b\u00a0\u3000\U000E0001\u00e9'] }}"),
+            R"(['\u200b\xa0\u3000\U000e0001)"
+            "\u00e9']");
+}
+
 TEST(ChatTemplate, TheLowestStepOfASlice) {
   EXPECT_EQ(Render("{{ 'abc'[::-9223372036854775807 - 1] }}"), "c");
 }

@@ -188,4 +188,21 @@ bool IsWordChar(char32_t code) {
          code == 0x200D;
 }
 
+bool IsPrintable(char32_t code) {
+  switch (utf8proc_category(static_cast<int32_t>(code))) {
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+      return false;
+    case UTF8PROC_CATEGORY_ZS:
+      return code == ' ';
+    default:
+      return true;
+  }
+}
+
 }  // namespace fireq::text

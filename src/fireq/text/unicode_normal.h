@@ -25,6 +25,10 @@ bool IsPunctuation(char32_t code);  // ASCII punctuation and symbols, or categor
 bool IsLetter(char32_t code);  // category L*
 bool IsNumber(char32_t code);  // category N*
 
+// What Python's repr shows as it is: all but controls, unassigned characters and spaces, the space
+// itself apart.
+bool IsPrintable(char32_t code);
+
 // What \w matches in a Rust regular expression: L*, M*, Nd, Nl, Pc and the two joiners.
 bool IsWordChar(char32_t code);
 

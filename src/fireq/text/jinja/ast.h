@@ -75,6 +75,8 @@ struct Stmt {
   std::vector<std::pair<ExprPtr, Body>> branches;
   std::vector<std::pair<ExprPtr, ExprPtr>> assignments;
   std::vector<Parameter> parameters;
+  // A macro whose body names them takes further arguments.
+  bool uses_varargs = false, uses_kwargs = false;
   Body body;
   Body otherwise;
 };

@@ -117,6 +117,8 @@ Value Evaluator::EvalFilterChain(const Expr& chain, const Value& input) {
 Value Evaluator::EvalUnary(const Expr& expr) {
   const Value value = Eval(*expr.children[0]);
   if (expr.name == "not") return Value::Bool(!value.Truthy());
+  // 0 - 0.0 would lose the sign.
+  if (expr.name == "-" && value.Is(Type::kFloat)) return Value::Float(-value.AsFloat());
   return Arithmetic(runtime_, expr.name, Value::Int(0), value);
 }
 

@@ -249,6 +249,8 @@ ExprPtr ExpressionParser::ParseName() {
     expr->constant = Value::None();
   } else {
     expr->kind = Expr::Kind::kName;
+    saw_varargs_ |= name == "varargs";
+    saw_kwargs_ |= name == "kwargs";
     expr->name = name;
   }
   return expr;

@@ -41,6 +41,8 @@ class ExpressionParser {
   void Adopt(Expr& parent, ExprPtr child);
 
   int nesting_ = 0;
+  // Whether these names have been read since somebody cleared the flags.
+  bool saw_varargs_ = false, saw_kwargs_ = false;
 
  private:
   ExprPtr Binary(ExprPtr left, std::string op, ExprPtr right);

@@ -303,21 +303,21 @@ Value Interpreter::CallMacro(const Stmt& stmt, Scope* definition, const Argument
                              const Value* caller) {
   const Deeper deeper(*this);
   const std::string name = stmt.text.empty() ? "caller" : stmt.text;
-  FIREQ_CHECK(arguments.positional.size() <= stmt.parameters.size(), kInvalidArgument, "macro '",
-              name, "' takes at most ", stmt.parameters.size(), " arguments, got ",
+  const size_t placed = std::min(arguments.positional.size(), stmt.parameters.size());
+  FIREQ_CHECK(placed == arguments.positional.size() || stmt.uses_varargs, kInvalidArgument,
+              "macro '", name, "' takes at most ", stmt.parameters.size(), " arguments, got ",
               arguments.positional.size());
   runtime_.budget.Charge(Budget::kIteration);
   Enter enter(*this, definition);
   std::map<std::string, Value, std::less<>>& values = enter.scope().values;
-  for (size_t i = 0; i < arguments.positional.size(); ++i) {
-    values[stmt.parameters[i].name] = arguments.positional[i];
-  }
+  for (size_t i = 0; i < placed; ++i) values[stmt.parameters[i].name] = arguments.positional[i];
+  Items others;
   for (const auto& [key, value] : arguments.named) {
-    FIREQ_CHECK(
-        std::ranges::find(stmt.parameters, key, &Parameter::name) != stmt.parameters.end() &&
-            !values.contains(key),
-        kInvalidArgument, "macro '", name, "' has no use for the argument '", key, "'");
-    values[key] = value;
+    const bool known =
+        std::ranges::find(stmt.parameters, key, &Parameter::name) != stmt.parameters.end();
+    FIREQ_CHECK(known ? !values.contains(key) : stmt.uses_kwargs, kInvalidArgument, "macro '", name,
+                "' has no use for the argument '", key, "'");
+    known ? void(values[key] = value) : void(others.emplace_back(Value::String(key), value));
   }
   for (const Parameter& parameter : stmt.parameters) {
     if (values.contains(parameter.name)) continue;
@@ -326,6 +326,11 @@ Value Interpreter::CallMacro(const Stmt& stmt, Scope* definition, const Argument
                                : Value::Undefined(StrCat("parameter '", parameter.name, "'"));
     values[parameter.name] = fallback;
   }
+  if (stmt.uses_varargs) {
+    values["varargs"] = Value::Tuple({arguments.positional.begin() + static_cast<ptrdiff_t>(placed),
+                                      arguments.positional.end()});
+  }
+  if (stmt.uses_kwargs) values["kwargs"] = Value::Dict(std::move(others));
   if (caller != nullptr) values["caller"] = *caller;
   return Value::String(Capture(stmt.body));
 }

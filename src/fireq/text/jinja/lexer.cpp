@@ -1,6 +1,7 @@
 #include "fireq/text/jinja/lexer.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "fireq/base/error.h"
 #include "fireq/text/utf8.h"
@@ -194,6 +195,7 @@ class Lexer {
   void Number() {
     const bool after_dot = !tokens_.empty() && tokens_.back().kind == TokenKind::kOperator &&
                            tokens_.back().text == ".";
+    if (!after_dot && PrefixedInteger()) return;
     std::string digits;
     const auto take_digits = [&] {
       while (IsDigit(Peek()) || (Peek() == '_' && IsDigit(Peek(1)))) {
@@ -220,6 +222,30 @@ class Lexer {
     Emit(is_float ? TokenKind::kFloat : TokenKind::kInteger, digits);
   }
 
+  // 0x1F, 0o17 and 0b11.
+  bool PrefixedInteger() {
+    const char letter = static_cast<char>(Peek(1) | 0x20);
+    const int base = Peek() != '0'   ? 0
+                     : letter == 'x' ? 16
+                     : letter == 'o' ? 8
+                     : letter == 'b' ? 2
+                                     : 0;
+    if (base == 0) return false;
+    Advance(2);
+    std::string digits;
+    for (; IsNameStart(Peek()) || IsDigit(Peek()); Advance(1)) {
+      if (Peek() != '_') digits += Peek();
+    }
+    int64_t value = 0;
+    const char* end = digits.data() + digits.size();
+    const auto [stop, error] = std::from_chars(digits.data(), end, value, base);
+    Check(stop == end && !digits.empty(), "a number runs into a name");
+    FIREQ_CHECK(error == std::errc(), kUnsupported, "chat template, line ", line_, ": the number ",
+                digits, " is out of range");
+    Emit(TokenKind::kInteger, std::to_string(value));
+    return true;
+  }
+
   void Quoted() {
     const char quote = Peek();
     const int begin_line = line_;
@@ -242,8 +268,8 @@ class Lexer {
   // Python's escapes; an unknown one stays as it is.
   void Escape(std::string& value) {
     const char c = Peek(1);
-    constexpr std::string_view kNames = "ntr\\'\"abfv0";
-    constexpr std::string_view kValues("\n\t\r\\'\"\a\b\f\v\0", 11);
+    constexpr std::string_view kNames = "ntr\\'\"abfv";
+    constexpr std::string_view kValues("\n\t\r\\'\"\a\b\f\v", 10);
     const size_t known = c == '\0' ? kNames.npos : kNames.find(c);
     const size_t hex_digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
     if (hex_digits > 0) {
@@ -256,6 +282,14 @@ class Lexer {
       }
       text::AppendUtf8(value, code);
       Advance(2 + hex_digits);
+    } else if (c >= '0' && c <= '7') {
+      char32_t code = 0;
+      size_t size = 1;
+      for (; size <= 3 && Peek(size) >= '0' && Peek(size) <= '7'; ++size) {
+        code = code << 3 | static_cast<char32_t>(Peek(size) - '0');
+      }
+      text::AppendUtf8(value, code);
+      Advance(size);
     } else if (known != kNames.npos) {
       value += kValues[known];
       Advance(2);

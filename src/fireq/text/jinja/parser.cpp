@@ -196,11 +196,21 @@ class Parser : public ExpressionParser {
     StmtPtr stmt = MakeStmt(Stmt::Kind::kMacro);
     stmt->text = NeedIdentifier();
     stmt->parameters = ParseParameters();
+    ParseMacroBody(*stmt, "endmacro");
+    return stmt;
+  }
+
+  void ParseMacroBody(Stmt& macro, std::string_view end) {
     NeedBlockEnd();
     const int outer_loops = std::exchange(loops_, 0);
-    stmt->body = ParseBodyAndEnd("endmacro", stmt->line);
+    const bool outer_varargs = std::exchange(saw_varargs_, false);
+    const bool outer_kwargs = std::exchange(saw_kwargs_, false);
+    macro.body = ParseBodyAndEnd(end, macro.line);
+    macro.uses_varargs = saw_varargs_;
+    macro.uses_kwargs = saw_kwargs_;
+    saw_varargs_ |= outer_varargs;
+    saw_kwargs_ |= outer_kwargs;
     loops_ = outer_loops;
-    return stmt;
   }
 
   StmtPtr ParseCallBlock() {
@@ -208,10 +218,7 @@ class Parser : public ExpressionParser {
     if (SeesOperator("(")) stmt->parameters = ParseParameters();
     stmt->value = ParseExpression();
     if (stmt->value->kind != Expr::Kind::kCall) Fail("a call");
-    NeedBlockEnd();
-    const int outer_loops = std::exchange(loops_, 0);
-    stmt->body = ParseBodyAndEnd("endcall", stmt->line);
-    loops_ = outer_loops;
+    ParseMacroBody(*stmt, "endcall");
     return stmt;
   }
 

@@ -59,6 +59,23 @@ Value Tojson(Runtime& runtime, const Value& value, const Arguments& arguments) {
   return Value::String(std::move(json));
 }
 
+// What Python's int() lets stand in a number of `base` and std::from_chars does not: a plus, the
+// prefix of the base, an underscore between digits.
+std::string PlainDigits(std::string_view text, int base) {
+  std::string out;
+  if (text.starts_with('-')) out = "-";
+  if (text.starts_with('-') || text.starts_with('+')) text.remove_prefix(1);
+  if (text.starts_with('-') || text.starts_with('+')) return "";
+  const char letter = base == 16 ? 'x' : base == 8 ? 'o' : base == 2 ? 'b' : '\0';
+  const bool prefixed = text.size() > 2 && text[0] == '0' && (text[1] | 0x20) == letter;
+  if (prefixed) text.remove_prefix(2);
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool between = i > 0 && i + 1 < text.size() && text[i - 1] != '_' && text[i + 1] != '_';
+    if (text[i] != '_' || !(between || (prefixed && i == 0))) out += text[i];
+  }
+  return out;
+}
+
 Value ToInt(Runtime&, const Value& value, const Arguments& arguments) {
   const ArgumentReader in("int", arguments, {"default", "base"});
   Value fallback = in.Get("default") != nullptr ? *in.Get("default") : Value::Int(0);
@@ -67,18 +84,21 @@ Value ToInt(Runtime&, const Value& value, const Arguments& arguments) {
   if (value.Is(Type::kFloat)) {
     real = value.AsFloat();
   } else if (value.Is(Type::kString)) {
-    const std::string_view text = Strip(value.AsString(), "", true, true);
+    const auto base = static_cast<int>(std::clamp<int64_t>(in.Int("base", 10), 2, 36));
+    const std::string text = PlainDigits(Strip(value.AsString(), "", true, true), base);
     int64_t integer = 0;
     const char* end = text.data() + text.size();
-    const auto base = static_cast<int>(std::clamp<int64_t>(in.Int("base", 10), 2, 36));
-    if (std::from_chars(text.data(), end, integer, base).ptr == end && !text.empty()) {
-      return Value::Int(integer);
-    }
+    const auto [stop, error] = std::from_chars(text.data(), end, integer, base);
+    FIREQ_CHECK(stop != end || error != std::errc::result_out_of_range, kUnsupported, "int: ", text,
+                " exceeds 64 bits");
+    if (stop == end && !text.empty()) return Value::Int(integer);
     if (std::from_chars(text.data(), end, real).ptr != end || text.empty()) return fallback;
   } else {
     return fallback;
   }
-  return std::fabs(real) < 9e18 ? Value::Int(static_cast<int64_t>(real)) : fallback;
+  if (!std::isfinite(real)) return fallback;
+  FIREQ_CHECK(std::fabs(real) < 9e18, kUnsupported, "int: ", FloatRepr(real), " exceeds 64 bits");
+  return Value::Int(static_cast<int64_t>(real));
 }
 
 Value ToFloat(Runtime&, const Value& value, const Arguments& arguments) {
@@ -234,26 +254,14 @@ Value UrlEncode(Runtime&, const Value& value, const Arguments&) {
 }
 
 Value Format(Runtime&, const Value& value, const Arguments& arguments) {
-  return Value::String(FormatPercent(value.ToString(), Value::Tuple(arguments.positional)));
-}
-
-// With a precision for %f: digits after the point.
-std::string FormatNumber(char conversion, int precision, const Value& value) {
-  FIREQ_CHECK(value.IsNumber(), kInvalidArgument, "%", conversion, " needs a number, got ",
-              value.TypeName());
-  char buffer[400];
-  std::to_chars_result result{};
-  char* const end = std::end(buffer);
-  if (conversion == 'f') {
-    result = std::to_chars(buffer, end, value.AsFloat(), std::chars_format::fixed, precision);
-  } else {
-    const int64_t integer = value.Is(Type::kFloat) && std::fabs(value.AsFloat()) < 9e18
-                                ? static_cast<int64_t>(value.AsFloat())
-                                : value.AsInt();
-    result = std::to_chars(buffer, end, integer, conversion == 'x' ? 16 : 10);
+  FIREQ_CHECK(arguments.positional.empty() || arguments.named.empty(), kInvalidArgument,
+              "format takes values or named values, not both");
+  if (arguments.named.empty()) {
+    return Value::String(FormatPercent(value.ToString(), Value::Tuple(arguments.positional)));
   }
-  FIREQ_CHECK(result.ec == std::errc(), kUnsupported, "%", conversion, ": the number is too long");
-  return std::string(buffer, result.ptr);
+  Items named;
+  for (const auto& [name, item] : arguments.named) named.emplace_back(Value::String(name), item);
+  return Value::String(FormatPercent(value.ToString(), Value::Dict(std::move(named))));
 }
 
 constexpr FilterRow kScalarFilters[] = {
@@ -288,45 +296,5 @@ constexpr FilterRow kScalarFilters[] = {
 }  // namespace
 
 std::span<const FilterRow> ScalarFilters() { return kScalarFilters; }
-
-std::string FormatPercent(std::string_view format, const Value& value) {
-  const List single = {value};
-  const List& values = value.Is(Type::kTuple) ? value.AsList() : single;
-  std::string out;
-  size_t used = 0;
-  for (size_t at = 0; at < format.size(); ++at) {
-    if (format[at] != '%') {
-      out += format[at];
-      continue;
-    }
-    int precision = 6;
-    ++at;
-    if (format.substr(at).starts_with('.')) {
-      const char* end = format.data() + format.size();
-      const auto digits = std::from_chars(format.data() + at + 1, end, precision);
-      FIREQ_CHECK(precision >= 0 && precision <= 40, kUnsupported, "a precision of ", precision);
-      at = static_cast<size_t>(digits.ptr - format.data());
-    }
-    const char conversion = at < format.size() ? format[at] : '\0';
-    if (conversion == '%') {
-      out += '%';
-      continue;
-    }
-    FIREQ_CHECK(
-        std::string_view("srdifx").find(conversion) != std::string_view::npos && conversion != '\0',
-        kUnsupported, "the conversion %", conversion, " is not supported");
-    FIREQ_CHECK(used < values.size(), kInvalidArgument, "not enough values for the format \"",
-                format, "\"");
-    const Value& v = values[used++];
-    if (conversion == 's') out += v.ToString();
-    if (conversion == 'r') v.AppendRepr(out);
-    if (conversion != 's' && conversion != 'r') out += FormatNumber(conversion, precision, v);
-    FIREQ_CHECK(static_cast<int64_t>(out.size()) <= kMaxWeight, kUnsupported,
-                "formatting makes more than ", kMaxWeight, " bytes");
-  }
-  FIREQ_CHECK(used == values.size() || !value.Is(Type::kTuple), kInvalidArgument,
-              "too many values for the format \"", format, "\"");
-  return out;
-}
 
 }  // namespace fireq::jinja

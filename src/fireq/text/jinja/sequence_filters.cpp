@@ -241,8 +241,13 @@ Value Last(Runtime& runtime, const Value& value, const Arguments&) {
   return items.empty() ? Value::Undefined("the last of nothing") : items.back();
 }
 
+// Of the value itself: an entry of a dict is none.
 Value Attribute(Runtime&, const Value& value, const Arguments& arguments) {
-  return SelectAttribute(value, ArgumentReader("attr", arguments, {"name"}).Need("name"));
+  const std::string name = ArgumentReader("attr", arguments, {"name"}).Need("name").ToString();
+  if (value.Is(Type::kDict) && !HasMethod(value, name)) {
+    return Value::Undefined(StrCat("attribute '", name, "' of a dict"));
+  }
+  return GetAttribute(value, name);
 }
 
 Value ItemsOf(Runtime& runtime, const Value& value, const Arguments&) {

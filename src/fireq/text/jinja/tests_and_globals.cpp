@@ -192,7 +192,7 @@ Value RaiseException(Runtime&, const Arguments& arguments) {
 Value StrftimeNow(Runtime& runtime, const Arguments& arguments) {
   constexpr size_t kMaxTime = 4096;
   const std::string format =
-      ArgumentReader("strftime_now", arguments, {"format"}).String("format", "");
+      ArgumentReader("strftime_now", arguments, {"format"}).Need("format").ToString();
   std::tm local{};
   localtime_r(&runtime.now, &local);
   std::string out(kMaxTime, '\0');
@@ -226,8 +226,8 @@ Value FindGlobal(Runtime& runtime, std::string_view name) {
   for (const auto& [key, body] : kFunctions) {
     if (key == name) return Value::Of(std::make_shared<Function>(name, runtime, body));
   }
-  for (const std::string_view known : {"cycler", "joiner", "lipsum"}) {
-    FIREQ_CHECK(name != known, kUnsupported, "the function '", name, "' is not supported");
+  for (const std::string_view known : {"cycler", "joiner", "lipsum", "self"}) {
+    FIREQ_CHECK(name != known, kUnsupported, "'", name, "' is not supported");
   }
   return Value::Undefined(StrCat("'", name, "'"));
 }

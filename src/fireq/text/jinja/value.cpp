@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "fireq/base/error.h"
+#include "fireq/text/unicode_normal.h"
 #include "fireq/text/utf8.h"
 
 namespace fireq::jinja {
@@ -80,20 +81,23 @@ void AppendQuoted(std::string_view text, std::string& out) {
   const char quote = has_single && text.find('"') == text.npos ? '"' : '\'';
   constexpr char kHex[] = "0123456789abcdef";
   out += quote;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
+  for (size_t at = 0; at < text.size();) {
+    const char c = text[at];
+    const auto [code, length] = text::DecodeFirst(text.substr(at));
+    const auto size = static_cast<size_t>(std::max(length, 1));
     if (c == quote || c == '\\') {
       out += '\\';
       out += c;
     } else if (c == '\n' || c == '\r' || c == '\t') {
       out += c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t";
-    } else if (byte < 0x20 || byte == 0x7F) {
-      out += "\\x";
-      out += kHex[byte >> 4];
-      out += kHex[byte & 15];
+    } else if (length == 0 || text::IsPrintable(code)) {
+      out += text.substr(at, size);
     } else {
-      out += c;
+      const int digits = code < 0x100 ? 2 : code < 0x10000 ? 4 : 8;
+      out += digits == 2 ? "\\x" : digits == 4 ? "\\u" : "\\U";
+      for (int shift = 4 * digits - 4; shift >= 0; shift -= 4) out += kHex[(code >> shift) & 15];
     }
+    at += size;
   }
   out += quote;
 }
