@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <random>
 #include <thread>
 
@@ -12,6 +13,7 @@
 #include "fireq/backends/cpu/thread_ranks.h"
 #include "fireq/backends/sm90/backend/sm90_backend.h"
 #include "fireq/engine/session.h"
+#include "fireq/formats/act_e4m3.h"
 #include "fireq/formats/bf16.h"
 #include "fireq/model/synthetic.h"
 
@@ -103,6 +105,71 @@ TEST(NcclRanks, SumsAreTheSumsCalledAndRecorded) {
       }
     }
   });
+}
+
+// Codes of `rows` rows with their scales and sums, on the backend.
+ActTensor MakeCodesFor(Backend& backend, int64_t rows, int64_t k) {
+  return {backend.Allocate(DType::kE4M3, {rows, k}), backend.Allocate(DType::kF32, {rows}),
+          backend.Allocate(DType::kF32, {rows, (k + kGroup - 1) / kGroup})};
+}
+
+// A norm right behind a sum is one kernel with it; behind anything else it is not. The sum is the
+// same bits; the norm's sum of squares is added in another order, so a code on a border may differ.
+TEST(NcclRanks, ASumTakesItsNormAlong) {
+  if (!TwoGpus()) GTEST_SKIP() << "needs two Hopper GPUs";
+  struct Shape2 {
+    int64_t rows, k;
+  };
+  for (const auto& [rows, k] : {Shape2{64, 8192}, {2, 64}, {37, 4096}, {77, 5120}, {128, 4096}}) {
+    const std::vector<Tensor> parts = RandomParts(rows * k);
+    OnGpus(NumGpus(),
+           [&, rows = rows, k = k](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
+             const Tensor& part = parts[static_cast<size_t>(ranks->share().rank)];
+             std::vector<float> weights(static_cast<size_t>(k));
+             for (size_t i = 0; i < weights.size(); ++i) weights[i] = 0.5f + 0.01f * (i % 101);
+             const Tensor weight = backend.Upload(Tensor::FromVector(DType::kF32, {k}, weights));
+             const Tensor x = backend.Allocate(DType::kBF16, {rows, k});
+             const ActTensor together = MakeCodesFor(backend, rows, k);
+             const ActTensor apart = MakeCodesFor(backend, rows, k);
+             const auto norm = [&](const ActTensor& out) {
+               backend.RmsNorm({.x = x, .weight = weight, .eps = 1e-5f, .out = out});
+             };
+             const auto check = [&] {
+               const Tensor sum = backend.Download(x);
+               norm(apart);
+               const Tensor got = backend.Download(together.values);
+               const Tensor expected = backend.Download(apart.values);
+               const Tensor scales = backend.Download(together.scale);
+               const Tensor expected_scales = backend.Download(apart.scale);
+               int64_t differ = 0;
+               for (int64_t i = 0; i < rows * k; ++i) {
+                 if (parts.size() == 2) {
+                   ASSERT_EQ(sum.as<bf16_t>()[i], SumAt(parts, i)) << i;
+                 }
+                 const int a = got.as<uint8_t>()[i], b = expected.as<uint8_t>()[i];
+                 ASSERT_LE(std::abs(a - b), 1) << i << " of " << rows << " x " << k;
+                 differ += a != b;
+               }
+               EXPECT_LE(differ, rows * k / 1000 + 2) << rows << " x " << k;
+               for (int64_t r = 0; r < rows; ++r)
+                 ASSERT_NEAR(scales.as<float>()[r], expected_scales.as<float>()[r],
+                             1e-5f * expected_scales.as<float>()[r]);
+             };
+             const auto run = [&] {
+               ranks->Sum(x);
+               norm(together);
+             };
+             backend.Copy(backend.Upload(part).Reshape({rows, k}), x);
+             run();
+             check();
+             const auto recording = backend.Record(run);
+             for (int i = 0; i < 5; ++i) {
+               backend.UploadTo(part.Reshape({rows, k}), x);
+               recording->Run();
+               check();
+             }
+           });
+  }
 }
 
 // Many sums behind each other without a wait between: turns of the boxes may not mix.

@@ -26,6 +26,8 @@ class AwaitedCodes {
   // so. They may be had again while no other op has run.
   const CodesToMake* Find(const uint8_t* codes) const;
   void MadeByReader(const void* written);  // what the reader wrote
+  // Another kernel has made the codes at `codes`.
+  void MadeElsewhere(const void* codes) { unmade_.erase(codes); }
   // Makes what is awaited and what is to be read from `wanted`. Throws kInternal if that was left
   // to a reader and is gone: such codes are for one reader, or for several one after the other.
   void Make(cudaStream_t stream, const void* wanted = nullptr);

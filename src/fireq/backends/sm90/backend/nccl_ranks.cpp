@@ -67,8 +67,8 @@ struct NcclGroup {
 
 class NcclRank final : public Ranks {
  public:
-  NcclRank(std::shared_ptr<NcclGroup> group, const Stream& stream, Share share)
-      : group_(std::move(group)), stream_(stream), share_(share) {}
+  NcclRank(std::shared_ptr<NcclGroup> group, StreamOwner& backend, Share share)
+      : group_(std::move(group)), backend_(backend), share_(share) {}
 
   Share share() const override { return share_; }
   void Fail() override {
@@ -83,18 +83,29 @@ class NcclRank final : public Ranks {
     FIREQ_CHECK(values.dtype() == DType::kBF16, kUnsupported, "a sum of ", Name(values.dtype()),
                 " over GPUs");
     Check();
-    if (group_->boxes && group_->boxes->Takes(values.size_bytes()))
-      return group_->boxes->Sum(share_.rank, values, stream_.get());
+    const cudaStream_t stream = backend_.stream().get();
+    if (group_->boxes && group_->boxes->Takes(values.size_bytes())) {
+      const auto sum = [group = group_, values, rank = share_.rank, stream] {
+        group->boxes->Sum(rank, values, stream);
+      };
+      const auto sum_and_norm = [group = group_, values, rank = share_.rank,
+                                 stream](const CodesToMake& codes) {
+        return codes.x.size_bytes() == values.size_bytes() &&
+               group->boxes->SumAndNorm(rank, values, codes, stream);
+      };
+      return backend_.Await({values.data(), sum, sum_and_norm});
+    }
+    backend_.Await({});
     const NcclComm comm = group_->comms[static_cast<size_t>(share_.rank)];
     const auto count = static_cast<size_t>(values.num_elements());
-    Nccl().Check(Nccl().all_reduce(values.data(), values.data(), count, kNcclBf16, kNcclSum, comm,
-                                   stream_.get()),
-                 "ncclAllReduce");
+    Nccl().Check(
+        Nccl().all_reduce(values.data(), values.data(), count, kNcclBf16, kNcclSum, comm, stream),
+        "ncclAllReduce");
   }
 
  private:
   std::shared_ptr<NcclGroup> group_;
-  const Stream& stream_;
+  StreamOwner& backend_;
   Share share_;
 };
 
@@ -113,8 +124,8 @@ std::vector<std::shared_ptr<Ranks>> MakeNcclRanks(std::span<Backend* const> back
   group->boxes = sm90::PeerBoxes::Make(size);
   std::vector<std::shared_ptr<Ranks>> ranks;
   for (int r = 0; r < size; ++r) {
-    const auto& owner = dynamic_cast<const sm90::StreamOwner&>(*backends[static_cast<size_t>(r)]);
-    ranks.push_back(std::make_shared<sm90::NcclRank>(group, owner.stream(), Share{r, size}));
+    auto& owner = dynamic_cast<sm90::StreamOwner&>(*backends[static_cast<size_t>(r)]);
+    ranks.push_back(std::make_shared<sm90::NcclRank>(group, owner, Share{r, size}));
   }
   return ranks;
 }

@@ -68,16 +68,37 @@ bool PeerBoxes::Takes(int64_t bytes) const {
   return layout_.ranks > 1 && bytes % 16 == 0 && bytes <= layout_.slot_bytes;
 }
 
+PeerSumParams PeerBoxes::Params(int rank, const Tensor& values) const {
+  PeerSumParams params;
+  params.values = static_cast<uint4*>(values.data());
+  params.vectors = values.size_bytes() / 16;
+  params.layout = layout_;
+  for (size_t r = 0; r < boxes_.size(); ++r) params.boxes[r] = boxes_[r].data();
+  params.calls = calls_[static_cast<size_t>(rank)].data();
+  params.stop = static_cast<const uint32_t*>(stop_.data());
+  params.rank = rank;
+  return params;
+}
+
 void PeerBoxes::Sum(int rank, const Tensor& values, cudaStream_t stream) const {
-  PeerSumParams launch;
-  launch.values = static_cast<uint4*>(values.data());
-  launch.vectors = values.size_bytes() / 16;
-  launch.layout = layout_;
-  for (size_t r = 0; r < boxes_.size(); ++r) launch.boxes[r] = boxes_[r].data();
-  launch.calls = calls_[static_cast<size_t>(rank)].data();
-  launch.stop = static_cast<const uint32_t*>(stop_.data());
-  launch.rank = rank;
-  LaunchPeerSum(launch, stream);
+  LaunchPeerSum(Params(rank, values), stream);
+}
+
+bool PeerBoxes::SumAndNorm(int rank, const Tensor& values, const CodesToMake& codes,
+                           cudaStream_t stream) const {
+  const int64_t rows = codes.x.dim(0), k = codes.x.dim(1);
+  // One row's codes are made by the GEMM that reads them (AwaitedCodes).
+  if (rows < 2 || k > kMaxPeerSumNormK || k % 64 != 0 || !codes.norm.defined()) return false;
+  PeerSumNormParams launch;
+  launch.sum = Params(rank, values);
+  launch.weight = codes.norm.as<float>();
+  launch.eps = codes.eps;
+  launch.rows = rows;
+  launch.k = k;
+  launch.out = {codes.out.values.as<uint8_t>(), codes.out.scale.as<float>(),
+                codes.out.sums.as<float>()};
+  LaunchPeerSumNorm(launch, stream);
+  return true;
 }
 
 void PeerBoxes::Stop() { *static_cast<volatile uint32_t*>(stop_.data()) = 1; }

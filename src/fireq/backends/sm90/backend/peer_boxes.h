@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "fireq/backends/sm90/backend/awaited_codes.h"
 #include "fireq/backends/sm90/peer_sum/launch.h"
 #include "fireq/backends/sm90/runtime/device_buffer.h"
 #include "fireq/backends/sm90/runtime/pinned_buffer.h"
@@ -20,11 +21,15 @@ class PeerBoxes {
   bool Takes(int64_t bytes) const;
   // Of `rank`'s values, BF16 in its memory, in its stream.
   void Sum(int rank, const Tensor& values, cudaStream_t stream) const;
+  // The same, and the codes of the norm of the sums, if it takes such rows.
+  bool SumAndNorm(int rank, const Tensor& values, const CodesToMake& codes,
+                  cudaStream_t stream) const;
   // Nobody waits any more.
   void Stop();
 
  private:
   explicit PeerBoxes(int ranks);
+  PeerSumParams Params(int rank, const Tensor& values) const;
 
   PeerBoxLayout layout_;
   std::vector<DeviceBuffer<uint8_t>> boxes_;

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
 #include "fireq/backends/sm90/attn_prefill/launch.h"
@@ -108,6 +109,10 @@ class Sm90Backend final : public Backend, public StreamOwner {
   std::string name() const override { return name_; }
   const Stream& stream() const override { return *stream_; }
   std::shared_ptr<Stream> shared_stream() const override { return stream_; }
+  void Await(AwaitedSum sum) override {
+    MakeCodes();
+    if (sum.run) awaited_sum_ = std::move(sum);
+  }
   Tensor Allocate(DType dtype, Shape shape) override {
     return AllocateDevice(stream_, dtype, std::move(shape));
   }
@@ -192,7 +197,14 @@ class Sm90Backend final : public Backend, public StreamOwner {
 
  private:
   // Before an op that reads `wanted`, or none of the codes that a linear might make for itself.
-  void MakeCodes(const void* wanted = nullptr) { awaited_.Make(stream_->get(), wanted); }
+  void MakeCodes(const void* wanted = nullptr) {
+    MakeSum();
+    awaited_.Make(stream_->get(), wanted);
+  }
+  void MakeSum() {
+    if (awaited_sum_) std::exchange(awaited_sum_, std::nullopt)->run();
+  }
+  bool SumWithNorm(const CodesToMake& codes);
   bool RunResident(const LinearArgs& args, const GemmShape& shape, GemmI4F8Args gemm);
 
   void LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w);
@@ -209,6 +221,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   Bf16Gemm bf16_gemm_;
   Tensor half_logits_;
   AwaitedCodes awaited_;
+  std::optional<AwaitedSum> awaited_sum_;
   std::map<int64_t, Tensor> decode_workspaces_;  // by size; zeroed once, as the kernel wants it
   // The prefill plan of the last batch and what it was made for: every layer of a step uses the
   // same.
@@ -243,22 +256,38 @@ void Sm90Backend::GatherRows(const Tensor& x, const Tensor& rows, const Tensor& 
 void Sm90Backend::RmsNorm(const RmsNormArgs& args) {
   Validate(args);
   CheckBorder(args.x, "the residual stream");
-  if (args.out.values.dtype() == DType::kE4M3)
-    return awaited_.Ask({args.x, args.weight, args.eps, args.out}, stream_->get());
+  if (args.out.values.dtype() == DType::kE4M3) {
+    const CodesToMake codes{args.x, args.weight, args.eps, args.out};
+    if (SumWithNorm(codes)) return;
+    MakeSum();
+    return awaited_.Ask(codes, stream_->get());
+  }
   MakeCodes();
   CheckBorder(args.out.values, "the output of a norm");
   LaunchRmsNorm(args.x.as<bf16_t>(), args.weight.as<float>(), args.eps, args.x.dim(0),
                 args.x.dim(1), args.out.values.as<bf16_t>(), stream_->get());
 }
 
+// Whether the sum that awaits is the norm's input and took the norm along.
+bool Sm90Backend::SumWithNorm(const CodesToMake& codes) {
+  if (!awaited_sum_ || awaited_sum_->values != codes.x.data() ||
+      !awaited_sum_->run_with_norm(codes))
+    return false;
+  awaited_sum_.reset();
+  awaited_.MadeElsewhere(codes.out.values.data());
+  return true;
+}
+
 void Sm90Backend::Quantize(const QuantizeArgs& args) {
   Validate(args);
+  MakeSum();
   CheckBorder(args.x, "the input of a token quantisation");
   awaited_.Ask({.x = args.x, .out = args.out}, stream_->get());
 }
 
 void Sm90Backend::Linear(const LinearArgs& args) {
   Validate(args);
+  MakeSum();
   const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
   if (!w.quantized()) {
     MakeCodes();

@@ -1,11 +1,22 @@
 // The stream a backend's ops are queued on, for what is to run in order with them.
 #pragma once
 
+#include <functional>
 #include <memory>
 
+#include "fireq/backends/sm90/backend/awaited_codes.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 
 namespace fireq::sm90 {
+
+// A sum over ranks that is asked for and not queued yet: the next op may be the norm of what it
+// sums, and one kernel does both.
+struct AwaitedSum {
+  const void* values = nullptr;
+  std::function<void()> run;
+  // The sum and the codes of its norm; false if it does not take them, and nothing is queued.
+  std::function<bool(const CodesToMake& codes)> run_with_norm;
+};
 
 class StreamOwner {
  public:
@@ -13,6 +24,10 @@ class StreamOwner {
   virtual const Stream& stream() const = 0;
   // The same for tensors that are to keep it alive.
   virtual std::shared_ptr<Stream> shared_stream() const = 0;
+  // Queued before any other op is: at once, if the backend looks for no norm behind it.
+  virtual void Await(AwaitedSum sum) {
+    if (sum.run) sum.run();
+  }
 };
 
 }  // namespace fireq::sm90

@@ -7,10 +7,12 @@
 #include <array>
 #include <cstdint>
 
+#include "fireq/backends/sm90/elementwise/launch.h"
+
 namespace fireq::sm90 {
 
 inline constexpr int kMaxPeerRanks = 8;
-inline constexpr int kPeerSumCtas = 64;
+inline constexpr int kPeerSumCtas = 128;
 
 // A rank's box, in its own memory and written by the others: two turns of a slot a rank, then the
 // flags. Zeroed once.
@@ -39,5 +41,18 @@ struct PeerSumParams {
 // 0 on, rounded once: the same bits on every rank. Asynchronous, may be captured; programmatic
 // dependent launch. Errors: kInvalidArgument, kCuda.
 void LaunchPeerSum(const PeerSumParams& params, cudaStream_t stream);
+
+// The same for rows, each of which one CTA then normalises and quantises as rmsnorm_quant would
+// (elementwise/launch.h): the sum is in its registers. `sum.vectors` is rows * k / 8.
+struct PeerSumNormParams {
+  PeerSumParams sum;
+  const float* weight = nullptr;  // [k]
+  float eps = 0.0f;
+  int64_t rows = 0;
+  int64_t k = 0;  // a multiple of 64, at most kMaxPeerSumNormK
+  QuantizedRows out;
+};
+inline constexpr int64_t kMaxPeerSumNormK = 8192;
+void LaunchPeerSumNorm(const PeerSumNormParams& params, cudaStream_t stream);
 
 }  // namespace fireq::sm90
