@@ -44,11 +44,14 @@ def accuracy():
 
     def whole(row):
         found = full.get(tuple(row[f] for f in same))
-        return with_error(found, "perplexity", 2) if found else "-"
+        if not found:
+            return "-"
+        other = scored_on(found) != scored_on(row)
+        return with_error(found, "perplexity", 2) + (f" ({scored_on(found)})" if other else "")
 
     return table(["", "calibration tokens", "products", "perplexity, 303,104 tokens",
                   "perplexity, 65,536", "scored on", "KL(float, quantised), 65,536", "top-1 agreement"],
-                 [[r["row"], f"{int(r['calib_tokens']):,}", r["products"], whole(r),
+                 [[r["row"], f"{int(r['calib_tokens']):,}" if r["calib_tokens"] != "0" else "-", r["products"], whole(r),
                    with_error(r, "perplexity", 2), scored_on(r), with_error(r, "kl", 4),
                    f"{100 * float(r['top1']):.1f} %" if r["top1"] else "-"]
                   for r in rows])
@@ -110,4 +113,46 @@ def tasks():
     return table([""] + [f"{name}, %" for name in names] + ["mean"], lines)
 
 
-TABLES = (accuracy, ablation, seeds, texts, tasks)
+def rivals():
+    rows = read("accuracy_rivals.csv")
+    if rows is None:
+        return missing("accuracy_rivals.csv")
+    rows = [r for r in rows if r["products"] == "table"]
+    return table(["", "settings", "perplexity", "KL"],
+                 [[r["row"], f"`{r['settings']}`" if r["settings"] else "", f"{float(r['perplexity']):.2f}",
+                   with_error(r, "kl", 4)] for r in rows])
+
+
+def kv():
+    rows = read("accuracy_kv.csv")
+    if rows is None:
+        return missing("accuracy_kv.csv")
+    return table(["", "perplexity", "KL", "top-1 agreement"],
+                 [[r["row"], with_error(r, "perplexity", 2), with_error(r, "kl", 4),
+                   f"{100 * float(r['top1']):.1f} %" if r["top1"] else "-"] for r in rows])
+
+
+def auto():
+    rows = read("accuracy_auto_choice.csv")
+    if rows is None:
+        return missing("accuracy_auto_choice.csv")
+    return table(["candidate", "KL, table", "KL, exact", "chosen"],
+                 [[r["candidate"], f"{float(r['kl_table']):.4f}",
+                   f"{float(r['kl_exact']):.4f} +- {float(r['kl_stderr']):.4f}", r["chosen"]] for r in rows])
+
+
+def sensitivity():
+    rows = read("accuracy_sensitivity.csv")
+    if rows is None:
+        return missing("accuracy_sensitivity.csv")
+    kinds = [r for r in rows if not r["row"].startswith("layer")]
+    layers = sorted((r for r in rows if r["row"].startswith("layer")), key=lambda r: -float(r["kl"]))
+    shown = kinds + layers[:5]
+    lines = [[r["row"].removesuffix(" alone"), with_error(r, "kl", 4)] for r in shown]
+    if len(layers) > 5:
+        rest = [float(r["kl"]) for r in layers[5:]]
+        lines.append([f"the other {len(rest)} layers", f"{min(rest):.4f} to {max(rest):.4f} each"])
+    return table(["quantised alone", "KL"], lines)
+
+
+TABLES = (accuracy, ablation, seeds, texts, tasks, rivals, kv, auto, sensitivity)

@@ -3,7 +3,7 @@ measured in the same run; and the main job on two CPU cores. See result_tables.p
 
 import statistics
 
-from accuracy_tables import missing, read, table
+from accuracy_tables import missing, read, scored_on, table
 
 CARD = "h200"
 # The GEMM on an H200 is of the kernels before those that an H100 has run.
@@ -23,14 +23,15 @@ def values(name, column, digits, **where):
 
 def accuracy():
     main = "accuracy_main.csv"
+    on_cpu = [r for r in read(main) or [] if r["products"] == "table" and scored_on(r) == "CPU"]
     for what, column, digits in (("perplexity", "perplexity", 2), ("KL to the float model", "kl", 3)):
-        of = {recipe: values(main, column, digits, row=recipe, products="table")
+        of = {recipe: " / ".join(f"{float(r[column]):.{digits}f}" for r in on_cpu if r["row"] == recipe)
               for recipe in ("rtn", "fireq", "default")}
         beside = f"{of['fireq']} (the paper's method), {of['rtn']} (plain rounding)"
         if column == "perplexity":
-            float_model = values("accuracy_float.csv", "perplexity", 2, tokens="65536")
+            float_model = values(main, "perplexity", 2, row="float")
             beside += f", {float_model} (float)"
-        yield f"SmolLM2-135M, WikiText-2, {what} (FireQ: 131,072 / 32,768 calibration tokens, H100)", beside, of["default"]
+        yield f"SmolLM2-135M, WikiText-2, {what} (FireQ: 131,072 / 32,768 calibration tokens)", beside, of["default"] or None
 
 
 def gemm():

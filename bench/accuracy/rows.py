@@ -115,8 +115,10 @@ CHOOSE = [
     ("without rotation of V", "default", "rotate.v=false"),
     ("signed grid, table products", "default", "weights.grid=signed weights.products=table"),
     ("damping 0.03", "default", "weights.damping=0.03"),
+    ("damping 0.3", "default", "weights.damping=0.3"),
+    ("without rotation of the residual", "default", "rotate.residual=false"),
     ("no sweeps", "default", "weights.sweeps=0"),
-    ("K centred", "default", "shift.k=1"),
+    ("K not centred", "default", "shift.k=0"),
     ("K half centred", "default", "shift.k=0.5"),
 ]
 
