@@ -155,6 +155,8 @@ TEST(ChatTemplate, WhatFewTemplatesUse) {
   EXPECT_EQ(Render("{{ '0x1f' | int(base=16) }} {{ '1_000' | int }} {{ '+5' | int }} "
                    "{{ '1__0' | int(7) }} {{ '-0b11' | int(base=2) }} {{ '--1' | int }}"),
             "31 1000 5 7 -3 0");
+  EXPECT_EQ(Render("{{ 'a\\r\\nb\\vc\\x85d\\u2028\\n' | indent(1) }}|"), "a\n b\n c\n d\n\n|");
+  EXPECT_EQ(Render("{{ 'a\\r\\nb\\vc\\x85d\\u2028' .splitlines() | length }}"), "4");
   EXPECT_EQ(ErrorOf("{{ 1e20 | int }}"), "chat template, line 1: int: 1e+20 exceeds 64 bits");
   EXPECT_EQ(Render("{{ ['\u200b\u00a0\u3000\U000E0001\u00e9'] }}"),
             R"(['\u200b\xa0\u3000\U000e0001)"

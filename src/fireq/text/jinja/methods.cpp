@@ -96,12 +96,10 @@ Value RightSplit(const Value& self, const Arguments& arguments) {
 Value SplitLines(const Value& self, const Arguments& arguments) {
   const bool keep = ArgumentReader("splitlines", arguments, {"keepends"}).Bool("keepends", false);
   List lines;
-  std::string_view rest = self.AsString();
-  while (!rest.empty()) {
-    const size_t end = std::min(rest.find_first_of("\n\r"), rest.size());
-    const size_t mark = rest.substr(end).starts_with("\r\n") ? 2 : end < rest.size() ? 1 : 0;
-    lines.push_back(Text(rest.substr(0, keep ? end + mark : end)));
-    rest.remove_prefix(end + mark);
+  for (std::string_view rest = self.AsString(); !rest.empty();) {
+    const Line line = FirstLine(rest);
+    lines.push_back(Text(rest.substr(0, line.size + (keep ? line.end_size : 0))));
+    rest.remove_prefix(line.size + line.end_size);
   }
   return Value::MakeList(std::move(lines));
 }
@@ -311,7 +309,23 @@ Method FindMethod(const Value& self, std::string_view name) {
   return self.IsSequence() ? find(kListMethods) : nullptr;
 }
 
+// Bytes of the end of a line at the front of `text`; 0: there is none.
+size_t LineEndSize(std::string_view text) {
+  const auto [code, length] = text::DecodeFirst(text);
+  const bool ends = (code >= '\n' && code <= '\r') || (code >= 0x1C && code <= 0x1E) ||
+                    code == 0x85 || code == 0x2028 || code == 0x2029;
+  return text.starts_with("\r\n") ? 2 : ends ? static_cast<size_t>(length) : 0;
+}
+
 }  // namespace
+
+Line FirstLine(std::string_view text) {
+  for (size_t at = 0; at < text.size(); ++at) {
+    const size_t end = LineEndSize(text.substr(at));
+    if (end > 0) return {at, end};
+  }
+  return {text.size(), 0};
+}
 
 bool HasMethod(const Value& self, std::string_view name) {
   return FindMethod(self, name) != nullptr;

@@ -71,7 +71,14 @@ bool Contains(Runtime& runtime, const Value& container, const Value& item);
 // left op right, op one of + - * / // % **. Errors: kInvalidArgument, naming the types;
 // kUnsupported where an integer exceeds 64 bits.
 Value Arithmetic(Runtime& runtime, std::string_view op, const Value& left, const Value& right);
-// Python's "format % value" for %s %r %d %i %f %x %%.
+// Where the first line of a text ends, for Python's splitlines.
+struct Line {
+  size_t size = 0;      // bytes
+  size_t end_size = 0;  // bytes of what ends it; 0: the text ends there
+};
+Line FirstLine(std::string_view text);
+
+// Python's "format % value": flags, width, precision and keys; not the widths of '*'.
 std::string FormatPercent(std::string_view format, const Value& value);
 
 // Built-in filters, tests, global functions and methods. Errors: kUnsupported for unknown names.

@@ -190,16 +190,19 @@ Value Indent(Runtime& runtime, const Value& value, const Arguments& arguments) {
   const bool blank = in.Bool("blank", false);
   const std::string text = value.ToString();
   std::string out;
-  for (size_t at = 0, line = 0; at <= text.size(); ++line) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    const bool wanted = line == 0 ? in.Bool("first", false) : end > at || blank;
-    if (line > 0) out += '\n';
+  // Every end of a line becomes a newline, as Jinja does it.
+  bool first = true;
+  for (std::string_view rest = text;; first = false) {
+    const Line line = FirstLine(rest);
+    const bool wanted = first ? in.Bool("first", false) : line.size > 0 || blank;
+    if (!first) out += '\n';
     if (wanted) out += margin;
-    out.append(text, at, end - at);
-    runtime.budget.Charge(static_cast<int64_t>(end - at + margin.size()));
+    out += rest.substr(0, line.size);
+    runtime.budget.Charge(static_cast<int64_t>(line.size + margin.size()));
     FIREQ_CHECK(static_cast<int64_t>(out.size()) <= kMaxWeight, kUnsupported,
                 "indent makes more than ", kMaxWeight, " bytes");
-    at = end + 1;
+    if (line.end_size == 0) break;
+    rest.remove_prefix(line.size + line.end_size);
   }
   return Value::String(std::move(out));
 }
