@@ -212,8 +212,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{{"few", {1, 4}, {40, 66}, 8, 2, 128, KvGrid::kSigned}, false, true, true},
         Case{{"few, 64", {3, 1}, {64, 66}, 8, 2, 64, KvGrid::kSymmetric}, false, true, false},
         Case{{"few, norm", {2, 1}, {30, 66}, 8, 2, 128, kAsym}, true, false, false},
-        Case{{"many", Vector(50, 1), Vector(50, 70), 32, 8, 128, kAsym}, false, true, true},
-        Case{{"many, 64", Vector(90, 1), Vector(90, 9), 16, 4, 64, kAsym}, false, false, false}),
+        Case{{"many", Vector(130, 1), Vector(130, 70), 32, 8, 128, kAsym}, false, true, true},
+        Case{{"many, 64", Vector(260, 1), Vector(260, 9), 16, 4, 64, kAsym}, false, false, false}),
     [](const auto& which) { return "Case" + std::to_string(which.index); });
 
 }  // namespace

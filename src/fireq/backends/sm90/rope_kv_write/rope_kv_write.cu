@@ -8,8 +8,9 @@
 namespace fireq::sm90 {
 namespace {
 
-// Vectors of a step up to which they are spread over more lanes: a warp each, four a scheduler.
-constexpr int64_t kFewVectors = 2048;
+// Vectors of a step up to which they are spread over more lanes: 128 tokens of 48 heads, a warp
+// each and a dozen a scheduler.
+constexpr int64_t kFewVectors = 6144;
 
 template <int kDim, RopeRuns kRuns>
 void Launch(const RopeKvWriteParams& p, dim3 grid, cudaStream_t stream) {
