@@ -88,6 +88,25 @@ TEST_F(GgufSource, WhatIsNotSupportedIsRefusedByName) {
               HasSubstr("split into 3 parts"));
 }
 
+TEST_F(GgufSource, OtherArithmeticIsRefusedByName) {
+  for (const char* key :
+       {"attention.clamp_kqv", "attention.max_alibi_bias", "attn_logit_softcapping",
+        "final_logit_softcapping", "logit_scale", "residual_scale", "embedding_scale",
+        "rope.scaling.attn_factor", "attention.scale"}) {
+    const std::string full = std::string("llama.") + key;
+    EXPECT_THAT(OpenError(Small().F32(full, 0.0625f), ErrorCode::kUnsupported),
+                HasSubstr(full + ": 0.0625 is not supported"));
+    ConfigOf(Small().F32(full, 0));
+  }
+  EXPECT_THAT(OpenError(Small().String("general.type", "adapter"), ErrorCode::kUnsupported),
+              HasSubstr("general.type: \"adapter\" is no model"));
+  EXPECT_THAT(OpenError(Small().Bool("llama.attention.causal", false), ErrorCode::kUnsupported),
+              HasSubstr("llama.attention.causal: false"));
+  EXPECT_THAT(OpenError(Small().Bool("llama.use_parallel_residual", true), ErrorCode::kUnsupported),
+              HasSubstr("llama.use_parallel_residual: true"));
+  ConfigOf(Small().Bool("llama.attention.causal", true).F32("llama.logit_scale", 1));
+}
+
 TEST_F(GgufSource, WrongTensorsAndKeysAreNamed) {
   EXPECT_THAT(OpenError(GgufBuilder(), ErrorCode::kCorrupt),
               HasSubstr("general.architecture: expected a string, got nothing"));

@@ -34,6 +34,7 @@ struct GgufBuilder {
   }
   GgufBuilder& U32(std::string_view name, uint32_t value) { return Key(name, 4, Raw(value)); }
   GgufBuilder& F32(std::string_view name, float value) { return Key(name, 6, Raw(value)); }
+  GgufBuilder& Bool(std::string_view name, bool value) { return Key(name, 7, Raw(value)); }
   GgufBuilder& String(std::string_view name, std::string_view value) {
     return Key(name, 8, GgufString(value));
   }

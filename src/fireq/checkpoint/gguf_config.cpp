@@ -2,6 +2,7 @@
 #include <cmath>
 #include <numbers>
 #include <string>
+#include <utility>
 
 #include "fireq/base/error.h"
 #include "fireq/checkpoint/families.h"
@@ -68,6 +69,38 @@ RopeConfig ParseRope(const GgufFile& file, const JsonObject& json, const std::st
   return rope;
 }
 
+// What other architectures' arithmetic has beside that of the three that are supported: a file that
+// says so is none of them, whatever it calls itself.
+void RefuseOtherArithmetic(const JsonObject& json, const std::string& prefix, int64_t head_dim) {
+  const std::string type = json.StringOr("general.type", "model");
+  FIREQ_CHECK(type == "model", kUnsupported, json.PlaceOf("general.type"), ": \"", type,
+              "\" is no model");
+  const auto refuse = [&](const char* key, double value, bool neutral) {
+    FIREQ_CHECK(neutral, kUnsupported, json.PlaceOf(prefix + key), ": ", value,
+                " is not supported");
+  };
+  constexpr double kBound = 1e30;
+  for (const char* key : {"attention.clamp_kqv", "attention.max_alibi_bias",
+                          "attn_logit_softcapping", "final_logit_softcapping"}) {
+    const double value = json.NumberOr(prefix + key, -kBound, kBound, 0);
+    refuse(key, value, value == 0);
+  }
+  for (const char* key :
+       {"logit_scale", "residual_scale", "embedding_scale", "rope.scaling.attn_factor"}) {
+    const double value = json.NumberOr(prefix + key, -kBound, kBound, 1);
+    refuse(key, value, value == 1 || value == 0);  // 0: not set
+  }
+  const double usual = 1 / std::sqrt(static_cast<double>(head_dim));
+  const double scale = json.NumberOr(prefix + "attention.scale", -kBound, kBound, 0);
+  refuse("attention.scale", scale, scale == 0 || std::abs(scale / usual - 1) < 1e-5);
+  for (const auto& [key, usual_value] :
+       {std::pair{"attention.causal", true}, std::pair{"use_parallel_residual", false}}) {
+    const bool value = json.BoolOr(prefix + key, usual_value);
+    FIREQ_CHECK(value == usual_value, kUnsupported, json.PlaceOf(prefix + key), ": ",
+                value ? "true" : "false", " is not supported");
+  }
+}
+
 void RefuseUnsupported(const JsonObject& json, const std::string& prefix, int64_t context) {
   const int64_t experts = json.IntOr(prefix + "expert_count", 0, kMaxDim, 0);
   FIREQ_CHECK(experts == 0, kUnsupported, json.PlaceOf(prefix + "expert_count"), ": ", experts,
@@ -126,6 +159,7 @@ ModelConfig GgufModelConfig(const GgufFile& file) {
   c.qk_norm = family.qk_norm;
   ValidateModelConfig(c, place);
   RefuseUnsupported(json, prefix, c.max_context);
+  RefuseOtherArithmetic(json, prefix, c.head_dim);
   c.rope = ParseRope(file, json, prefix, c.head_dim);
   ParseSpecialTokens(json, c);
   return c;
