@@ -96,7 +96,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"one token", Times(16, 1), Times(16, 1), 64, 16, 128, kAsym},
         Case{"edges", {63, 64, 65, 127, 1, 129}, {63, 64, 65, 127, 1, 129}, 32, 8, 128, kAsym},
         Case{"prefixes", {10, 64, 1, 33, 100}, {74, 128, 500, 97, 1000}, 16, 4, 128, kAsym},
-        Case{"empty", {0, 5, 0, 3}, {70, 5, 0, 0}, 8, 2, 128, kAsym},
+        Case{"empty", {0, 5, 0, 3}, {70, 5, 0, 0}, 64, 16, 128, kAsym},
         Case{"mha", {200, 77}, {300, 77}, 12, 12, 128, kAsym},
         Case{"group of 7", {90, 30}, {90, 200}, 56, 8, 128, kAsym},
         Case{"heads of 64", {150, 64, 9}, {150, 700, 64}, 32, 8, 64, kAsym},

@@ -5,9 +5,13 @@
 // Units. With x the score in base 2 and r the page's power of two >= |s_v|, P' is
 // E4M3(2^(x - u) 256 s_v): u, an integer per row, is the served arithmetic's m + log2 r up to a
 // difference that cancels in O = sum P' (q - z) / (256 sum 2^(x - u)). A row's u grows only when a
-// probability would leave E4M3's range, and then by kMargin more than it must. The exponents x +
-// log2 r - u of a tile show that without their maximum being known exactly: only an exponent that
-// is too high is positive, and positive floats compare as integers, three at a time.
+// probability would leave E4M3's range, and then by a margin more than it must.
+//
+// Most tiles take one pass from products to P', with the units as they are, and probabilities in
+// fours show afterwards whether one was too high for them: then, and in a row's first tile and in
+// tiles that it sees in part, the careful path takes two. There the exponents x + log2 r - u show
+// what is too high without their maximum being known: only such an exponent is positive, and
+// positive floats compare as integers, three at a time.
 //
 // The tensor cores add FP8 products with 13 bits below the largest, so the sums of P V are added in
 // FP32 after every tile.
@@ -20,6 +24,7 @@
 // for j = 2 b + e / 2 and i = e % 2, the score of token 16 b + 4 c + e.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "fireq/backends/sm90/attn_prefill/shared.cuh"
@@ -43,19 +48,15 @@ class PrefillConsumer {
       : p_(p), shared_(shared), group_(group), c_(Thread() % 4) {}
 
   __device__ __forceinline__ void Run() {
-    bool more = WaitPiece(0);
-    if (more) LoadQueries(0);
     if (group_ == kPrefillConsumers - 1) PassTurn();
-    for (uint32_t turn = 0; more; ++turn) {
+    for (uint32_t turn = 0; WaitPiece(turn); ++turn) {
       buffer_ = static_cast<int>(turn & 1);
       Start();
-      QueriesAreThere();
+      MbarrierWait(&shared_.queries_full[buffer_], turn >> 1 & 1);
+      FenceProxyAsync();  // the copies of Q before the tensor cores' reads
       const int32_t tiles = Uniform(Piece().group_tiles[group_]);
       Attend(tiles);
       for (int32_t i = tiles; i < Piece().tiles; ++i) Skip();
-      more = WaitPiece(turn + 1);
-      GroupBarrier();  // no warp multiplies with this piece's Q any more
-      if (more) LoadQueries(turn + 1);
       Store();
       __syncwarp();
       if (threadIdx.x % 32 == 0) MbarrierArrive(&shared_.piece_empty[turn & 1]);
@@ -69,7 +70,16 @@ class PrefillConsumer {
   static constexpr int kValues = kChannels / 2;    // sums of P V
   static constexpr int kBlocks = kPrefillKeys / 16;
   static constexpr float kHighest = 0.75f;  // exponent: P' <= 256 2^0.75 < 448
+  // How much more than it must a unit is raised by. Every binade is one that small probabilities
+  // lose below, so the wide margin, with which normal scores nearly never need a higher unit again,
+  // is only for rows whose first page's keys are alike: the maxima of the four lanes within kAlike.
   static constexpr float kMargin = 1.0f;
+  static constexpr float kWideMargin = 4.0f;
+  static constexpr float kAlike = 5.0f;
+  // Blocks of 16 keys between whose probabilities and the loads of whose scales ptxas may not look
+  // ahead in OnePass: fewer wait, more spill.
+  static constexpr int kScoreLag = 3;
+  static constexpr int kValueLag = 1;
   static constexpr int kExactKeys = 32;
   static constexpr int32_t kNever = 0x7FFFFFFE;  // bits of no number, nor of a NaN that is computed
 
@@ -79,14 +89,17 @@ class PrefillConsumer {
   static __device__ __forceinline__ int32_t Uniform(int32_t x) {
     return __shfl_sync(0xFFFFFFFFu, x, 0);
   }
-  __device__ __forceinline__ void GroupBarrier() const {
-    NamedBarrierSync(1 + static_cast<uint32_t>(group_), 128);
-  }
   // Read anew each time, so that nothing made of it is kept in registers across the loop.
   static __device__ __forceinline__ uint32_t Thread() {
     uint32_t thread;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
     return thread;
+  }
+  // 0, which the compiler does not know.
+  static __device__ __forceinline__ uint32_t Never() {
+    uint32_t none;
+    asm volatile("mov.u32 %0, %%tid.y;" : "=r"(none));
+    return none;
   }
   // This lane's row of the CTA's, for h = 0.
   static __device__ __forceinline__ uint32_t LaneRow() {
@@ -109,26 +122,6 @@ class PrefillConsumer {
     MbarrierWait(&shared_.piece_full[turn & 1], turn >> 1 & 1);
     return Uniform(shared_.piece[turn & 1].tiles) >= 0;
   }
-  // Begins to copy the warpgroup's 64 rows of Q, zeros for rows that are not there.
-  __device__ __forceinline__ void LoadQueries(uint32_t turn) {
-    constexpr int kChunks = kDim / 16;  // of a row
-    const int thread = static_cast<int>(Thread());
-#pragma unroll
-    for (int i = 0; i < 64 * kChunks / 128; ++i) {
-      const int row = thread % 128 / kChunks + 128 / kChunks * i;
-      const int chunk = thread % kChunks;
-      const int swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
-      const int64_t index = shared_.rows[turn & 1][64 * group_ + row].index;
-      CopyAsync16(shared_.q[group_] + row * kDim + 16 * (chunk ^ swizzle),
-                  p_.q + (index < 0 ? 0 : index) * kDim + 16 * chunk, index < 0 ? 0 : 16);
-    }
-  }
-  __device__ __forceinline__ void QueriesAreThere() {
-    CopyAsyncWaitAll();
-    FenceProxyAsync();
-    GroupBarrier();
-  }
-
   __device__ __forceinline__ void Start() {
     Lane() = {{Row(0).scale, Row(1).scale}, {0.0f, 0.0f}};
     Sums() = make_float2(0.0f, 0.0f);
@@ -139,20 +132,27 @@ class PrefillConsumer {
   }
 
   __device__ __forceinline__ void Attend(int32_t tiles) {
+    const int32_t masked = Uniform(Piece().masked_tiles[group_]);
     TakeTurn();
     for (int32_t left = tiles; left > 0; --left) {
       MbarrierWait(&shared_.full[place_.stage], place_.phase);
 #pragma unroll 1
-      for (int term = 0; term < kTerms; ++term) AddTile(term, left, term == 0 && left == tiles);
+      for (int term = 0; term < kTerms; ++term) {
+        AddTile(term, left, term == 0 && left == tiles, left <= masked);
+      }
       Release(place_.stage);
       place_.Next();
     }
     PassTurn();
   }
 
-  // Term `term` of P' times V of a tile, `left` tiles from the end, added to out_. A second term
-  // starts from Q K again: keeping the probabilities would take registers that are not there.
-  __device__ __forceinline__ void AddTile(int term, int32_t left, bool first) {
+  // Term `term` of P' times V of a tile, `left` tiles from the end, added to out_. `masked`: not
+  // seen whole by all rows. A second term starts from Q K again: keeping the probabilities would
+  // take registers that are not there.
+  __device__ __forceinline__ void AddTile(int term, int32_t left, bool first, bool masked) {
+    // In two passes. All tiles are where a row's bits may not depend on the rows beside it: from
+    // OnePass a warp goes back for all of its rows.
+    const bool careful = kTerms > 1 || masked || p_.exact_limit == 0;
     Probs p;
     {
       Scores s;
@@ -163,14 +163,19 @@ class PrefillConsumer {
       PassTurn();
       WgmmaWait<0>();
       PinRegisters(s);
-      if (kTerms == 1 && first && Uniform(FirstLimit()) <= p_.exact_limit) {
-        MultiplyFirstKeys(s);
+      if (careful || !OnePass(first, s, p)) {
+        if (!careful) {
+          ExactScores<kPrefillKeys>(s);
+        } else if (kTerms == 1 && first && Uniform(FirstLimit()) <= p_.exact_limit) {
+          ExactScores<kExactKeys>(s);
+        }
+        Exponents(s, top);
+        if (masked) Mask(left, s, top);
+        const bool high = max(top[0], top[1]) > __float_as_int(kHighest);
+        const bool start = first && careful;
+        if (start || __any_sync(0xFFFFFFFFu, high)) Raise(start, top, s);
+        Probabilities(term, s, p);
       }
-      Exponents(s, top);
-      if (left <= Uniform(Piece().masked_tiles[group_])) Mask(left, s, top);
-      const bool high = max(top[0], top[1]) > __float_as_int(kHighest);
-      if (first || __any_sync(0xFFFFFFFFu, high)) Raise(first, top, s);
-      Probabilities(term, s, p);
     }
     PinRegisters(p);
     TakeTurn();
@@ -215,8 +220,8 @@ class PrefillConsumer {
   __device__ __forceinline__ void MultiplyKeys(Scores& s) {
     const uint8_t* keys = shared_.k[place_.stage][0];
     const uint64_t k = kDim == 128 ? DescriptorSwizzle128(keys) : DescriptorSwizzle64(keys);
-    const uint64_t q = kDim == 128 ? DescriptorSwizzle128(shared_.q[group_])
-                                   : DescriptorSwizzle64(shared_.q[group_]);
+    const uint8_t* queries = shared_.q[buffer_][group_];
+    const uint64_t q = kDim == 128 ? DescriptorSwizzle128(queries) : DescriptorSwizzle64(queries);
 #pragma unroll
     for (int i = 0; i < kQuerySteps; ++i) {
       WgmmaE4M3<kPrefillKeys>::Ss(s, q + 2 * i, k + 2 * i, i > 0);
@@ -228,27 +233,30 @@ class PrefillConsumer {
     return shared_.rows[buffer_][64 * group_].limit;
   }
 
-  // The scores of the first kExactKeys keys again, by products whose sums keep FP32's bits. Sums of
-  // Q K with 13 bits turn some roundings of P', each a sixteenth of a row that has no other keys,
-  // and those rows are the longest of a prompt's output.
-  __device__ __forceinline__ void MultiplyFirstKeys(Scores& s) {
+  // The scores of the tile's first kKeys keys again, by products whose sums keep FP32's bits. Sums
+  // of Q K with 13 bits turn some roundings of P', each a sixteenth of a row that has no other
+  // keys, and those rows are the longest of a prompt's output.
+  template <int kKeys>
+  __device__ __forceinline__ void ExactScores(Scores& s) {
     const uint32_t lane = Thread() % 32;
-    const uint8_t* q = shared_.q[group_] + Thread() % 128 / 32 * 16 * kDim;
+    const uint8_t* q = shared_.q[buffer_][group_] + Thread() % 128 / 32 * 16 * kDim;
     const uint8_t* k = shared_.k[place_.stage][0];
+    const uint32_t never = Never();
 #pragma unroll
-    for (int j = 0; j < kExactKeys / 8; ++j) {
-      float sums[4] = {};
-#pragma unroll 2
-      for (uint32_t chunk = 0; chunk < kDim / 16; ++chunk) {
-        const uint32_t at = lane / 4 * kDim + 4 * (lane % 4) + 16 * (chunk ^ Swizzle(lane / 4));
-        const uint32_t a = *reinterpret_cast<const uint32_t*>(q + at);
-        const uint32_t b = *reinterpret_cast<const uint32_t*>(q + at + 8 * kDim);
+    for (int i = 0; i < kKeys / 2; ++i) s[i] = 0.0f;
+#pragma unroll 1
+    for (uint32_t chunk = 0; chunk < kDim / 16; ++chunk) {
+      uint32_t at = lane / 4 * kDim + 4 * (lane % 4) + 16 * (chunk ^ Swizzle(lane / 4));
+      const uint32_t a = *reinterpret_cast<const uint32_t*>(q + at);
+      const uint32_t b = *reinterpret_cast<const uint32_t*>(q + at + 8 * kDim);
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j) {
+        if (j > 0) at |= __float_as_uint(s[4 * j - 4]) & never;
         const uint32_t x = *reinterpret_cast<const uint32_t*>(k + at + 8 * j * kDim);
+        float(&sums)[4] = *reinterpret_cast<float(*)[4]>(&s[4 * j]);
         MmaF16(sums, LowHalf2(a), LowHalf2(b), LowHalf2(a >> 16), LowHalf2(b >> 16), LowHalf2(x),
                LowHalf2(x >> 16));
       }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) s[4 * j + i] = sums[i];
     }
   }
   // Of the 16-byte chunks of a row, which eight rows on is the same.
@@ -359,6 +367,87 @@ class PrefillConsumer {
     return highest;
   }
 
+  // Products to P' in one pass, with the units as they are or, in a row's first tile, as its first
+  // keys make them. False, and nothing added to the sums, where a probability may be too high for
+  // them: of four positive numbers none is larger than their sum.
+  __device__ __forceinline__ bool OnePass(bool first, const Scores& s, Probs& p) {
+    constexpr float kHighestSum = 448.0f / 256.0f;
+    constexpr uint32_t kSign = 0x80000000u;
+    if (first) FirstUnits(s);
+    float total[2] = {};
+    int32_t top = 0;
+    uint32_t tops[kBlocks];
+    const uint32_t at = SharedAddress(&shared_.scales[place_.stage][0]) + 16 * c_;
+#pragma unroll
+    for (int page = 0; page < kPrefillPages; ++page) {
+      const PrefillScales& scales = shared_.scales[place_.stage][page];
+      const PrefillLane& lane = Lane();
+      const float scale[2] = {lane.scale[0], lane.scale[1]};
+      const float bias[2] = {scales.log_r - lane.unit[0], scales.log_r - lane.unit[1]};
+      float sum[2] = {};
+#pragma unroll
+      for (int b = 4 * page; b < 4 * page + 4; ++b) {
+        // The bit is never set (not of a NaN either: top is at least 0), but ptxas must keep these
+        // loads behind blocks before, having no registers for them earlier.
+        const uint32_t offset = page * sizeof(PrefillScales) + 64 * (b % 4);
+        const uint32_t score_at = b < kScoreLag ? at : at | (tops[b - kScoreLag] & kSign);
+        const uint32_t value_at = b < kValueLag ? at : at | (tops[b - kValueLag] & kSign);
+        const uint4 scores = LoadShared128(score_at + offset);
+        const uint4 values = LoadShared128(value_at + offset + offsetof(PrefillScales, value));
+        const float score[4] = {__uint_as_float(scores.x), __uint_as_float(scores.y),
+                                __uint_as_float(scores.z), __uint_as_float(scores.w)};
+        const float value[4] = {__uint_as_float(values.x), __uint_as_float(values.y),
+                                __uint_as_float(values.z), __uint_as_float(values.w)};
+        float four[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float x[4];
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            x[e] = Exp2Approx(__fmaf_rn(scale[h], s[Register(b, e, h)] * score[e], bias[h]));
+          }
+          four[h] = (x[0] + x[1]) + (x[2] + x[3]);
+          sum[h] += four[h];
+#pragma unroll
+          for (int e = 0; e < 4; ++e) x[e] *= value[e];
+          p[2 * b + h] = FloatsToE4M3x4(x[0], x[1], x[2], x[3]);
+        }
+        top = __vimax3_s32(top, __float_as_int(four[0]), __float_as_int(four[1]));
+        tops[b] = static_cast<uint32_t>(top);
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h) total[h] = __fmaf_rn(sum[h], scales.inverse_r, total[h]);
+    }
+    if (__any_sync(0xFFFFFFFFu, top > __float_as_int(kHighestSum))) return false;
+    Sums() = make_float2(Sums().x + total[0], Sums().y + total[1]);
+    return true;
+  }
+
+  // The rows' first units, from the keys of their first page.
+  __device__ __forceinline__ void FirstUnits(const Scores& s) {
+    const PrefillScales& scales = shared_.scales[place_.stage][0];
+    float highest[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int b = 0; b < kTokensPerPage / 16; ++b) {
+      const float4 score = *reinterpret_cast<const float4*>(scales.score + 16 * b + 4 * c_);
+      const float score_of[4] = {score.x, score.y, score.z, score.w};
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          highest[h] = fmaxf(highest[h], Lane().scale[h] * (s[Register(b, e, h)] * score_of[e]));
+        }
+      }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float low = QuadMin(highest[h]);
+      highest[h] = QuadMax(highest[h]);
+      const float margin = highest[h] - low < kAlike ? kWideMargin : kMargin;
+      Lane().unit[h] = ceilf(highest[h]) + margin + scales.log_r;
+    }
+  }
+
   // Exponents of a tile to a term of P'; with the first, adds to the lane's sums.
   __device__ __forceinline__ void Probabilities(int term, const Scores& s, Probs& p) {
     float sum[2] = {};
@@ -387,6 +476,11 @@ class PrefillConsumer {
   static __device__ __forceinline__ float QuadMax(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 1));
     return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
+  }
+
+  static __device__ __forceinline__ float QuadMin(float x) {
+    x = fminf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 1));
+    return fminf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
   }
 
   static constexpr __device__ int Register(int b, int e, int h) {

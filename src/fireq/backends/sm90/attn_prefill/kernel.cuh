@@ -19,6 +19,7 @@ __device__ __forceinline__ void InitPrefillShared(PrefillShared<kDim>& shared) {
     }
     for (int i = 0; i < 2; ++i) {
       MbarrierInit(&shared.piece_full[i], 4);
+      MbarrierInit(&shared.queries_full[i], 128);  // the producer's threads
       MbarrierInit(&shared.piece_empty[i], 4 * kPrefillConsumers);
     }
     for (int i = 0; i < 4 * kPrefillRawPages; ++i) MbarrierInit(&shared.raw_full[0][0] + i, 1);
@@ -38,7 +39,7 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   const int group = warp / 4;
   if (group == kPrefillConsumers) {
     RegistersDecrease<56>();
-    PrefillProducer<kDim>(p, shared, warp % 4).Run();
+    PrefillProducer<kDim>(p, shared).Run();
   } else {
     RegistersIncrease<152>();
     PrefillConsumer<kDim, kTerms>(p, shared, group).Run();

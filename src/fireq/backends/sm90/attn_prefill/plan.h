@@ -11,7 +11,7 @@ namespace fireq::sm90 {
 
 inline constexpr int kPrefillRows = 192;    // query rows of a CTA: 64 a consumer warpgroup
 inline constexpr int kPrefillKeys = 128;    // of a tile: two pages
-inline constexpr int kPrefillStages = 4;    // unpacked tiles
+inline constexpr int kPrefillStages = 3;    // unpacked tiles
 inline constexpr int kPrefillRawPages = 2;  // packed halves of pages on their way, a producer warp
 
 struct AttnPrefillPlan {

@@ -5,6 +5,9 @@
 //
 // Of a tile's two pages each belongs to a pair of warps, one of which does K and the other V, each
 // with packed halves of pages of its own: no warp waits for another.
+//
+// What a warp knows of itself and of its piece of work is read anew each time: its registers are
+// for loads in flight.
 #pragma once
 
 #include <cstdint>
@@ -24,63 +27,91 @@ class PrefillProducer {
   static constexpr int kPageBytes = static_cast<int>(Shared::kLayout.head_bytes());
   static constexpr int kKeyChunks = kDim / 32;  // 16-byte runs of codes of one token
 
-  __device__ PrefillProducer(const AttnPrefillParams& p, Shared& shared, int warp)
-      : p_(p), shared_(shared), warp_(warp), lane_(static_cast<int>(threadIdx.x) % 32) {
-    if (OfKeys()) {
-      const int row = RowOfKey(lane_ / kKeyChunks);
-      // 16-byte chunk c of a row lies at c ^ (address bits 7..): rows of 128 or of 64 bytes.
-      const int swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
-      place_ = row * kDim + 16 * (2 * (lane_ % kKeyChunks) ^ swizzle);
-    } else {
-      place_ = lane_ * kTokensPerPage + 16 * ((lane_ >> 1) & 3);
-    }
-  }
+  __device__ PrefillProducer(const AttnPrefillParams& p, Shared& shared) : p_(p), shared_(shared) {}
 
   __device__ __forceinline__ void Run() {
-    PrefillWalk walk(p_);
-    PrefillWork work;
-    uint32_t before = 0;  // tiles of the works before
+    uint32_t index = 0;  // of a tile, of all that the CTA has
     uint32_t turn = 0;
-    for (; walk.Next(work); ++turn) {
-      Announce(work, turn);
-      const int32_t tiles = work.Tiles(work.first_row, kPrefillRows, p_.group);
-      const int32_t context = work.prefix + work.rows / p_.group;
-      int32_t next = 0;  // tile to copy
-      for (; next < kPrefillRawPages; ++next) {
-        if (next < tiles) Load(work, PageNumber(work, next), loads_++);
+    for (; NextWork(turn); ++turn) {
+      Announce(turn);
+      const int32_t tiles = Work().Tiles(Work().first_row, kPrefillRows, p_.group);
+      index -= kPrefillRawPages;
+      for (int32_t tile = -kPrefillRawPages; tile < tiles; ++tile, ++index) {
+        if (tile >= 0) Unpack(index, tile);
+        const int32_t next = tile + kPrefillRawPages;
+        if (next < tiles) Load(PageNumber(next), index + kPrefillRawPages);
       }
-      for (int32_t tile = 0; tile < tiles; ++tile, ++next) {
-        Unpack(before + tile, context - Page(tile) * kTokensPerPage);
-        if (next < tiles) Load(work, PageNumber(work, next), loads_++);
-      }
-      before += static_cast<uint32_t>(tiles);
     }
     const int buffer = static_cast<int>(turn & 1);
     MbarrierWait(&shared_.piece_empty[buffer], ~(turn >> 1) & 1);
-    if (lane_ == 0) {
-      if (warp_ == 0) shared_.piece[buffer].tiles = -1;
+    if (Lane() == 0) {
+      if (Warp() == 0) shared_.piece[buffer].tiles = -1;
       MbarrierArrive(&shared_.piece_full[buffer]);
     }
   }
 
  private:
-  __device__ __forceinline__ bool OfKeys() const { return warp_ % 2 == 0; }
+  static __device__ __forceinline__ uint32_t Thread() {
+    uint32_t thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+  }
+  static __device__ __forceinline__ uint32_t Lane() { return Thread() % 32; }
+  static __device__ __forceinline__ uint32_t Warp() { return Thread() / 32 % 4; }
+  __device__ __forceinline__ typename Shared::Work& Work() const { return shared_.work[Warp()]; }
+  static __device__ __forceinline__ bool OfKeys() { return Warp() % 2 == 0; }
   // Of the sequence's pages, the warp's one of a tile.
-  __device__ __forceinline__ int32_t Page(int32_t tile) const {
-    return kPrefillPages * tile + warp_ / 2;
+  static __device__ __forceinline__ int32_t Page(int32_t tile) {
+    return kPrefillPages * tile + static_cast<int32_t>(Warp() / 2);
+  }
+
+  // The CTA's piece of work `turn`; false when there is none.
+  __device__ __forceinline__ bool NextWork(uint32_t turn) const {
+    __syncwarp();  // the one before has been read
+    PrefillWork work;
+    if (!NextPrefillWork(p_, static_cast<int32_t>(turn), work)) return false;
+    if (Lane() == 0) {
+      static_cast<PrefillWork&>(Work()) = work;
+      Work().context = work.prefix + work.rows / p_.group;
+      Work().half = p_.pages + int64_t{work.kv_head} * kPageBytes +
+                    (OfKeys() ? 0 : Shared::kLayout.v_offset());
+    }
+    __syncwarp();
+    return true;
   }
 
   // What the consumers must know of the piece and its rows.
-  __device__ __forceinline__ void Announce(const PrefillWork& work, uint32_t turn) {
+  __device__ __forceinline__ void Announce(uint32_t turn) {
     const int buffer = static_cast<int>(turn & 1);
     MbarrierWait(&shared_.piece_empty[buffer], ~(turn >> 1) & 1);
 #pragma unroll 1
-    for (int row = 32 * warp_ + lane_; row < kPrefillRows; row += 128) {
-      shared_.rows[buffer][row] = Row(work, work.first_row + row);
+    for (int row = static_cast<int>(Thread() % 128); row < kPrefillRows; row += 128) {
+      shared_.rows[buffer][row] = Row(Work(), Work().first_row + row);
     }
-    if (warp_ == 0 && lane_ == 0) Describe(work, shared_.piece[buffer]);
+    if (Thread() % 128 < kPrefillConsumers) {
+      Describe(Work(), static_cast<int>(Thread() % 128), shared_.piece[buffer]);
+    }
     __syncwarp();
-    if (lane_ == 0) MbarrierArrive(&shared_.piece_full[buffer]);
+    if (Lane() == 0) MbarrierArrive(&shared_.piece_full[buffer]);
+    LoadQueries(buffer);
+    CopyAsyncArrive(&shared_.queries_full[buffer]);
+  }
+
+  // Begins to copy the rows of Q that this warp has described, zeros for rows that are not there.
+  __device__ __forceinline__ void LoadQueries(int buffer) const {
+    constexpr uint32_t kChunks = kDim / 16;  // of a row
+    const uint32_t chunk = Lane() % kChunks;
+#pragma unroll 1
+    for (uint32_t first = 32 * Warp(); first < kPrefillRows; first += 128) {
+#pragma unroll 4
+      for (uint32_t i = 0; i < kChunks; ++i) {
+        const uint32_t row = first + Lane() / kChunks + 32 / kChunks * i;
+        const uint32_t swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
+        const int64_t index = shared_.rows[buffer][row].index;
+        CopyAsync16(shared_.q[buffer][0] + row * kDim + 16 * (chunk ^ swizzle),
+                    p_.q + (index < 0 ? 0 : index) * kDim + 16 * chunk, index < 0 ? 0 : 16);
+      }
+    }
   }
 
   __device__ __forceinline__ PrefillRow Row(const PrefillWork& work, int row) const {
@@ -91,67 +122,62 @@ class PrefillProducer {
     return {p_.scale_q[index] * kLog2eOverRoot, work.Limit(row, p_.group),
             static_cast<int32_t>(index)};
   }
-  __device__ __forceinline__ void Describe(const PrefillWork& work, PrefillPiece& piece) const {
-    piece.tiles = work.Tiles(work.first_row, kPrefillRows, p_.group);
-#pragma unroll
-    for (int i = 0; i < kPrefillConsumers; ++i) {
-      const int first = work.first_row + 64 * i;
-      piece.group_tiles[i] = work.Tiles(first, 64, p_.group);
-      piece.masked_tiles[i] = piece.group_tiles[i] - work.Limit(first, p_.group) / kPrefillKeys;
-    }
+  // Of consumer `i`.
+  __device__ __forceinline__ void Describe(const PrefillWork& work, int i,
+                                           PrefillPiece& piece) const {
+    if (i == 0) piece.tiles = work.Tiles(work.first_row, kPrefillRows, p_.group);
+    const int first = work.first_row + 64 * i;
+    const int32_t tiles = work.Tiles(first, 64, p_.group);
+    piece.group_tiles[i] = tiles;
+    piece.masked_tiles[i] = tiles - work.Limit(first, p_.group) / kPrefillKeys;
   }
 
   // The lanes hold the page numbers of 32 tiles. Behind the last page its bytes come again: no key
   // of it is seen there, but what the tensor cores multiply by zero must be finite.
-  __device__ __forceinline__ int32_t PageNumber(const PrefillWork& work, int32_t tile) {
-    if (tile % 32 == 0) {
+  __device__ __forceinline__ int32_t PageNumber(int32_t tile) {
+    if (static_cast<uint32_t>(tile) % 32 == 0) {
+      const PrefillWork& work = Work();
       const int32_t keys = work.Keys(work.first_row, kPrefillRows, p_.group);
-      const int32_t page = min(Page(tile + lane_), (keys - 1) / kTokensPerPage);
+      const int32_t page =
+          min(Page(tile + static_cast<int32_t>(Lane())), (keys - 1) / kTokensPerPage);
       number_ = p_.page_table[int64_t{work.sequence} * p_.max_pages + page];
     }
-    return __shfl_sync(0xFFFFFFFFu, number_, tile % 32);
+    return __shfl_sync(0xFFFFFFFFu, number_, static_cast<uint32_t>(tile) % 32);
   }
 
-  // The warp has read what was in the raw half of a page before.
-  __device__ __forceinline__ void Load(const PrefillWork& work, int32_t number, uint32_t load) {
-    const int slot = static_cast<int>(load % kPrefillRawPages);
-    if (lane_ == 0) {
+  // `index` counts the CTA's tiles. The warp has read what was in the raw half of a page before.
+  __device__ __forceinline__ void Load(int32_t number, uint32_t index) {
+    const uint32_t slot = index % kPrefillRawPages;
+    if (ElectOne()) {
       constexpr KvPageLayout kLayout = Shared::kLayout;
-      Mbarrier* full = &shared_.raw_full[warp_][slot];
-      uint8_t* to = shared_.raw[warp_][slot];
-      const uint8_t* from = p_.pages + (int64_t{number} * p_.kv_heads + work.kv_head) * kPageBytes;
+      Mbarrier* full = &shared_.raw_full[Warp()][slot];
+      uint8_t* to = shared_.raw[Warp()][slot];
+      const uint8_t* from = Work().half + static_cast<uint64_t>(static_cast<uint32_t>(number)) *
+                                              static_cast<uint32_t>(p_.kv_heads * kPageBytes);
       MbarrierArriveExpectTx(full, Shared::kRawBytes);
-      BulkLoad(to, from + (OfKeys() ? 0 : kLayout.v_offset()), Shared::kRawScales, full,
-               kEvictLast);
+      BulkLoad(to, from, Shared::kRawScales, full, kEvictLast);
       BulkLoad(to + Shared::kRawScales,
-               from + (OfKeys() ? kLayout.k_scale_offset() : kLayout.v_scale_offset()),
-               2 * kTokensPerPage, full, kEvictLast);
-      BulkLoad(to + Shared::kRawZeros,
-               from + (OfKeys() ? kLayout.k_zero_offset() : kLayout.v_zero_offset()),
-               kTokensPerPage, full, kEvictLast);
+               from + kLayout.k_scale_offset() - (OfKeys() ? 0 : kLayout.v_offset()),
+               Shared::kRawBytes - Shared::kRawScales, full, kEvictLast);
     }
     __syncwarp();
   }
 
-  // `index` counts the CTA's tiles; `valid` tokens of the page belong to the sequence.
-  __device__ __forceinline__ void Unpack(uint32_t index, int32_t valid) {
-    const int slot = static_cast<int>(unpacked_ % kPrefillRawPages);
-    const int stage = static_cast<int>(index % kPrefillStages);
-    MbarrierWait(&shared_.raw_full[warp_][slot], unpacked_ / kPrefillRawPages & 1);
-    MbarrierWait(&shared_.empty[stage], ~(index / kPrefillStages) & 1);
-    ++unpacked_;
-    const uint8_t* raw = shared_.raw[warp_][slot];
-    const uint32_t scales = TwoScales(raw, valid);
+  // Tile `tile` of the piece.
+  __device__ __forceinline__ void Unpack(uint32_t index, int32_t tile) {
+    const uint32_t slot = index % kPrefillRawPages;
+    MbarrierWait(&shared_.raw_full[Warp()][slot], index / kPrefillRawPages & 1);
+    const uint8_t* raw = shared_.raw[Warp()][slot];
+    // Of the page as many tokens belong to the sequence.
+    const uint32_t scales = TwoScales(raw, Work().context - Page(tile) * kTokensPerPage);
     if (OfKeys()) {
-      KeyScales(scales, shared_.scales[stage][warp_ / 2]);
-      UnpackKeys(raw, shared_.k[stage][warp_ / 2]);
+      UnpackKeys(raw, scales, index);
     } else {
-      ValueScales(scales, shared_.scales[stage][warp_ / 2]);
-      UnpackValues(raw, shared_.v[stage][warp_ / 2]);
+      UnpackValues(raw, scales, index);
     }
     FenceProxyAsync();  // the stores above before the tensor cores' reads
     __syncwarp();
-    if (lane_ == 0) MbarrierArrive(&shared_.full[stage]);
+    if (Lane() == 0) MbarrierArrive(&shared_.full[index % kPrefillStages]);
   }
 
   static __device__ __forceinline__ uint32_t Low(uint32_t w) { return w & 0x0F0F0F0Fu; }
@@ -162,23 +188,50 @@ class PrefillProducer {
     return __vabsdiffu4(x, z) | (~(x + bias) & 0x80808080u);
   }
 
+  // Until the consumers have read what the tile's stage held before.
+  __device__ __forceinline__ void WaitStage(uint32_t index) const {
+    MbarrierWait(&shared_.empty[index % kPrefillStages], ~(index / kPrefillStages) & 1);
+  }
+
   // Load i of the warp brings kTokens tokens; 16 bytes are 32 d of one token, chunks 2 i and 2 i +
   // 1 of its row. For Dh = 128, 8 tokens on means 4 rows on in RowOfKey's order, which flips bit 2
-  // of the swizzle; 16 tokens on mean 16 rows.
-  __device__ __forceinline__ void UnpackKeys(const uint8_t* raw, uint8_t* k) {
+  // of the swizzle; 16 tokens on mean 16 rows. Loads are kAhead in front of the stores, which the
+  // compiler cannot tell apart.
+  __device__ __forceinline__ void UnpackKeys(const uint8_t* raw, uint32_t scales, uint32_t index) {
+    const uint32_t lane = Lane();
+    const uint32_t row = static_cast<uint32_t>(RowOfKey(static_cast<int>(lane / kKeyChunks)));
+    // 16-byte chunk c of a row lies at c ^ (address bits 7..): rows of 128 or of 64 bytes.
+    const uint32_t swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
+    const uint32_t place = row * kDim + 16 * (2 * (lane % kKeyChunks) ^ swizzle);
     constexpr int kTokens = 32 / kKeyChunks;
     constexpr int kLoads = kTokensPerPage / kTokens;
-    const uint8_t* zeros = raw + Shared::kRawZeros + lane_ / kKeyChunks;
+    constexpr int kAhead = 3;
+    const uint8_t* zeros = raw + Shared::kRawKeyZeros + lane / kKeyChunks;
+    uint4 ahead[kAhead];
+    uint32_t zero[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      ahead[i] = *reinterpret_cast<const uint4*>(raw + 16 * (lane + 32 * i));
+      zero[i] = zeros[kTokens * i];
+    }
+    WaitStage(index);
+    const uint32_t stage = index % kPrefillStages;
+    KeyScales(scales, shared_.scales[stage][Warp() / 2]);
+    uint8_t* k = shared_.k[stage][Warp() / 2];
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      const uint4 w = *reinterpret_cast<const uint4*>(raw + 16 * (lane_ + 32 * i));
-      const uint32_t z = (zeros[kTokens * i] & 0xFu) * 0x01010101u;
+      const uint4 w = ahead[i % kAhead];
+      const uint32_t z = (zero[i % kAhead] & 0xFu) * 0x01010101u;
+      if (i + kAhead < kLoads) {
+        ahead[i % kAhead] = *reinterpret_cast<const uint4*>(raw + 16 * (lane + 32 * (i + kAhead)));
+        zero[i % kAhead] = zeros[kTokens * (i + kAhead)];
+      }
       const uint32_t bias = 0x80808080u - z;
       const bool odd = kDim == 128 && i % 2 == 1;
       uint8_t* to =
-          k + (odd ? (place_ ^ 64) + 4 * kDim : place_) + (kDim == 128 ? i / 2 : i) * 16 * kDim;
-      uint8_t* to_high = k + (odd ? (place_ ^ 80) + 4 * kDim : place_ ^ 16) +
-                         (kDim == 128 ? i / 2 : i) * 16 * kDim;
+          k + (odd ? (place ^ 64) + 4 * kDim : place) + (kDim == 128 ? i / 2 : i) * 16 * kDim;
+      uint8_t* to_high =
+          k + (odd ? (place ^ 80) + 4 * kDim : place ^ 16) + (kDim == 128 ? i / 2 : i) * 16 * kDim;
       *reinterpret_cast<uint4*>(to) =
           make_uint4(Subtract(Low(w.x), z, bias), Subtract(Low(w.y), z, bias),
                      Subtract(Low(w.z), z, bias), Subtract(Low(w.w), z, bias));
@@ -190,18 +243,35 @@ class PrefillProducer {
 
   // 8 bytes are 16 tokens of one d: one chunk of V^T's row d. Zero points of tokens that were never
   // written may be anything; masked, they leave the codes finite, and those tokens' P' is zero.
-  __device__ __forceinline__ void UnpackValues(const uint8_t* raw, uint8_t* v) {
-    const uint8_t* from = raw + kVGroupBytes * lane_;
-    const uint8_t* zeros = raw + Shared::kRawZeros;
-#pragma unroll 1  // 56 registers
-    for (int group = 0; group < 4; ++group) {
-      uint4 z = *reinterpret_cast<const uint4*>(zeros + 16 * group);
-      z = make_uint4(Low(z.x), Low(z.y), Low(z.z), Low(z.w));
-      uint8_t* to = v + (place_ ^ (16 * group));
+  __device__ __forceinline__ void UnpackValues(const uint8_t* raw, uint32_t scales,
+                                               uint32_t index) {
+    const uint32_t lane = Lane();
+    const uint32_t place = lane * kTokensPerPage + 16 * ((lane >> 1) & 3);
+    constexpr int kRows = kDim / 32;
+    const uint8_t* from = raw + kVGroupBytes * lane;
+    const uint8_t* zeros = raw + Shared::kRawKeyZeros + kTokensPerPage;
+    uint2 ahead[kRows];
 #pragma unroll
-      for (int i = 0; i < kDim / 32; ++i) {
-        const uint2 w =
-            *reinterpret_cast<const uint2*>(from + kVGroupBytes * (kDim * group + 32 * i));
+    for (int i = 0; i < kRows; ++i) {
+      ahead[i] = *reinterpret_cast<const uint2*>(from + 32 * kVGroupBytes * i);
+    }
+    uint4 zero = *reinterpret_cast<const uint4*>(zeros);
+    WaitStage(index);
+    const uint32_t stage = index % kPrefillStages;
+    ValueScales(scales, shared_.scales[stage][Warp() / 2]);
+    uint8_t* v = shared_.v[stage][Warp() / 2];
+#pragma unroll
+    for (int group = 0; group < 4; ++group) {
+      const uint4 z = make_uint4(Low(zero.x), Low(zero.y), Low(zero.z), Low(zero.w));
+      if (group < 3) zero = *reinterpret_cast<const uint4*>(zeros + 16 * (group + 1));
+      uint8_t* to = v + (place ^ (16 * group));
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const uint2 w = ahead[i];
+        if (group < 3) {
+          ahead[i] =
+              *reinterpret_cast<const uint2*>(from + kVGroupBytes * (kDim * (group + 1) + 32 * i));
+        }
         *reinterpret_cast<uint4*>(to + 32 * kTokensPerPage * i) = make_uint4(
             Subtract(Low(w.x), z.x, 0x80808080u - z.x), Subtract(Low(w.y), z.y, 0x80808080u - z.y),
             Subtract(High(w.x), z.z, 0x80808080u - z.z),
@@ -212,12 +282,13 @@ class PrefillProducer {
 
   // Of the lane's two tokens; zero where they are not the sequence's.
   __device__ __forceinline__ uint32_t TwoScales(const uint8_t* raw, int32_t valid) const {
-    const int token = 2 * lane_;
+    const int token = 2 * static_cast<int>(Lane());
     const uint32_t keep = token + 1 < valid ? 0xFFFFFFFFu : (token < valid ? 0x0000FFFFu : 0u);
-    return *reinterpret_cast<const uint32_t*>(raw + Shared::kRawScales + 2 * token) & keep;
+    const uint8_t* scales = raw + Shared::kRawScales + (OfKeys() ? 0 : 2 * kTokensPerPage);
+    return *reinterpret_cast<const uint32_t*>(scales + 2 * token) & keep;
   }
   __device__ __forceinline__ void KeyScales(uint32_t k, PrefillScales& to) const {
-    *reinterpret_cast<float2*>(to.score + 2 * lane_) =
+    *reinterpret_cast<float2*>(to.score + 2 * Lane()) =
         make_float2(Bf16LowToFloat(k) * 512.0f, Bf16HighToFloat(k) * 512.0f);
   }
   __device__ __forceinline__ void ValueScales(uint32_t v, PrefillScales& to) const {
@@ -229,8 +300,8 @@ class PrefillProducer {
     constexpr uint32_t kSmallest = 27u << 23;  // 2^-100
     const uint32_t r = min(max(kSmallest, above), 0x7E800000u);
     const float unit = __uint_as_float((262u << 23) - r);  // 256 / r
-    *reinterpret_cast<float2*>(to.value + 2 * lane_) = make_float2(v0 * unit, v1 * unit);
-    if (lane_ == 0) {
+    *reinterpret_cast<float2*>(to.value + 2 * Lane()) = make_float2(v0 * unit, v1 * unit);
+    if (Lane() == 0) {
       to.log_r = static_cast<float>(static_cast<int>(r >> 23) - 127);
       to.inverse_r = __uint_as_float((254u << 23) - r);
     }
@@ -238,12 +309,7 @@ class PrefillProducer {
 
   const AttnPrefillParams& p_;
   Shared& shared_;
-  const int warp_;
-  const int lane_;
-  int place_;           // of this lane's chunk in a tile
   int32_t number_ = 0;  // of a page: one a lane
-  uint32_t loads_ = 0;
-  uint32_t unpacked_ = 0;
 };
 
 }  // namespace fireq::sm90

@@ -37,61 +37,6 @@ struct PrefillPiece {
   int32_t masked_tiles[kPrefillConsumers];  // the last, seen in part by some row
 };
 
-// What a consumer lane knows of its two rows.
-struct alignas(16) PrefillLane {
-  float scale[2];  // of PrefillRow
-  float unit[2];   // u
-};
-
-template <int kDim>
-struct PrefillShared {
-  static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
-  // E4M3 [64 tokens][Dh] a page, K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token
-  // KeyOfRow(n), so that a thread's columns of S are the k of its A fragment of P.
-  alignas(1024) uint8_t k[kPrefillStages][kPrefillPages][kTokensPerPage * kDim];
-  // E4M3 [64 rows][Dh] a consumer, swizzled as K; each copies its own.
-  alignas(1024) uint8_t q[kPrefillConsumers][64 * kDim];
-  // E4M3 [Dh][64 tokens] a page in the 64-byte swizzle: V^T.
-  alignas(512) uint8_t v[kPrefillStages][kPrefillPages][kDim * kTokensPerPage];
-  PrefillRow rows[2][kPrefillRows];
-  PrefillPiece piece[2];
-  PrefillLane lanes[kPrefillConsumers][128];
-  float2 sums[kPrefillConsumers][128];  // a lane's part of sum 2^(x - u)
-  int4 places[kPrefillConsumers][128];  // limits, less 4 (lane % 4), and indices of its two rows
-  alignas(128) PrefillScales scales[kPrefillStages][kPrefillPages];
-  // Packed codes of K or of V, then 64 scales, then 64 zero points.
-  static constexpr int kRawScales = kTokensPerPage * kDim / 2;
-  static constexpr int kRawZeros = kRawScales + 2 * kTokensPerPage;
-  static constexpr int kRawBytes = kRawZeros + kTokensPerPage;
-  alignas(128) uint8_t raw[4][kPrefillRawPages][kRawBytes];
-  Mbarrier full[kPrefillStages];
-  Mbarrier empty[kPrefillStages];
-  Mbarrier raw_full[4][kPrefillRawPages];
-  Mbarrier piece_full[2];
-  Mbarrier piece_empty[2];
-};
-
-// Row of the K tile for token 16 b + 4 c + e: S's columns 8 j + 2 c + i then hold, for lane c, the
-// four tokens 16 b + 4 c .. + 3 that lane c needs as bytes of P.
-__device__ constexpr int RowOfKey(int token) {
-  const int c = token >> 2 & 3;
-  const int e = token & 3;
-  return (token & ~15) + 2 * c + (e & 1) + 8 * (e >> 1);
-}
-
-// A position in a ring of kCount barriers.
-template <int kCount>
-struct RingPlace {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ __forceinline__ void Next() {
-    if (++stage == kCount) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-};
-
 // One piece of work: kPrefillRows rows of a sequence and KV head.
 struct PrefillWork {
   int32_t sequence;
@@ -118,31 +63,86 @@ struct PrefillWork {
   }
 };
 
-// The CTA's pieces of work.
-class PrefillWalk {
- public:
-  __device__ explicit PrefillWalk(const AttnPrefillParams& p) : p_(p) {}
-
-  // The next piece of work; false when there is none.
-  __device__ __forceinline__ bool Next(PrefillWork& work) {
-    const int64_t index = PrefillTurn(turn_++, blockIdx.x, gridDim.x);
-    if (index >= int64_t{p_.num_items} * p_.kv_heads) return false;
-    const uint32_t number = static_cast<uint32_t>(index);  // fits: the host checks
-    const uint32_t heads = static_cast<uint32_t>(p_.kv_heads);
-    const int4* item = reinterpret_cast<const int4*>(p_.items + number / heads);
-    const int4 head = __ldg(item);
-    work.sequence = head.x;
-    work.kv_head = static_cast<int32_t>(number % heads);
-    work.first_row = head.y * kPrefillRows;
-    work.first_token = head.z;
-    work.rows = head.w * p_.group;
-    work.prefix = __ldg(&item[1].x);
-    return true;
-  }
-
- private:
-  const AttnPrefillParams& p_;
-  int32_t turn_ = 0;
+// What a consumer lane knows of its two rows.
+struct alignas(16) PrefillLane {
+  float scale[2];  // of PrefillRow
+  float unit[2];   // u
 };
+
+template <int kDim>
+struct PrefillShared {
+  static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
+  // E4M3 [64 tokens][Dh] a page, K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token
+  // KeyOfRow(n), so that a thread's columns of S are the k of its A fragment of P.
+  alignas(1024) uint8_t k[kPrefillStages][kPrefillPages][kTokensPerPage * kDim];
+  // E4M3 [64 rows][Dh] a consumer, swizzled as K, of this piece of work and of the next.
+  alignas(1024) uint8_t q[2][kPrefillConsumers][64 * kDim];
+  // E4M3 [Dh][64 tokens] a page in the 64-byte swizzle: V^T.
+  alignas(512) uint8_t v[kPrefillStages][kPrefillPages][kDim * kTokensPerPage];
+  PrefillRow rows[2][kPrefillRows];
+  PrefillPiece piece[2];
+  PrefillLane lanes[kPrefillConsumers][128];
+  float2 sums[kPrefillConsumers][128];  // a lane's part of sum 2^(x - u)
+  int4 places[kPrefillConsumers][128];  // limits, less 4 (lane % 4), and indices of its two rows
+  alignas(128) PrefillScales scales[kPrefillStages][kPrefillPages];
+  // Packed codes of K or of V, then the scales and zero points of both, as the page has them.
+  static constexpr int kRawScales = kTokensPerPage * kDim / 2;
+  static constexpr int kRawKeyZeros = kRawScales + 4 * kTokensPerPage;
+  static constexpr int kRawBytes = kRawKeyZeros + 2 * kTokensPerPage;
+  alignas(128) uint8_t raw[4][kPrefillRawPages][kRawBytes];
+  // Each producer warp's piece of work.
+  struct Work : PrefillWork {
+    int32_t context;      // keys of the sequence
+    const uint8_t* half;  // of page 0: K's codes of the KV head, or V's
+  };
+  Work work[4];
+  Mbarrier full[kPrefillStages];
+  Mbarrier empty[kPrefillStages];
+  Mbarrier raw_full[4][kPrefillRawPages];
+  Mbarrier piece_full[2];
+  Mbarrier queries_full[2];
+  Mbarrier piece_empty[2];
+};
+
+// Row of the K tile for token 16 b + 4 c + e: S's columns 8 j + 2 c + i then hold, for lane c, the
+// four tokens 16 b + 4 c .. + 3 that lane c needs as bytes of P.
+__device__ constexpr int RowOfKey(int token) {
+  const int c = token >> 2 & 3;
+  const int e = token & 3;
+  return (token & ~15) + 2 * c + (e & 1) + 8 * (e >> 1);
+}
+
+// A position in a ring of kCount barriers.
+template <int kCount>
+struct RingPlace {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void Next() {
+    if (++stage == kCount) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// The CTA's piece of work number `turn`; false when there is none.
+__device__ __forceinline__ bool NextPrefillWork(const AttnPrefillParams& p, int32_t turn,
+                                                PrefillWork& work) {
+  uint32_t cta;  // read anew: what follows from it would be kept in a register
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(cta));
+  const int64_t index = PrefillTurn(turn, cta, gridDim.x);
+  if (index >= int64_t{p.num_items} * p.kv_heads) return false;
+  const uint32_t number = static_cast<uint32_t>(index);  // fits: the host checks
+  const uint32_t heads = static_cast<uint32_t>(p.kv_heads);
+  const int4* item = reinterpret_cast<const int4*>(p.items + number / heads);
+  const int4 head = __ldg(item);
+  work.sequence = head.x;
+  work.kv_head = static_cast<int32_t>(number % heads);
+  work.first_row = head.y * kPrefillRows;
+  work.first_token = head.z;
+  work.rows = head.w * p.group;
+  work.prefix = __ldg(&item[1].x);
+  return true;
+}
 
 }  // namespace fireq::sm90

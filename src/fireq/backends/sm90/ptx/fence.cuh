@@ -20,6 +20,15 @@ __device__ __forceinline__ void NamedBarrierSync(uint32_t id, uint32_t threads) 
 __device__ __forceinline__ void NamedBarrierArrive(uint32_t id, uint32_t threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// elect.sync: true in one lane of the warp, all of which run it. The compiler then knows that one
+// runs what follows, and makes no loop over lanes around a bulk copy.
+__device__ __forceinline__ bool ElectOne() {
+  uint32_t elected;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xFFFFFFFF;\nselp.u32 %0, 1, 0, p;\n}\n"
+               : "=r"(elected));
+  return elected != 0;
+}
+
 // barrier.cluster: all threads of all CTAs of the cluster; arrive releases, wait acquires.
 __device__ __forceinline__ void ClusterArrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");

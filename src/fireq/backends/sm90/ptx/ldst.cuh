@@ -140,4 +140,11 @@ __device__ __forceinline__ int32_t AtomicAddAcqRel(int32_t* global, int32_t x) {
   return before;
 }
 
+// cp.async.mbarrier.arrive.noinc: arrives once this thread's copies so far are there; one of the
+// arrivals that the barrier was made with.
+__device__ __forceinline__ void CopyAsyncArrive(Mbarrier* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier))
+               : "memory");
+}
+
 }  // namespace fireq::sm90
