@@ -152,7 +152,11 @@ ActTensor BlockForward::Normed(const Tensor& x, const Tensor& norm, DType type) 
   const ForwardBuffers::Activation& to = buffers_.normed_;
   ActTensor out = type == DType::kE4M3 ? FirstRows(to.codes, num_rows_)
                                        : ActTensor{to.border.Rows(0, num_rows_), {}, {}};
-  backend_.RmsNorm({.x = x, .weight = norm, .eps = context_.config->rms_eps, .out = out});
+  backend_.RmsNorm({.x = x,
+                    .weight = norm,
+                    .eps = context_.config->rms_eps,
+                    .reduction = context_.reduction,
+                    .out = out});
   return out;
 }
 
@@ -249,8 +253,11 @@ Tensor ForwardLogits(const ForwardContext& context, const LogitBuffers& buffers,
                      const ModelWeights& weights, const Tensor& hidden) {
   Backend& backend = *context.backend;
   const ActTensor normed = FirstRows(buffers.normed, hidden.dim(0));
-  backend.RmsNorm(
-      {.x = hidden, .weight = weights.final_norm, .eps = context.config->rms_eps, .out = normed});
+  backend.RmsNorm({.x = hidden,
+                   .weight = weights.final_norm,
+                   .eps = context.config->rms_eps,
+                   .reduction = context.reduction,
+                   .out = normed});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "final_norm", normed);
   Tensor logits = buffers.logits.Rows(0, hidden.dim(0));
   backend.Linear({.x = normed,

@@ -66,12 +66,21 @@ struct EmbedArgs {
   Tensor out;     // border [T, D]
 };
 
+// What may decide the order of a row's FP32 sums.
+enum class Reduction : uint8_t {
+  kFastest,  // anything: the number of tokens in the call, the other sequences' lengths
+  // Only the row's own position and the weights' shapes: not how many tokens, of its own or of
+  // other sequences, the call has. Equal inputs then give equal rows in any batch and chunk.
+  kBatchInvariant,
+};
+
 // out = x / sqrt(mean(x^2) + eps) * weight in FP32, then rounded as `out.values` has it (token
 // quantisation for E4M3).
 struct RmsNormArgs {
   Tensor x;       // border [T, D]
   Tensor weight;  // F32 [D]
   float eps;
+  Reduction reduction = Reduction::kFastest;
   ActTensor out;  // border or E4M3 [T, D]
 };
 
@@ -85,14 +94,6 @@ enum class Epilogue : uint8_t {
   kNone,      // y = x w^T + bias
   kResidual,  // y = border(residual + border(x w^T + bias)); y may be residual
   kSiluMul,   // gate_up only: y = silu(gate) * up from the FP32 accumulators, [T, N/2]
-};
-
-// What may decide the order of a row's FP32 sums.
-enum class Reduction : uint8_t {
-  kFastest,  // anything: the number of tokens in the call, the other sequences' lengths
-  // Only the row's own position and the weights' shapes: not how many tokens, of its own or of
-  // other sequences, the call has. Equal inputs then give equal rows in any batch and chunk.
-  kBatchInvariant,
 };
 
 // y[T, N] = epilogue(x[T, K] . w[N, K]^T); the products of the served arithmetic when w is INT4.

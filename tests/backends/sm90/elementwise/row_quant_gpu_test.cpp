@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "fireq/backends/sm90/elementwise/launch.h"
+#include "fireq/backends/sm90/elementwise/few_rows.h"
 #include "fireq/backends/sm90/runtime/device_buffer.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 #include "fireq/formats/act_e4m3.h"
@@ -92,8 +92,26 @@ void ExpectRow(const HostRows& got, int64_t row, const std::vector<float>& x, bo
 }
 
 TEST_F(RowQuant, QuantizeRowsIsTheFormatsRule) {
-  for (const int64_t k : {64, 576, 4096, 5120, 6144, 11008, 14336, 28672}) {
-    const int64_t rows = 7;
+  struct Shape2 {
+    int64_t k, rows;
+  };
+  // Up to 264 rows some have launches of their own.
+  for (const auto& [k, rows] : {Shape2{64, 7},
+                                {576, 7},
+                                {4096, 7},
+                                {4096, 300},
+                                {5120, 7},
+                                {5120, 265},
+                                {6144, 7},
+                                {7168, 264},
+                                {8192, 7},
+                                {8192, 265},
+                                {11008, 7},
+                                {11008, 265},
+                                {14336, 264},
+                                {14336, 300},
+                                {28672, 7},
+                                {28672, 265}}) {
     std::vector<uint16_t> x = RandomBf16(rows * k, 3.0f, static_cast<uint32_t>(k));
     for (int64_t j = 0; j < k; ++j) x[static_cast<size_t>(2 * k + j)] = 0;
     x[static_cast<size_t>(4 * k + k / 2)] = 0x7FC0;  // NaN
@@ -114,7 +132,8 @@ TEST_F(RowQuant, QuantizeRowsIsTheFormatsRule) {
 
 TEST_F(RowQuant, RmsNormQuantAddsNormsAndRounds) {
   for (const int64_t k : {64, 576, 4096, 5120, 8192, 14336, 28672}) {
-    for (const bool with_residual : {false, true}) {
+    for (const auto& [with_residual, any_order] :
+         {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
       const int64_t rows = 5;
       const float eps = 1e-5f;
       std::vector<uint16_t> x = RandomBf16(rows * k, 0.7f, 1),
@@ -127,9 +146,11 @@ TEST_F(RowQuant, RmsNormQuantAddsNormsAndRounds) {
       const DeviceBuffer<float> dw(weight);
       const DeviceRows out(rows, k);
       const Stream stream;
-      LaunchRmsNormQuant({dx.data(), with_residual ? dr.data() : nullptr, sum.data(), dw.data(),
-                          eps, rows, k, out.view()},
-                         stream.get());
+      const RmsNormQuantArgs args{
+          dx.data(), with_residual ? dr.data() : nullptr, sum.data(), dw.data(), eps, rows, k,
+          out.view()};
+      if (!any_order || !LaunchRmsNormQuantOfFewRows(args, stream.get()))
+        LaunchRmsNormQuant(args, stream.get());
       stream.Synchronize();
       const HostRows got = out.ToHost();
       const std::vector<uint16_t> sums = sum.ToHost();

@@ -1,6 +1,6 @@
 #include "fireq/backends/sm90/backend/awaited_codes.h"
 
-#include "fireq/backends/sm90/elementwise/launch.h"
+#include "fireq/backends/sm90/elementwise/few_rows.h"
 #include "fireq/base/error.h"
 
 namespace fireq::sm90 {
@@ -22,6 +22,7 @@ void Launch(const CodesToMake& codes, cudaStream_t stream) {
   launch.rows = rows;
   launch.k = k;
   launch.out = out;
+  if (codes.any_order && LaunchRmsNormQuantOfFewRows(launch, stream)) return;
   LaunchRmsNormQuant(launch, stream);
 }
 

@@ -16,6 +16,7 @@ struct CodesToMake {
   Tensor norm;  // F32 [k], or undefined: quantised as they are
   float eps = 0.0f;
   ActTensor out;
+  bool any_order = false;  // of a norm's sum of squares: it may depend on the number of rows
 };
 
 // What awaits is settled before any other op is queued.

@@ -257,7 +257,8 @@ void Sm90Backend::RmsNorm(const RmsNormArgs& args) {
   Validate(args);
   CheckBorder(args.x, "the residual stream");
   if (args.out.values.dtype() == DType::kE4M3) {
-    const CodesToMake codes{args.x, args.weight, args.eps, args.out};
+    const CodesToMake codes{args.x, args.weight, args.eps, args.out,
+                            args.reduction == Reduction::kFastest};
     if (SumWithNorm(codes)) return;
     MakeSum();
     return awaited_.Ask(codes, stream_->get());

@@ -1,5 +1,5 @@
 // Plain token quantisation of BF16 rows: reads 2 bytes and writes 1 a value; the read is the cost.
-#include "fireq/backends/sm90/elementwise/row_quant.cuh"
+#include "fireq/backends/sm90/elementwise/few_rows.cuh"
 
 namespace fireq::sm90 {
 namespace {
@@ -26,6 +26,7 @@ struct Kernel {
 }  // namespace
 
 void LaunchQuantizeRows(const QuantizeRowsArgs& args, cudaStream_t stream) {
+  if (LaunchFewRows<Kernel>(args, "quantize_rows", stream)) return;
   LaunchRows<Kernel>(args, "quantize_rows", stream);
 }
 

@@ -1,5 +1,7 @@
 // RMSNorm (after an optional residual add) straight to E4M3 rows.
-#include "fireq/backends/sm90/elementwise/row_quant.cuh"
+#include "fireq/backends/sm90/elementwise/few_rows.h"
+
+#include "fireq/backends/sm90/elementwise/few_rows.cuh"
 
 namespace fireq::sm90 {
 namespace {
@@ -44,6 +46,10 @@ struct Kernel {
 };
 
 }  // namespace
+
+bool LaunchRmsNormQuantOfFewRows(const RmsNormQuantArgs& args, cudaStream_t stream) {
+  return LaunchFewRows<Kernel>(args, "rmsnorm_quant", stream);
+}
 
 void LaunchRmsNormQuant(const RmsNormQuantArgs& args, cudaStream_t stream) {
   FIREQ_CHECK((args.residual == nullptr) || args.sum != nullptr, kInvalidArgument,
