@@ -19,6 +19,7 @@
 #include "fireq/backends/sm90/gemm_i4f8/stream_config.h"
 #include "fireq/backends/sm90/gemm_i4f8/stream_outputs.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {
@@ -27,11 +28,6 @@ namespace fireq::sm90 {
 __device__ __forceinline__ void CopyFloatAsync(void* shared, const float* global, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(shared)),
                "l"(global), "r"(valid ? 4 : 0)
-               : "memory");
-}
-// cp.async.mbarrier.arrive.noinc: arrives once all cp.async of this thread so far have landed.
-__device__ __forceinline__ void CopyAsyncArrive(Mbarrier* barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(SharedAddress(barrier))
                : "memory");
 }
 
