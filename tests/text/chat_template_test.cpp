@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "fireq/base/error.h"
+#include "fireq/text/gguf_tokenizer.h"
 #include "tests/text/text_testing.h"
 
 namespace fireq::text {
@@ -181,6 +182,22 @@ TEST(ChatTemplate, TheOneNamedToolUseServesTools) {
   EXPECT_EQ(render(nlohmann::ordered_json::object()), "none");
   EXPECT_EQ(render({{"tools", nullptr}}), "none");
   EXPECT_EQ(render({{"tools", {1, 2}}}), "2 tools");
+}
+
+TEST(ChatTemplate, OfAGgufFile) {
+  nlohmann::json metadata = {{"tokenizer.ggml.model", "gpt2"},
+                             {"tokenizer.ggml.pre", "gpt-2"},
+                             {"tokenizer.ggml.tokens", {"a"}},
+                             {"tokenizer.ggml.merges", nlohmann::json::array()},
+                             {"tokenizer.chat_template", "plain"}};
+  const auto render = [&](nlohmann::ordered_json extra) {
+    const auto chat = ChatTemplate::FromConfig(ConvertGgufTokenizer(metadata, "g").config);
+    return chat->Render(nlohmann::ordered_json::array(), {.extra = std::move(extra)});
+  };
+  EXPECT_EQ(render({{"tools", {1}}}), "plain");
+  metadata["tokenizer.chat_template.tool_use"] = "tools";
+  EXPECT_EQ(render({{"tools", {1}}}), "tools");
+  EXPECT_EQ(render(nlohmann::ordered_json::object()), "plain");
 }
 
 TEST(ChatTemplate, EveryPlaceWhereADirectoryKeepsTemplates) {
