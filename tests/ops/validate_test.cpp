@@ -160,8 +160,10 @@ TEST(Validate, Embed) {
 TEST(Validate, RmsNormAndQuantize) {
   ExpectRefusals<RmsNormArgs>(
       [] {
-        return RmsNormArgs{Of(DType::kBF16, {3, 200}), Of(DType::kF32, {200}), 1e-5f,
-                           Codes(3, 200)};
+        return RmsNormArgs{.x = Of(DType::kBF16, {3, 200}),
+                           .weight = Of(DType::kF32, {200}),
+                           .eps = 1e-5f,
+                           .out = Codes(3, 200)};
       },
       {{[](auto& a) { a.x = {}; }, ErrorCode::kInvalidArgument, "rms_norm: x is missing"},
        {[](auto& a) { a.weight = Of(DType::kF32, {199}); }, ErrorCode::kShapeMismatch,
