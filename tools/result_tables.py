@@ -18,6 +18,7 @@ import headline_table
 from accuracy_tables import missing, read, table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+CARDS = ("h100", "h200")  # in the order of their rows
 
 
 def speed():
@@ -43,7 +44,7 @@ def llamacpp():
 
 def read_cards(name):
     """Rows of name_CARD.csv of every card that there is, each with its card."""
-    return [dict(row, card=card.upper()) for card in ("h200", "h100")
+    return [dict(row, card=card.upper()) for card in CARDS
             for row in read(f"{name}_{card}.csv") or []]
 
 
@@ -122,7 +123,7 @@ def rope_kv_write():
 
 def engine(phase, extra):
     """Rows of every card there is a CSV of."""
-    names = [f"engine_{phase}_{card}.csv" for card in ("h200", "h100")]
+    names = [f"engine_{phase}_{card}.csv" for card in CARDS]
     rows = [r for name in names for r in read(name) or []]
     if not rows:
         return missing(names[0])
