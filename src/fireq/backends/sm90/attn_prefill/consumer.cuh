@@ -8,11 +8,10 @@
 // probability would leave E4M3's range, and then by a margin more than it must.
 //
 // Most tiles take one pass from products to P', with the units as they are, and probabilities in
-// fours show afterwards whether one was too high for them: then, and in tiles that a row sees in
-// part, the careful path takes two. So does the warpgroup's next tile after one in which a warp
-// raised a unit: scores that are wide raise many, and to find that out afterwards costs a pass.
-// There the exponents x + log2 r - u show what is too high without their maximum being known: only
-// such an exponent is positive, and positive floats compare as integers, three at a time.
+// fours show afterwards whether one was too high for them: then, and in a row's first tile and in
+// tiles that it sees in part, the careful path takes two. There the exponents x + log2 r - u show
+// what is too high without their maximum being known: only such an exponent is positive, and
+// positive floats compare as integers, three at a time.
 //
 // The tensor cores add FP8 products with 13 bits below the largest, so the sums of P V are added in
 // FP32 after every tile.
@@ -126,8 +125,6 @@ class PrefillConsumer {
   __device__ __forceinline__ void Start() {
     Lane() = {{Row(0).scale, Row(1).scale}, {0.0f, 0.0f}};
     Sums() = make_float2(0.0f, 0.0f);
-    // All have read what was written of the piece before, and none writes before the next turn.
-    if (Thread() % 128 < 2) shared_.low_units[group_][Thread() % 128] = 0;
     shared_.places[group_][Thread() % 128] =
         make_int4(Row(0).limit - 4 * c_, Row(1).limit - 4 * c_, Row(0).index, Row(1).index);
 #pragma unroll
@@ -155,7 +152,7 @@ class PrefillConsumer {
   __device__ __forceinline__ void AddTile(int term, int32_t left, bool first, bool masked) {
     // In two passes. All tiles are where a row's bits may not depend on the rows beside it: from
     // OnePass a warp goes back for all of its rows.
-    bool careful = kTerms > 1 || masked || p_.exact_limit == 0;
+    const bool careful = kTerms > 1 || masked || p_.exact_limit == 0;
     Probs p;
     {
       Scores s;
@@ -164,10 +161,6 @@ class PrefillConsumer {
       MultiplyKeys(s);
       WgmmaCommit();
       PassTurn();
-      // Written before the turn that lies between the tiles, so that it does not depend on time.
-      if (!first && !careful) {
-        careful = Uniform(shared_.low_units[group_][(left + 1) & 1]) == left + 1;
-      }
       WgmmaWait<0>();
       PinRegisters(s);
       if (careful || !OnePass(first, s, p)) {
@@ -180,9 +173,7 @@ class PrefillConsumer {
         if (masked) Mask(left, s, top);
         const bool high = max(top[0], top[1]) > __float_as_int(kHighest);
         const bool start = first && careful;
-        const bool raise = __any_sync(0xFFFFFFFFu, high);
-        if (start || raise) Raise(start, top, s);
-        if (raise && Thread() % 32 == 0) shared_.low_units[group_][left & 1] = left;
+        if (start || __any_sync(0xFFFFFFFFu, high)) Raise(start, top, s);
         Probabilities(term, s, p);
       }
     }
