@@ -14,27 +14,12 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import venv
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import virtual_environment  # noqa: E402
 
 TOLERANCE = 1e-3  # on logits of a spread of about 1
 PREFILL, TOKENS = 150, 160  # across two borders of the cache's pages
-SKIPPED = 77
-
-
-def skip(why: str) -> None:
-    print(f"skipped: {why}")
-    sys.exit(SKIPPED)
-
-
-def enter_environment() -> None:
-    """Comes back in a virtual environment's interpreter that has what the comparison needs."""
-    directory = pathlib.Path(os.environ.get("FIREQ_TEST_VENV") or tempfile.mkdtemp(prefix="fireq_families_"))
-    python = directory / "bin/python"
-    if not python.exists():
-        venv.create(directory, with_pip=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", "torch", "transformers", "numpy", "safetensors"],
-                   check=True)
-    os.execve(python, [str(python), *sys.argv], os.environ | {"FIREQ_IN_VENV": "1"})
 
 
 def shrink(config: dict, real_head_dim: bool) -> dict:
@@ -100,11 +85,10 @@ def compare(program: str, name: str, config: dict, own_config: bool, directory: 
 
 def main() -> None:
     if os.environ.get("FIREQ_TEST_FAMILIES") != "1":
-        skip("FIREQ_TEST_FAMILIES is not 1")
+        virtual_environment.skip("FIREQ_TEST_FAMILIES is not 1")
     if not os.environ.get("FIREQ_TEST_DATA"):
-        skip("FIREQ_TEST_DATA is not set")
-    if os.environ.get("FIREQ_IN_VENV") != "1":
-        enter_environment()
+        virtual_environment.skip("FIREQ_TEST_DATA is not set")
+    virtual_environment.enter("families", "torch", "transformers", "numpy", "safetensors")
     program = os.path.abspath(sys.argv[1])
     bad = []
     paths = sorted(pathlib.Path(os.environ["FIREQ_TEST_DATA"], "configs").glob("*.json"))

@@ -2,8 +2,8 @@
 // and writes the logits behind every step to OUT, raw F32. A tool of families_test.py.
 #include <cstdlib>
 #include <fstream>
-#include <iostream>
 
+#include "../support/tool_main.h"
 #include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/engine/session.h"
 
@@ -31,11 +31,4 @@ void Run(int argc, char** argv) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    Run(argc, argv);
-  } catch (const fireq::Error& e) {
-    std::cerr << e.what() << "\n";
-    return fireq::ExitCode(e.code());
-  }
-}
+int main(int argc, char** argv) { return fireq::test::ToolMain(Run, argc, argv); }

@@ -3,6 +3,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "../support/tool_main.h"
 #include "fireq/api/text_tools.h"
 #include "fireq/base/error.h"
 #include "fireq/io/json.h"
@@ -23,11 +24,4 @@ void Run(int argc, char** argv) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    Run(argc, argv);
-  } catch (const fireq::Error& e) {
-    std::cerr << e.what() << "\n";
-    return fireq::ExitCode(e.code());
-  }
-}
+int main(int argc, char** argv) { return fireq::test::ToolMain(Run, argc, argv); }

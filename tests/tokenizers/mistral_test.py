@@ -22,9 +22,10 @@ import subprocess
 import sys
 import tempfile
 import unicodedata
-import venv
 
-SKIPPED = 77
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import virtual_environment  # noqa: E402
+
 SPACE_MARK = "\u2581"
 ODD_TEXTS = [
     "", " ", "   ", "\n", "\r\n\r\n", "\t\t a", "a" * 3000, "=" * 2999, " " * 1001 + "x", "\u00a0\u2003\u3000|",
@@ -37,17 +38,6 @@ ODD_TEXTS = [
     "[INSTRUCTION] <sp ecial> </ s> <|im_start|>", "\u2581under\u2581score\u2581", "<0x41><0xFF>", "\x01\x02\x7f\u0080",
     "\U0010ffff\ue000\ud7ff", "Dz\u01c6\u02b0\u02c7\u00aa\u00ba\u24d0\u24b6", "...!!!???\r\n,,,\r/ \n/", "don\u2019t \u2018x\u2019",
 ]
-
-
-def enter_environment() -> None:
-    """Comes back in a virtual environment's interpreter that has what the comparison needs."""
-    directory = pathlib.Path(os.environ.get("FIREQ_TEST_VENV") or tempfile.mkdtemp(prefix="fireq_tokenizers_"))
-    python = directory / "bin/python"
-    if not python.exists():
-        venv.create(directory, with_pip=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", "mistral-common", "tokenizers", "sentencepiece", "gguf"],
-                   check=True)
-    os.execve(python, [str(python), *sys.argv], os.environ | {"FIREQ_IN_VENV": "1"})
 
 
 def random_text(seed: int, size: int) -> str:
@@ -206,10 +196,8 @@ def compare(program: str, source: pathlib.Path, scratch: pathlib.Path) -> list[s
 def main() -> None:
     for name, value in (("FIREQ_TEST_TOKENIZERS", "1"), ("FIREQ_TEST_DATA", None)):
         if os.environ.get(name) is None or value not in (None, os.environ[name]):
-            print(f"skipped: {name} is not {value or 'set'}")
-            sys.exit(SKIPPED)
-    if os.environ.get("FIREQ_IN_VENV") != "1":
-        enter_environment()
+            virtual_environment.skip(f"{name} is not {value or 'set'}")
+    virtual_environment.enter("tokenizers", "mistral-common", "tokenizers", "sentencepiece", "gguf")
     import mistral_common
     folder = pathlib.Path(mistral_common.__file__).parent / "data"
     sources = sorted([*folder.glob("tekken*.json"), *folder.glob("*.model.v*")])

@@ -172,14 +172,10 @@ struct RowLaunch {
   }
 };
 
-// Vectors a thread, and threads: the first that holds a row is used. What a thread does once a row
-// is a hundred instructions, so it has many values of it; rows of 4096, 5120, 8192 and 14336 have
-// launches that fit, and 352 threads are for 11008.
-template <template <int, int, bool> class Kernel, class Args>
-void LaunchRows(const Args& args, const char* name, cudaStream_t stream) {
-  FIREQ_CHECK(args.k > 0 && args.k % 64 == 0 && args.k <= 32768, kUnsupported, name, ": rows of ",
-              args.k, ": must be a multiple of 64, at most 32768");
-  if (args.rows == 0) return;
+// Runs the first of the launches that holds a row, a CTA a row; false, and nothing is launched, if
+// none does.
+template <class... Launches, class Args>
+bool LaunchFirstThatHolds(const Args& args, const char* name, cudaStream_t stream) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -188,20 +184,31 @@ void LaunchRows(const Args& args, const char* name, cudaStream_t stream) {
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  const auto launch = [&]<class... Launches>(Launches...) {
-    const int64_t vectors = args.k / kVectorWidth;
-    void (*function)(Args) = nullptr;
-    ((function == nullptr && Launches::Holds(vectors)
-          ? void((function = Launches::kFunction, config.blockDim = dim3(Launches::kBlock)))
-          : void()),
-     ...);
-    CheckCuda(cudaLaunchKernelEx(&config, function, args), name);
-  };
-  launch(RowLaunch<Kernel, 4, 128, true, Args>{}, RowLaunch<Kernel, 4, 160, true, Args>{},
-         RowLaunch<Kernel, 4, 256, true, Args>{}, RowLaunch<Kernel, 7, 256, true, Args>{},
-         RowLaunch<Kernel, 1, 256, false, Args>{}, RowLaunch<Kernel, 3, 256, false, Args>{},
-         RowLaunch<Kernel, 4, 352, false, Args>{}, RowLaunch<Kernel, 7, 256, false, Args>{},
-         RowLaunch<Kernel, 16, 256, false, Args>{});
+  const int64_t vectors = args.k / kVectorWidth;
+  void (*function)(Args) = nullptr;
+  ((function == nullptr && Launches::Holds(vectors)
+        ? void((function = Launches::kFunction, config.blockDim = dim3(Launches::kBlock)))
+        : void()),
+   ...);
+  if (function == nullptr) return false;
+  CheckCuda(cudaLaunchKernelEx(&config, function, args), name);
+  return true;
+}
+
+// Vectors a thread, and threads. What a thread does once a row is a hundred instructions, so it has
+// many values of it; rows of 4096, 5120, 8192 and 14336 have launches that fit, and 352 threads are
+// for 11008.
+template <template <int, int, bool> class Kernel, class Args>
+void LaunchRows(const Args& args, const char* name, cudaStream_t stream) {
+  FIREQ_CHECK(args.k > 0 && args.k % 64 == 0 && args.k <= 32768, kUnsupported, name, ": rows of ",
+              args.k, ": must be a multiple of 64, at most 32768");
+  if (args.rows == 0) return;
+  LaunchFirstThatHolds<
+      RowLaunch<Kernel, 4, 128, true, Args>, RowLaunch<Kernel, 4, 160, true, Args>,
+      RowLaunch<Kernel, 4, 256, true, Args>, RowLaunch<Kernel, 7, 256, true, Args>,
+      RowLaunch<Kernel, 1, 256, false, Args>, RowLaunch<Kernel, 3, 256, false, Args>,
+      RowLaunch<Kernel, 4, 352, false, Args>, RowLaunch<Kernel, 7, 256, false, Args>,
+      RowLaunch<Kernel, 16, 256, false, Args>>(args, name, stream);
 }
 
 }  // namespace fireq::sm90
