@@ -6,9 +6,9 @@
     tests/fuzz/campaign.py total RESULT.csv...          sums of several runs, a row a target
 
 PROGRAMS holds the libFuzzer programs NAME_fuzz (tests/fuzz/run.sh builds them). A worker takes the
-target that has had the least CPU time so far, that of --before included, and fuzzes it for a slice. The
-run ends once every target has had --cpu-seconds, after --seconds on the clock, or on SIGTERM or SIGINT,
-whichever comes first.
+target that has had the least CPU time so far, that of --before and of the slices that run included, and
+fuzzes it for a slice. The run ends once every target has had --cpu-seconds, after --seconds on the
+clock, or on SIGTERM or SIGINT, whichever comes first.
 
 OUT gets corpus/NAME (inputs that reached something new), findings/NAME (inputs that crashed, leaked,
 ran out of time or of memory, each with its log) and result.csv: CPU seconds are those the kernel counted
@@ -81,11 +81,10 @@ class Run:
         self.stopping = False
 
     def next_target(self) -> str | None:
-        """The one with the least CPU time, counting what runs now."""
+        """The one with the least CPU time, counting each slice that runs as if it had ended."""
         expected = {target: self.cpu[target] + self.before.get(target, 0.0) for target in self.targets}
         for running in self.slices.values():
-            # A slice that has just begun counts as a second, so that workers spread at the start.
-            expected[running.target] += 1 + running.running_seconds()
+            expected[running.target] += max(self.slice, running.running_seconds())
         target = min(self.targets, key=expected.get)
         return target if expected[target] < self.wanted else None
 
