@@ -140,11 +140,30 @@ TEST(ChatTemplate, FormatsNumbersAndTextsAsPython) {
             "chat template, line 1: a format's width of 99999999; at most 10000");
 }
 
+TEST(ChatTemplate, WritesPointsInAnyLocale) {
+  const test::CommaLocale locale;
+  if (!locale.is_set()) GTEST_SKIP() << "skipped: no locale with a decimal comma here";
+  EXPECT_EQ(
+      Render("{{ '%.3f %#.2g %e' % (0.5, 1, 1.5) }} {{ 2.5 | round(1) }} {{ [0.25] | tojson }} "
+             "{{ '1.5' | float }} {{ 1.5 }}"),
+      "0.500 1.0 1.500000e+00 2.5 [0.25] 1.5 1.5");
+}
+
 // Each seen beside jinja2 3.1.
 TEST(ChatTemplate, WhatFewTemplatesUse) {
   EXPECT_EQ(Render("{% for g in [{'r': 'a'}, {'r': 'b'}, {'r': 'a'}] | groupby('r') %}"
                    "{{ g.grouper }}{{ g.list | length }}{{ g[1] | length }} {% endfor %}"),
             "a22 b11 ");
+  EXPECT_EQ(Render("{% for g, l in [{'r': 'B'}, {}, {'r': 'b'}] | groupby('r', default='a') %}"
+                   "{{ g }}{{ l | length }}{% endfor %}"),
+            "a1B2");
+  EXPECT_EQ(Render("{{ [{'a': {}}, {}] | map(attribute='a.b', default={'b': 1}) | list }}"),
+            "[{'b': 1}, 1]");
+  // Only groupby's pairs have names.
+  EXPECT_EQ(Render("{{ (1, 2).grouper is defined }} {{ (1, 2)['list'] is defined }} "
+                   "{{ ({'a': 1} | items | first).list is defined }} "
+                   "{{ ([{'r': 1}] | groupby('r'))[0] }}"),
+            "False False False (1, [{'r': 1}])");
   EXPECT_EQ(Render("{% macro m(a, b='x') %}{{ a }}{{ b }}{{ varargs }}{{ kwargs }}{% endmacro %}"
                    "{{ m(1, 2, 3, z=5) }} {{ m(1) }}"),
             "12(3,){'z': 5} 1x(){}");

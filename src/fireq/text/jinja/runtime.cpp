@@ -199,11 +199,7 @@ Value GetAttribute(const Value& value, std::string_view name) {
     return Value::Of(std::make_shared<BoundMethod>(value, std::string(name)));
   }
   RefuseUnsupportedMethod(value, name);
-  // The pairs of groupby have names.
-  if (value.Is(Type::kTuple) && value.AsList().size() == 2) {
-    if (name == "grouper") return value.AsList()[0];
-    if (name == "list") return value.AsList()[1];
-  }
+  if (const Value* field = value.Field(name)) return *field;
   if (value.Is(Type::kDict)) {
     const Value* entry = value.Find(name);
     if (entry != nullptr) return *entry;

@@ -10,9 +10,16 @@ namespace {
 
 using Type = Value::Type;
 
-// "a.b.0" or an integer: what an `attribute` argument selects.
-Value SelectAttribute(const Value& item, const Value& path) {
-  if (!path.Is(Type::kString)) return GetItem(item, path);
+// "a.b.0" or an integer: what an `attribute` argument selects; `fallback` (None or nullptr: there
+// is none) where an item lacks a part of it.
+Value SelectAttribute(const Value& item, const Value& path, const Value* fallback = nullptr) {
+  const auto select = [fallback](const Value& from, const Value& part) {
+    Value value = GetItem(from, part);
+    const bool replaced =
+        value.Is(Type::kUndefined) && fallback != nullptr && !fallback->Is(Type::kNone);
+    return replaced ? *fallback : value;
+  };
+  if (!path.Is(Type::kString)) return select(item, path);
   Value value = item;
   std::string_view rest = path.AsString();
   while (true) {
@@ -20,16 +27,17 @@ Value SelectAttribute(const Value& item, const Value& path) {
     const std::string_view part = rest.substr(0, dot);
     const bool is_index =
         !part.empty() && part.find_first_not_of("0123456789") == part.npos && part.size() < 10;
-    value = GetItem(value, is_index ? Value::Int(std::stoll(std::string(part))) : Text(part));
+    value = select(value, is_index ? Value::Int(std::stoll(std::string(part))) : Text(part));
     if (dot == rest.size()) return value;
     rest.remove_prefix(dot + 1);
   }
 }
 
 // The key that sort, unique, min, max and groupby compare: lower-cased unless case_sensitive.
-Value SortKey(const Value& item, const Value* attribute, bool case_sensitive) {
+Value SortKey(const Value& item, const Value* attribute, const Value* fallback,
+              bool case_sensitive) {
   const bool selects = attribute != nullptr && !attribute->Is(Type::kNone);
-  Value key = selects ? SelectAttribute(item, *attribute) : item;
+  Value key = selects ? SelectAttribute(item, *attribute, fallback) : item;
   if (case_sensitive || !key.Is(Type::kString)) return key;
   return Value::String(text::LowerCase(key.AsString()));
 }
@@ -40,10 +48,10 @@ struct Keyed {
 };
 
 std::vector<Keyed> WithKeys(Runtime& runtime, const Value& value, const Value* attribute,
-                            bool case_sensitive) {
+                            bool case_sensitive, const Value* fallback = nullptr) {
   std::vector<Keyed> out;
   for (const Value& item : Iterate(runtime, value)) {
-    out.push_back({SortKey(item, attribute, case_sensitive), item});
+    out.push_back({SortKey(item, attribute, fallback, case_sensitive), item});
   }
   // A comparison sort touches every item about log n times.
   runtime.budget.Charge(8 * value.weight());
@@ -104,7 +112,9 @@ Value Unique(Runtime& runtime, const Value& value, const Arguments& arguments) {
 
 Value GroupBy(Runtime& runtime, const Value& value, const Arguments& arguments) {
   const ArgumentReader in("groupby", arguments, {"attribute", "default", "case_sensitive"});
-  auto items = WithKeys(runtime, value, &in.Need("attribute"), in.Bool("case_sensitive", false));
+  const Value& attribute = in.Need("attribute");
+  const Value* fallback = in.Get("default");
+  auto items = WithKeys(runtime, value, &attribute, in.Bool("case_sensitive", false), fallback);
   std::ranges::stable_sort(items,
                            [](const Keyed& a, const Keyed& b) { return Less(a.key, b.key); });
   List groups;
@@ -114,8 +124,10 @@ Value GroupBy(Runtime& runtime, const Value& value, const Arguments& arguments) 
     for (; i < items.size() && Equal(items[i].key, items[first].key); ++i) {
       group.push_back(items[i].item);
     }
-    groups.push_back(Value::Tuple({SelectAttribute(items[first].item, in.Need("attribute")),
-                                   Value::MakeList(std::move(group))}));
+    // The key with its letters' case, as the first item has it.
+    groups.push_back(Value::NamedTuple({"grouper", "list"},
+                                       {SelectAttribute(items[first].item, attribute, fallback),
+                                        Value::MakeList(std::move(group))}));
   }
   return Value::MakeList(std::move(groups));
 }
@@ -178,10 +190,7 @@ Value Map(Runtime& runtime, const Value& value, const Arguments& arguments) {
   if (arguments.positional.empty()) {
     const ArgumentReader in("map", arguments, {"attribute", "default"});
     for (const Value& item : Iterate(runtime, value)) {
-      Value selected = SelectAttribute(item, in.Need("attribute"));
-      const Value* fallback = in.Get("default");
-      if (selected.Is(Type::kUndefined) && fallback != nullptr) selected = *fallback;
-      out.push_back(std::move(selected));
+      out.push_back(SelectAttribute(item, in.Need("attribute"), in.Get("default")));
     }
     return Value::MakeList(std::move(out));
   }

@@ -146,7 +146,7 @@ Value Value::String(std::string s) {
   return v;
 }
 
-std::shared_ptr<void> Value::ShareList(List items) {
+std::shared_ptr<Value::ListData> Value::ShareList(List items) {
   auto data = std::make_shared<ListData>();
   for (const Value& item : items) {
     CheckItem(item);
@@ -168,6 +168,14 @@ Value Value::Tuple(List items) {
   Value v;
   v.type_ = Type::kTuple;
   v.data_ = ShareList(std::move(items));
+  return v;
+}
+Value Value::NamedTuple(std::vector<std::string_view> names, List items) {
+  auto data = ShareList(std::move(items));
+  data->names = std::move(names);
+  Value v;
+  v.type_ = Type::kTuple;
+  v.data_ = std::move(data);
   return v;
 }
 
@@ -230,6 +238,15 @@ const Value* Value::Find(const Value& key) const {
   return &data.items[*at].second;
 }
 const Value* Value::Find(std::string_view key) const { return Find(String(std::string(key))); }
+
+const Value* Value::Field(std::string_view name) const {
+  if (!Is(Type::kTuple)) return nullptr;
+  const ListData& data = list_data();
+  for (size_t i = 0; i < data.names.size(); ++i) {
+    if (data.names[i] == name) return &data.items[i];
+  }
+  return nullptr;
+}
 
 int64_t Value::weight() const {
   if (Is(Type::kString)) return 1 + static_cast<int64_t>(AsString().size());

@@ -69,6 +69,8 @@ class Value {
   static Value String(std::string s);
   static Value MakeList(List items);
   static Value Tuple(List items);
+  // A tuple whose items have names, too, as literals: Python's NamedTuple.
+  static Value NamedTuple(std::vector<std::string_view> names, List items);
   // Later entries replace earlier ones of an equal key, keeping their place. Keys are strings,
   // integers, booleans, None or floats; others throw kUnsupported.
   static Value Dict(Items items);
@@ -97,6 +99,9 @@ class Value {
   const Value* Find(const Value& key) const;
   const Value* Find(std::string_view key) const;
 
+  // The item that a named tuple calls `name`, or nullptr.
+  const Value* Field(std::string_view name) const;
+
   int64_t weight() const;
   int depth() const;
 
@@ -110,6 +115,7 @@ class Value {
  private:
   struct ListData {
     List items;
+    std::vector<std::string_view> names;  // of a named tuple's items
     int64_t weight = 1;
     int depth = 1;
   };
@@ -119,7 +125,7 @@ class Value {
     int64_t weight = 1;
     int depth = 1;
   };
-  static std::shared_ptr<void> ShareList(List items);
+  static std::shared_ptr<ListData> ShareList(List items);
   const ListData& list_data() const { return *static_cast<const ListData*>(data_.get()); }
   const DictData& dict_data() const { return *static_cast<const DictData*>(data_.get()); }
 
