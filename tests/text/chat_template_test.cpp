@@ -5,6 +5,7 @@
 
 #include "fireq/base/error.h"
 #include "fireq/text/gguf_tokenizer.h"
+#include "tests/support/comma_locale.h"
 #include "tests/text/text_testing.h"
 
 namespace fireq::text {
@@ -132,6 +133,11 @@ TEST(ChatTemplate, FormatsNumbersAndTextsAsPython) {
             "\u00e9bc 1.234568e+04 0.0001 x   2.2 -1.00 |");
   EXPECT_EQ(Render("{{ '%#x %X %o %#o %.3d %06.1f %d' % (255, 255, 8, 8, 5, -2.55, 3.9) }}"),
             "0xff FF 10 0o10 005 -002.5 3");
+  EXPECT_EQ(Render("{{ '%#.0f|%#.0e|%#g|%#.3g|%#.3G|%g|%E|%F|%#.2g' % (5.0, 5.0, 0.0, 12345.0, "
+                   "0.00001234, 1e-7, 1.5, 1e308 * 10, 99.6) }}"),
+            "5.|5.e+00|0.00000|1.23e+04|1.23E-05|1e-07|1.500000E+00|INF|1.0e+02");
+  EXPECT_EQ(Render("{{ '%#g|%#.1g|%.0g|%.40f|%#5.0f|' % (100000.0, 9.9, 12.5, 0.1, 2.5) }}"),
+            "100000.|1.e+01|1e+01|0.1000000000000000055511151231257827021182|   2.|");
   EXPECT_EQ(Render("{{ '%(a)s-%(b)03d%%' | format(a='x', b=7) }}{{ '%(k)s' % {'k': 1} }}"),
             "x-007%1");
   EXPECT_EQ(ErrorOf("{{ '%*d' % (1, 2) }}"),

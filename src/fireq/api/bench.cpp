@@ -1,7 +1,5 @@
-#include <array>
 #include <atomic>
 #include <barrier>
-#include <charconv>
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -11,6 +9,7 @@
 #include "fireq/api/lm_head.h"
 #include "fireq/api/products.h"
 #include "fireq/api/wiring.h"
+#include "fireq/base/number_text.h"
 #include "fireq/measure/phases.h"
 #include "fireq/model/synthetic.h"
 
@@ -18,13 +17,6 @@ namespace fireq {
 namespace {
 
 using Row = std::vector<std::string>;
-
-std::string Number(double value, int decimals) {
-  std::array<char, 64> text{};
-  const auto end = std::to_chars(text.data(), text.data() + text.size(), value,
-                                 std::chars_format::fixed, decimals);
-  return {text.data(), end.ptr};
-}
 
 PhaseShape ParseShape(const std::string& text) {
   long long batch = 0, input = 0, output = 0;
@@ -90,10 +82,10 @@ class Bencher {
   // What every phase's row begins with.
   Row Begin(const PhaseShape& shape, double tokens_per_second, int64_t requests = 0) const {
     Row row = {ModelName(), std::to_string(shape.batch), std::to_string(shape.input),
-               std::to_string(shape.output), Number(tokens_per_second, 1)};
+               std::to_string(shape.output), FixedText(tokens_per_second, 1)};
     const double baseline = Baseline(shape, requests);
-    row.push_back(baseline > 0 ? Number(baseline, 1) : "");
-    row.push_back(baseline > 0 ? Number(tokens_per_second / baseline, 3) : "");
+    row.push_back(baseline > 0 ? FixedText(baseline, 1) : "");
+    row.push_back(baseline > 0 ? FixedText(tokens_per_second / baseline, 3) : "");
     row.push_back(BackendName());
     return row;
   }
@@ -123,14 +115,15 @@ class Bencher {
   void Prefill(const PhaseShape& shape) {
     const PhaseSpeed speed = MeasurePrefill(*backend_, model_, options_, shape, request_.repeats);
     Emit(Begin(shape, speed.tokens_per_second()),
-         {Number(speed.seconds, 4), std::to_string(speed.steps),
+         {FixedText(speed.seconds, 4), std::to_string(speed.steps),
           std::to_string(options_.max_tokens)});
   }
   void Decode(const PhaseShape& shape) {
     const PhaseSpeed speed = MeasureDecode(*backend_, model_, options_, shape);
     const double steps = static_cast<double>(speed.steps);
     Emit(Begin(shape, speed.tokens_per_second()),
-         {Number(1e6 * speed.seconds / steps, 1), Number(1e6 * speed.recorded_seconds / steps, 1)});
+         {FixedText(1e6 * speed.seconds / steps, 1),
+          FixedText(1e6 * speed.recorded_seconds / steps, 1)});
   }
   void Serve(const PhaseShape& shape) {
     const int64_t requests = request_.requests > 0 ? request_.requests : shape.batch;
@@ -141,11 +134,11 @@ class Bencher {
       return 1e-3 * static_cast<double>(speed.first_token_us[static_cast<size_t>(q * last)]);
     };
     Emit(Begin(shape, speed.all.tokens_per_second(), requests),
-         {std::to_string(requests), Number(speed.all.seconds, 3), std::to_string(m.num_steps),
+         {std::to_string(requests), FixedText(speed.all.seconds, 3), std::to_string(m.num_steps),
           std::to_string(m.prefill_tokens), std::to_string(m.decode_tokens),
           std::to_string(m.num_preempted),
-          Number(1.0 - static_cast<double>(m.run_us) / static_cast<double>(m.step_us), 4),
-          Number(quantile_ms(0.5), 1), Number(quantile_ms(0.99), 1)});
+          FixedText(1.0 - static_cast<double>(m.run_us) / static_cast<double>(m.step_us), 4),
+          FixedText(quantile_ms(0.5), 1), FixedText(quantile_ms(0.99), 1)});
   }
   void Profile(const PhaseShape& shape) {
     const OpProfile profile = ProfileOps(*backend_, model_, options_, shape);
@@ -157,8 +150,8 @@ class Bencher {
       for (const auto& [op, time] : *ops) total += time.microseconds;
       for (const auto& [op, time] : *ops)
         Emit(begin, {name, op, std::to_string(time.calls),
-                     Number(time.microseconds / static_cast<double>(time.calls), 2),
-                     Number(time.microseconds / total, 4)});
+                     FixedText(time.microseconds / static_cast<double>(time.calls), 2),
+                     FixedText(time.microseconds / total, 4)});
     }
   }
 

@@ -1,15 +1,11 @@
 #include "fireq/base/error.h"
 
-#include <cstdio>
+#include "fireq/base/number_text.h"
 
 namespace fireq {
 
 namespace internal {
-void AppendPart(std::string& out, double part) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.9g", part);
-  out += text;
-}
+void AppendPart(std::string& out, double part) { out += GeneralText(part, 9); }
 }  // namespace internal
 
 const char* ErrorCodeName(ErrorCode code) {

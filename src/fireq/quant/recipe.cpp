@@ -2,12 +2,13 @@
 
 #include <cmath>
 #include <functional>
-#include <limits>
+#include <optional>
 #include <regex>
 #include <sstream>
 #include <utility>
 
 #include "fireq/base/error.h"
+#include "fireq/base/number_text.h"
 #include "fireq/io/json.h"
 
 namespace fireq::quant {
@@ -69,16 +70,9 @@ Key NumberKey(std::string_view name, double Recipe::*member, double min, double 
               std::string_view about) {
   const std::string list = StrCat("a number in ", min, "..", max);
   const auto set = [=](Recipe& recipe, const std::string& given) {
-    size_t used = 0;
-    double value = std::numeric_limits<double>::quiet_NaN();
-    try {
-      value = std::stod(given, &used);
-    } catch (const std::exception&) {
-      used = 0;
-    }
-    if (used == 0 || used != given.size() || !(value >= min && value <= max))
-      Refuse(name, given, list);
-    recipe.*member = value;
+    const std::optional<double> value = ParseNumber(given);
+    if (!value || !(*value >= min && *value <= max)) Refuse(name, given, list);
+    recipe.*member = *value;
   };
   return {name, list, about, [member](const Recipe& recipe) -> Json { return recipe.*member; },
           set};

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <string_view>
 #include <vector>
 
 #include "fireq/base/error.h"
 #include "fireq/base/html.h"
+#include "fireq/base/number_text.h"
 #include "fireq/quant/svg_plot.h"
 
 namespace fireq::quant {
@@ -184,11 +184,7 @@ std::string RecipeSection(const Json& report) {
   return out + "</table></div>\n";
 }
 
-std::string FourDigits(double value) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.4f", value);
-  return text;
-}
+std::string FourDigits(double value) { return FixedText(value, 4); }
 
 // Why recipe auto chose what it chose; nothing for a recipe that was asked for.
 std::string ChoiceSection(const Json& report) {

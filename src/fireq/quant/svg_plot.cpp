@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 
 #include "fireq/base/error.h"
 #include "fireq/base/html.h"
+#include "fireq/base/number_text.h"
 
 namespace fireq::quant {
 namespace {
@@ -22,11 +22,7 @@ struct Frame {
   double Y(double value) const { return top + height * (1.0 - value / y_top); }
 };
 
-std::string Coordinate(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f", value);
-  return text;
-}
+std::string Coordinate(double value) { return FixedText(value, 1); }
 
 // 1, 2 or 5 times a power of ten, so that about five steps reach `top`.
 double NiceStep(double top) {
@@ -100,11 +96,7 @@ std::string Axes(const Frame& frame, const ChartText& text) {
 
 }  // namespace
 
-std::string ShortNumber(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.3g", value);
-  return text;
-}
+std::string ShortNumber(double value) { return GeneralText(value, 3); }
 
 std::string LineChart(const ChartText& text, const std::vector<Series>& series) {
   const double largest = LargestValue(series), step = NiceStep(largest);

@@ -2,10 +2,10 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstdio>
 #include <iterator>
 
 #include "fireq/base/error.h"
+#include "fireq/base/number_text.h"
 #include "fireq/text/jinja/runtime.h"
 #include "fireq/text/utf8.h"
 
@@ -95,6 +95,10 @@ struct Number {
   std::string digits;
 };
 
+void UpperCaseAscii(std::string& digits) {
+  for (char& c : digits) c = c >= 'a' ? static_cast<char>(c - 'a' + 'A') : c;
+}
+
 Number WriteInteger(const Spec& spec, const Value& value) {
   const bool decimal = std::string_view("diu").find(spec.conversion) != std::string_view::npos;
   FIREQ_CHECK(decimal || !value.Is(Type::kFloat), kInvalidArgument, "%", spec.conversion,
@@ -111,23 +115,37 @@ Number WriteInteger(const Spec& spec, const Value& value) {
   out.digits = std::string(buffer, std::to_chars(buffer, std::end(buffer), magnitude, base).ptr);
   const auto wanted = static_cast<size_t>(std::max<int64_t>(spec.precision, 0));
   if (out.digits.size() < wanted) out.digits.insert(0, wanted - out.digits.size(), '0');
-  if (spec.conversion == 'X') {
-    for (char& c : out.digits) c = c >= 'a' ? static_cast<char>(c - 'a' + 'A') : c;
-  }
+  if (spec.conversion == 'X') UpperCaseAscii(out.digits);
   out.front = integer < 0 ? "-" : "";
   if (spec.alternate && base != 10) out.front += std::string("0") + spec.conversion;
   return out;
 }
 
+// "%#g": all significant digits, also those that are zeros behind the point.
+std::string AllDigits(double magnitude, int digits) {
+  const std::string scientific = ScientificText(magnitude, digits - 1);
+  int exponent = 0;
+  const char* begin = scientific.data() + scientific.find('e') + 1;
+  begin += *begin == '+' ? 1 : 0;
+  std::from_chars(begin, scientific.data() + scientific.size(), exponent);
+  const bool fixed = exponent >= -4 && exponent < digits;
+  return fixed ? FixedText(magnitude, digits - 1 - exponent) : scientific;
+}
+
 Number WriteFloat(const Spec& spec, const Value& value) {
-  const std::string pattern = std::string(spec.alternate ? "%#" : "%") + ".*" + spec.conversion;
-  char buffer[400];
   const double magnitude = std::fabs(value.AsFloat());
   const int precision = spec.precision < 0 ? 6 : static_cast<int>(spec.precision);
-  const int size = std::snprintf(buffer, sizeof(buffer), pattern.c_str(), precision, magnitude);
-  FIREQ_CHECK(size > 0 && size < static_cast<int>(sizeof(buffer)), kUnsupported, "%",
-              spec.conversion, ": the number is too long");
-  return {std::signbit(value.AsFloat()) && !std::isnan(value.AsFloat()) ? "-" : "", buffer};
+  const char conversion = static_cast<char>(spec.conversion | 0x20);
+  const bool alternate = spec.alternate && std::isfinite(magnitude);
+  std::string digits = conversion == 'f'   ? FixedText(magnitude, precision)
+                       : conversion == 'e' ? ScientificText(magnitude, precision)
+                       : alternate         ? AllDigits(magnitude, std::max(precision, 1))
+                                           : GeneralText(magnitude, precision);
+  if (alternate && digits.find('.') == digits.npos) {
+    digits.insert(std::min(digits.find('e'), digits.size()), 1, '.');
+  }
+  if (spec.conversion != conversion) UpperCaseAscii(digits);
+  return {std::signbit(value.AsFloat()) && !std::isnan(value.AsFloat()) ? "-" : "", digits};
 }
 
 std::string WriteCharacter(const Value& value) {
