@@ -92,6 +92,21 @@ TEST(PrefixCache, EqualHashesAreNoHits) {
   EXPECT_TRUE(std::ranges::equal(hit.pages(), lease_b.pages()));
 }
 
+TEST(PrefixCache, APageIsAHitBehindItsOwnParentAlone) {
+  PagePool pool(8);
+  PrefixCache cache(pool, [](uint64_t, std::span<const int32_t>) { return uint64_t{1}; });
+  const std::vector<int32_t> a = Ids(2 * kTokensPerPage, 0);
+  std::vector<int32_t> b = a;
+  b[0] = 7;  // the second pages are alike
+  KvLease lease_a(pool), lease_b(pool), hit(pool);
+  ASSERT_TRUE(lease_a.GrowTo(2) && lease_b.GrowTo(1));
+  PrefixCache::Cursor cursor_a, cursor_b;
+  cache.Insert(cursor_a, a, 2 * kTokensPerPage, lease_a);
+  cache.Insert(cursor_b, b, kTokensPerPage, lease_b);
+  EXPECT_EQ(cache.Find(b, 9, hit).num_pages, 1);
+  EXPECT_EQ(hit.pages()[0], lease_b.pages()[0]);
+}
+
 TEST(PrefixCache, SecondCopyOfTheSameTokensStaysOutWithItsDescendants) {
   PagePool pool(8);
   PrefixCache cache(pool);
@@ -130,6 +145,26 @@ TEST(PrefixCache, EvictsTheLeastRecentlyUsedAndNeverAParentBeforeItsChild) {
   other.Release();
   cache.Evict(9);
   EXPECT_EQ(pool.num_free(), 8);
+}
+
+TEST(PrefixCache, AHitMakesPagesYoung) {
+  PagePool pool(8);
+  PrefixCache cache(pool);
+  const std::vector<int32_t> first = Ids(2 * kTokensPerPage, 0);
+  const std::vector<int32_t> second = Ids(2 * kTokensPerPage, 1);
+  for (const auto& ids : {first, second}) {
+    KvLease lease(pool);
+    ASSERT_TRUE(lease.GrowTo(2));
+    PrefixCache::Cursor cursor;
+    cache.Insert(cursor, ids, 2 * kTokensPerPage, lease);
+  }
+  KvLease hit(pool);
+  EXPECT_EQ(cache.Find(first, 9, hit).num_pages, 2);
+  hit.Release();
+  cache.Evict(2);
+  EXPECT_EQ(cache.Find(first, 9, hit).num_pages, 2);
+  KvLease other(pool);
+  EXPECT_EQ(cache.Find(second, 9, other).num_pages, 0);
 }
 
 // Random sequences that share prefixes, grow, insert, end; evictions in between.

@@ -73,6 +73,28 @@ TEST(Plan, DecodePreemptsTheYoungestPromptsTakeWhatIsFree) {
   EXPECT_EQ(plan.preempt, std::vector<int64_t>{1});
 }
 
+TEST(MayJoin, PlaceWorkOfTheOthersAndGrowthAreCounted) {
+  const SchedulerLimits limits{.max_tokens = 100, .max_sequences = 3};
+  const SequenceView candidate{65, 0, 0, 0};  // two pages
+  EXPECT_TRUE(MayJoin(limits, {}, candidate, 0)) << "alone anything may";
+  // Two pages of its own and one of growth for two sequences.
+  std::vector<SequenceView> running = {{64, 63, 1, 1}};
+  EXPECT_FALSE(MayJoin(limits, running, candidate, 2));
+  EXPECT_TRUE(MayJoin(limits, running, candidate, 3));
+  // The other's prompt still wants three pages.
+  running = {{200, 64, 1, 1}};
+  EXPECT_FALSE(MayJoin(limits, running, candidate, 5));
+  EXPECT_TRUE(MayJoin(limits, running, candidate, 6));
+  // What the candidate has of the prefix cache it need not take.
+  EXPECT_TRUE(MayJoin(limits, running, {65, 64, 1, 0}, 5));
+  // Three sequences: two pages of growth; a fourth has no place.
+  running.push_back({64, 63, 1, 1});
+  EXPECT_FALSE(MayJoin(limits, running, candidate, 6));
+  EXPECT_TRUE(MayJoin(limits, running, candidate, 7));
+  running.push_back({64, 63, 1, 1});
+  EXPECT_FALSE(MayJoin(limits, running, candidate, 100));
+}
+
 TEST(Plan, RandomStatesKeepEveryPromise) {
   std::mt19937 rng(3);
   const auto up_to = [&](int64_t n) {

@@ -54,6 +54,33 @@ TEST(Sampler, TopKTopPAndMinPKeepWhatTheySay) {
   EXPECT_EQ(Histogram({.temperature = 1, .top_p = 0.01f, .seed = 1}, logits, 2000).size(), 1u);
 }
 
+TEST(Sampler, WhatIsKeptSharesAllOfTheProbability) {
+  const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.2f)};
+  for (const SamplingParams& params : {SamplingParams{.temperature = 1, .top_p = 0.79f, .seed = 3},
+                                       SamplingParams{.temperature = 1, .min_p = 0.5f, .seed = 3},
+                                       SamplingParams{.temperature = 1, .top_k = 2, .seed = 3}}) {
+    const auto counts = Histogram(params, logits, 8000);
+    EXPECT_EQ(counts.size(), 2u);
+    EXPECT_NEAR(counts.at(0), 5000, 200);  // 5 : 3, not what is left of 0.5 and 0.5
+  }
+}
+
+TEST(Sampler, MinPIsOfTheProbabilitiesThatTemperatureLeaves) {
+  const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.15f),
+                                     std::log(0.05f)};
+  // At 2 they are 1, 0.77, 0.55 and 0.32 of the likeliest; at 0.5 1, 0.36, 0.09 and 0.01.
+  EXPECT_EQ(Histogram({.temperature = 2, .min_p = 0.4f, .seed = 1}, logits, 2000).size(), 3u);
+  EXPECT_EQ(Histogram({.temperature = 0.5f, .min_p = 0.4f, .seed = 1}, logits, 2000).size(), 1u);
+  // Below, not at: exactly half of the likeliest stays.
+  EXPECT_EQ(Histogram({.temperature = 1, .min_p = 0.5f}, {0.0f, std::log(0.5f)}, 2000).size(), 2u);
+}
+
+TEST(Sampler, AmongEqualsTopKKeepsTheFirst) {
+  const auto counts = Histogram({.temperature = 1, .top_k = 2}, {0.0f, 1.0f, 1.0f, 1.0f}, 500);
+  EXPECT_EQ(counts.size(), 2u);
+  EXPECT_TRUE(counts.contains(1) && counts.contains(2));
+}
+
 TEST(Sampler, SeedAndDrawFixTheToken) {
   const std::vector<float> logits(100, 0.0f);
   const SamplingParams params{.temperature = 1, .seed = 9};
