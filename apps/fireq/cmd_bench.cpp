@@ -39,6 +39,13 @@ std::string CsvLine(const std::vector<std::string>& values) {
   return line + "\n";
 }
 
+// A number as such, nothing as null.
+nlohmann::ordered_json JsonValue(const std::string& value) {
+  if (value.empty()) return nullptr;
+  const auto parsed = nlohmann::ordered_json::parse(value, nullptr, /*allow_exceptions=*/false);
+  return parsed.is_number() ? parsed : nlohmann::ordered_json(value);
+}
+
 void RunBench(const BenchOptions& options) {
   BenchRequest request = options.request;
   request.runtime = options.common.Runtime();
@@ -54,7 +61,7 @@ void RunBench(const BenchOptions& options) {
       return PrintOut(CsvLine(values));
     }
     nlohmann::ordered_json row;
-    for (size_t i = 0; i < columns.size(); ++i) row[columns[i]] = values[i];
+    for (size_t i = 0; i < columns.size(); ++i) row[columns[i]] = JsonValue(values[i]);
     PrintJson(row);
   };
   Bench(request);

@@ -1,7 +1,9 @@
 #include <unistd.h>
 
+#include <csignal>
 #include <iostream>
 #include <memory>
+#include <vector>
 
 #include "sampling_options.h"
 
@@ -15,42 +17,105 @@ struct ChatOptions {
   int tensor_parallel = 1;
 };
 
+volatile std::sig_atomic_t answer_interrupted = 0;
+
+// While it lives the first Ctrl-C ends the answer; a second one, and any later, the program.
+class AnswerInterrupt {
+ public:
+  AnswerInterrupt() {
+    answer_interrupted = 0;
+    struct sigaction action {};
+    action.sa_handler = [](int) { answer_interrupted = 1; };
+    action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);
+    sigaction(SIGINT, &action, &before_);
+  }
+  ~AnswerInterrupt() { sigaction(SIGINT, &before_, nullptr); }
+  AnswerInterrupt(const AnswerInterrupt&) = delete;
+  AnswerInterrupt& operator=(const AnswerInterrupt&) = delete;
+  bool happened() const { return answer_interrupted != 0; }
+
+ private:
+  struct sigaction before_ {};
+};
+
+class Chat {
+ public:
+  Chat(LanguageModel& model, const ChatOptions& options) : model_(model), options_(options) {
+    Reset();
+  }
+
+  void Reset() {
+    messages_ = nlohmann::json::array();
+    if (!options_.system.empty()) Say("system", options_.system);
+  }
+
+  void Answer(const std::string& message) {
+    Say("user", message);
+    GenerateRequest request = options_.request;
+    request.prompt_ids = Prompt();
+    const AnswerInterrupt interrupt;
+    const GenerateResult result = model_.Generate(request, [&](std::string_view text) {
+      PrintOut(std::string(text));
+      return !interrupt.happened();
+    });
+    PrintOut("\n");
+    Say("assistant", result.text);
+  }
+
+ private:
+  void Say(const char* role, const std::string& content) {
+    messages_.push_back({{"role", role}, {"content", content}});
+  }
+
+  // The conversation without its oldest messages, if it leaves no room for an answer otherwise.
+  std::vector<int32_t> Prompt() {
+    const auto ids = [&] {
+      // The template writes all special tokens that it wants.
+      return model_.Tokenize(model_.RenderChat(messages_.dump(
+                                 -1, ' ', false, nlohmann::json::error_handler_t::replace)),
+                             /*add_special=*/false, /*parse_special=*/true);
+    };
+    std::vector<int32_t> prompt = ids();
+    const size_t first = options_.system.empty() ? 0 : 1;
+    bool told = false;
+    while (static_cast<int64_t>(prompt.size()) >= model_.max_context() &&
+           messages_.size() > first + 2) {
+      if (!std::exchange(told, true))
+        std::cerr << "(the oldest messages are left out: the context is " << model_.max_context()
+                  << " tokens)\n";
+      const auto oldest = messages_.begin() + static_cast<std::ptrdiff_t>(first);
+      messages_.erase(oldest, oldest + 2);  // a message and its answer
+      prompt = ids();
+    }
+    return prompt;
+  }
+
+  LanguageModel& model_;
+  const ChatOptions& options_;
+  nlohmann::json messages_;
+};
+
 void RunChat(const ChatOptions& options) {
   LoadOptions load;
   load.runtime = options.common.Runtime();
   load.tensor_parallel = options.tensor_parallel;
   LanguageModel model = LanguageModel::Load(options.model, load);
+  Chat chat(model, options);
   const bool terminal = isatty(STDIN_FILENO) == 1;
-  if (terminal) std::cerr << "Type a message; /reset starts over, /exit or Ctrl-D leaves.\n";
-
-  nlohmann::json messages = nlohmann::json::array();
-  const auto reset = [&] {
-    messages.clear();
-    if (!options.system.empty())
-      messages.push_back({{"role", "system"}, {"content", options.system}});
+  const auto read = [&](std::string& line) {
+    if (terminal) std::cerr << "> " << std::flush;
+    return static_cast<bool>(std::getline(std::cin, line));
   };
-  reset();
+  if (terminal)
+    std::cerr << "Type a message; /reset starts over, Ctrl-C ends an answer, /exit or Ctrl-D "
+                 "leaves.\n";
   std::string line;
-  while ((terminal ? (std::cerr << "> " << std::flush, true) : true) &&
-         std::getline(std::cin, line)) {
-    if (line.empty()) continue;
-    if (line == "/exit") break;
+  while (read(line) && line != "/exit") {
     if (line == "/reset") {
-      reset();
-      continue;
+      chat.Reset();
+    } else if (!line.empty()) {
+      chat.Answer(line);
     }
-    messages.push_back({{"role", "user"}, {"content", line}});
-    GenerateRequest request = options.request;
-    request.prompt =
-        model.RenderChat(messages.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-    request.add_special = false;  // the template writes what it wants
-    request.parse_special = true;
-    const GenerateResult result = model.Generate(request, [](std::string_view text) {
-      PrintOut(std::string(text));
-      return true;
-    });
-    PrintOut("\n");
-    messages.push_back({{"role", "assistant"}, {"content", result.text}});
   }
 }
 
@@ -72,6 +137,9 @@ void AddChat(CLI::App& app) {
   AddSampling(*command, options->request);
   AddTensorParallel(*command, options->tensor_parallel);
   options->common.AddTo(*command, /*with_json=*/false);
+  command->footer(
+      "Examples:\n  fireq chat smollm2-135m\n  echo 'What is 2 + 2?' | fireq chat out "
+      "--temperature 0\n");
   command->callback([options] { RunChat(*options); });
 }
 

@@ -77,11 +77,14 @@ void AddQuantize(CLI::App& app) {
           "--held-out-tokens", r.held_out_tokens,
           "Tokens of it behind those: perplexity and KL on them go into the report; 0: none")
       ->capture_default_str();
-  command->add_option("--seed", r.seed, "Seed of whatever is random")->capture_default_str();
+  command->add_option("--seed", r.seed, "Seed of whatever is random")
+      ->check(NotNegative())
+      ->type_name("N")
+      ->capture_default_str();
   command
       ->add_option("--save-every", r.save_every_seconds,
                    "Least seconds between two saves of finished blocks")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotNegative())
       ->type_name("SECONDS")
       ->capture_default_str();
   command->add_flag("--restart", r.restart, "Begin anew, whatever a killed run has left");

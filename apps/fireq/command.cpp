@@ -18,7 +18,8 @@ void CommonOptions::AddTo(CLI::App& command, bool with_json) {
   command.add_option("--threads", threads, "Threads to use (default: all)")
       ->check(CLI::Range(1, 1024));
   command.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  if (with_json) command.add_flag("--json", json, "Print one JSON object and nothing else");
+  if (with_json)
+    command.add_flag("--json", json, "Print one JSON object (bench: one a row) and nothing else");
 }
 
 RuntimeOptions CommonOptions::Runtime() const {
@@ -79,6 +80,13 @@ void AddTensorParallel(CLI::App& command, int& ranks) {
 void AddLmHead(CLI::App& command, LmHead& lm_head) {
   AddChoice(command, "--lm-head", lm_head, {{"stored", LmHead::kAsStored}, {"int4", LmHead::kInt4}},
             "As the model has it (default), or made on loading a quantised checkpoint");
+}
+
+CLI::Validator NotNegative() {
+  const auto check = [](const std::string& text) {
+    return text.starts_with('-') ? "must not be negative, got " + text : std::string();
+  };
+  return CLI::Validator(check, "");
 }
 
 Progress::Progress() : terminal_(isatty(STDERR_FILENO) == 1), start_seconds_(NowSeconds()) {}

@@ -48,6 +48,9 @@ void AddTensorParallel(CLI::App& command, int& ranks);
 // --lm-head: as it is stored, or made INT4 on loading.
 void AddLmHead(CLI::App& command, LmHead& lm_head);
 
+// Of an option's value: by itself the parser takes -1 for 2^64 - 1 where a number has no sign.
+CLI::Validator NotNegative();
+
 // Text of MODEL for --help.
 inline constexpr const char* kModelHelp =
     "Hugging Face directory, .gguf file, FireQ checkpoint, or the alias smollm2-135m";

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <iostream>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "command.h"
 
@@ -22,6 +24,23 @@ Examples:
 int Fail(fireq::ErrorCode code, const std::string& message) {
   std::cerr << "fireq: " << fireq::ErrorCodeName(code) << ": " << message << "\n";
   return fireq::ExitCode(code);
+}
+
+// One line for what the parser says, and whose --help helps.
+int FailOnArguments(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* command = &app;
+  std::string name = app.get_name();
+  while (!command->get_subcommands().empty()) {
+    command = command->get_subcommands().back();
+    name += " " + command->get_name();
+  }
+  // The parser misses a command before it minds a word that is none.
+  const std::vector<std::string> rest = command->remaining();
+  const bool wants_command = command->get_require_subcommand_min() > 0;
+  const std::string what = wants_command && !rest.empty()
+                               ? "there is no command '" + name + " " + rest.front() + "'"
+                               : error.what();
+  return Fail(fireq::ErrorCode::kInvalidArgument, what + " (see: " + name + " --help)");
 }
 
 // Errors of the arguments are answered here, all others are thrown.
@@ -44,7 +63,7 @@ int Run(int argc, char** argv) {
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : fireq::ExitCode(fireq::ErrorCode::kInvalidArgument);
+    return e.get_exit_code() == 0 ? app.exit(e) : FailOnArguments(app, e);
   }
 }
 

@@ -7,10 +7,20 @@ namespace fireq::app {
 
 inline void AddSampling(CLI::App& command, GenerateRequest& request) {
   command.add_option("--temperature", request.temperature, "0: greedy")->capture_default_str();
-  command.add_option("--top-k", request.top_k, "Keep the k likeliest (0: all)");
-  command.add_option("--top-p", request.top_p, "Keep the likeliest up to this probability");
-  command.add_option("--min-p", request.min_p, "Drop what is below this share of the likeliest");
-  command.add_option("--seed", request.seed, "Seed of the random choice");
+  command.add_option("--top-k", request.top_k, "Keep the k likeliest (0: all)")
+      ->capture_default_str();
+  command.add_option("--top-p", request.top_p, "Keep the likeliest up to this probability")
+      ->capture_default_str();
+  command.add_option("--min-p", request.min_p, "Drop what is below this share of the likeliest")
+      ->capture_default_str();
+  command
+      .add_option("--repetition-penalty", request.repetition_penalty,
+                  "Divides positive, multiplies negative logits of tokens that were there before")
+      ->capture_default_str();
+  command.add_option("--seed", request.seed, "Seed of the random choice")
+      ->check(NotNegative())
+      ->type_name("N")
+      ->capture_default_str();
   command.add_option("--stop", request.stop, "End before this text; may be repeated")
       ->expected(1)
       ->take_all();

@@ -124,7 +124,9 @@ class MainJob(WithModel):
         self.assertEqual(trace["first_beyond_tolerance"], "none")
         row = run_json("bench", "serve", "--synthetic", "tiny", "--shape", "2x9x5", "--requests", 3,
                        "--device", "cpu")
-        self.assertEqual((row["requests"], row["decode_tokens"]), ("3", "12"))
+        self.assertEqual((row["requests"], row["decode_tokens"]), (3, 12))
+        self.assertGreater(row["tokens_per_second"], 0)
+        self.assertIsNone(row["ratio"])
         row = run_json("bench", "decode", "--synthetic", "tiny", "--shape", "2x9x5", "--device", "cpu",
                        "--tensor-parallel", 2)
         self.assertTrue(row["backend"].startswith("2 x cpu"), row)
@@ -203,6 +205,49 @@ class MainJob(WithModel):
     def test_chat_streams_an_answer_a_line(self):
         done = run("chat", self.model, "--temperature", 0, "-n", 4, stdin="hi\nthere\n")
         self.assertGreaterEqual(len(done.stdout.splitlines()), 2)
+
+    def test_chat_outgrows_the_context(self):
+        done = run("chat", self.model, "--temperature", 0, "-n", 4, "--system", "be brief",
+                   stdin="a message of some length\n" * 30)
+        self.assertIn("oldest messages are left out: the context is 256 tokens", done.stderr)
+        self.assertGreaterEqual(done.stdout.count("\n"), 30)
+        self.assertIn("256", run("chat", self.model, stdin="x" * 300 + "\n", code=2).stderr)
+
+    def test_interrupt_ends_an_answer_then_the_program(self):
+        model = tiny_model.write_model(self.dir / "long", max_position_embeddings=1 << 16)
+        with subprocess.Popen([FIREQ, "chat", model, "--temperature", "0", "-n", "60000"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0) as chat:
+            chat.stdin.write(b"hello\n")
+            answer = chat.stdout.read(1)
+            chat.send_signal(signal.SIGINT)
+            chat.stdin.write(b"/exit\n")
+            answer += chat.stdout.read()
+            self.assertEqual(chat.wait(timeout=60), 0)
+        self.assertLess(len(answer), 50000)
+        with subprocess.Popen([FIREQ, "chat", model], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL) as chat:
+            time.sleep(0.5)
+            chat.send_signal(signal.SIGINT)
+            self.assertEqual(chat.wait(timeout=60), -signal.SIGINT)
+
+    def test_repetition_penalty_acts(self):
+        plain, penalised = (run_json("generate", self.model, "--prompt", "aaaa", "-n", 40, "--ignore-eos",
+                                     "--repetition-penalty", x)["ids"] for x in (1, 1e6))
+        self.assertLess(len(set(plain)), 40)
+        # No id twice while there are others with a positive logit.
+        self.assertGreater(len(set(penalised)), len(set(plain)))
+
+    def test_what_is_wrong_with_an_argument_is_said_in_one_line(self):
+        for arguments, words in (((), ["subcommand", "fireq --help"]),
+                                 (("qantize", "model"), ["no command 'fireq qantize'"]),
+                                 (("eval", "foo"), ["no command 'fireq eval foo'", "fireq eval --help"]),
+                                 (("quantize", "model"), ["--output is required", "fireq quantize --help"]),
+                                 (("generate", "model", "--prompt", "x", "--seed", "-1"), ["--seed", "-1"]),
+                                 (("generate", "model", "--prompt", "x", "--threads", "0"), ["--threads", "0"])):
+            done = run(*arguments, code=2)
+            self.assertEqual((done.stdout, done.stderr.count("\n")), ("", 1))
+            for word in ["fireq: invalid argument: ", *words]:
+                self.assertIn(word, done.stderr)
 
     def test_help_teaches_and_versions_print(self):
         self.assertIn("quantize", run("--help").stdout)

@@ -2,7 +2,7 @@
 
 _fireq_options() {
   local common="--help --threads --device --json"
-  local sampling="--max-new-tokens --temperature --top-k --top-p --min-p --seed --stop"
+  local sampling="--max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty --seed --stop"
   local bench="--synthetic --layers --shape --max-tokens --memory-gib --tensor-parallel --eager --batch-invariant --lm-head --products"
   case $1 in
     quantize) echo "--synthetic --layers --output --recipe --set --calib --calib-tokens --calib-context --held-out-tokens --seed --save-every --restart $common" ;;
@@ -58,7 +58,7 @@ _fireq() {
       return ;;
     --reference) ;;
     --set | --*-tokens | --*-context | --context | --seed | --save-every | --limit | --threads | --prompt | \
-      --prompt-ids | --system | --temperature | --top-k | --top-p | --min-p | --stop | -n | \
+      --prompt-ids | --system | --temperature | --top-k | --top-p | --min-p | --repetition-penalty | --stop | -n | \
       --layers | --shape | --memory-gib | --repeats | --requests | --baseline | --tolerance | --tokens | --chunk | --tensor-parallel)
       return ;;
   esac

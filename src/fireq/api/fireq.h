@@ -51,6 +51,9 @@ struct GenerateRequest {
   float top_p = 1.0f;
   float min_p = 0.0f;
   uint64_t seed = 0;
+  // > 0: divides positive and multiplies negative logits of the ids that the prompt or the output
+  // holds; 1: off.
+  float repetition_penalty = 1.0f;
 };
 
 struct GenerateResult {
@@ -122,6 +125,10 @@ class LanguageModel {
   // the generation by returning false. What the last call left in the cache is reused.
   GenerateResult Generate(const GenerateRequest& request,
                           const std::function<bool(std::string_view text)>& on_text = {});
+
+  // Ids of `text`, as Generate makes them of a prompt.
+  std::vector<int32_t> Tokenize(std::string_view text, bool add_special = true,
+                                bool parse_special = false) const;
 
   // The model's chat template over `messages_json` ([{"role":...,"content":...}, ...]).
   std::string RenderChat(const std::string& messages_json, bool add_generation_prompt = true) const;

@@ -117,13 +117,12 @@ GenerateResult LanguageModel::Generate(const GenerateRequest& request,
   GenerateResult out;
   out.prompt_ids = request.prompt_ids;
   if (out.prompt_ids.empty())
-    out.prompt_ids = tokenizer.Encode(request.prompt, {.add_special = request.add_special,
-                                                       .parse_special = request.parse_special});
+    out.prompt_ids = Tokenize(request.prompt, request.add_special, request.parse_special);
 
   GenerateParams params;
   params.max_new_tokens = request.max_new_tokens;
-  params.sampling = {request.temperature, request.top_k, request.top_p, request.min_p,
-                     request.seed};
+  params.sampling = {request.temperature, request.top_k, request.top_p,
+                     request.min_p,       request.seed,  request.repetition_penalty};
   if (!request.ignore_eos) params.stop_ids = impl_->model.config.eos_ids;
 
   text::Detokenizer detokenizer(tokenizer, {.skip_special = true, .stops = request.stop});
@@ -142,6 +141,12 @@ GenerateResult LanguageModel::Generate(const GenerateRequest& request,
   out.decode_tokens_per_second =
       Rate(static_cast<int64_t>(generation.ids.size()) - 1, generation.decode_seconds);
   return out;
+}
+
+std::vector<int32_t> LanguageModel::Tokenize(std::string_view text, bool add_special,
+                                             bool parse_special) const {
+  return impl_->text.tokenizer.Encode(text,
+                                      {.add_special = add_special, .parse_special = parse_special});
 }
 
 std::string LanguageModel::RenderChat(const std::string& messages_json,

@@ -12,7 +12,7 @@
 
 namespace fireq {
 
-// What went wrong, for programs; docs/ERRORS in the README maps each to an exit code of `fireq`.
+// What went wrong, for programs; ExitCode() maps each to what `fireq` exits with.
 enum class ErrorCode {
   kInvalidArgument,  // a caller's value is out of range or contradicts another
   kShapeMismatch,    // two tensors do not fit each other
@@ -22,7 +22,7 @@ enum class ErrorCode {
   kIo,               // the operating system refused (full disk, permissions)
   kOutOfMemory,      // host or device memory
   kCuda,             // a CUDA call failed; the engine that saw it is poisoned
-  kCancelled,        // stopped on request
+  kCancelled,        // stopped on request, or because another GPU that shares the work has failed
   kInternal,         // a bug of ours
 };
 
