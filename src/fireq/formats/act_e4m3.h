@@ -2,7 +2,7 @@
 //
 //   a = max |x| over the row in FP32;  x8 = E4M3(x * (448 / a));  scale = a / 448
 //   a zero row has x8 = 0 and scale = 1; a NaN poisons its own row only.
-// Source: served arithmetic, "Token quantisation" (docs/FORMATS.md).
+// Source: docs/SERVED_ARITHMETIC.md, "Token quantisation".
 #pragma once
 
 #include <cstdint>

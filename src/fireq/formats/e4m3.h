@@ -2,7 +2,7 @@
 // NaN).
 //
 // E4M3(x) of the design: round half to even, saturate at +-448, NaN stays NaN. Smallest subnormal
-// 2^-9. Source: OCP 8-bit floating point specification 1.0; served_arithmetic (docs/FORMATS.md).
+// 2^-9. Source: OCP 8-bit floating point specification 1.0; docs/SERVED_ARITHMETIC.md.
 #pragma once
 
 #include <bit>

@@ -6,7 +6,7 @@
 //   symmetric:  s = BF16(max|x| / 7), z = 8, q = clamp(rne(x / s), -8, 7) + 8
 //   signed:     s = BF16(-x_m / 8), x_m the (first) element of largest magnitude, z = 8, q as above
 //   A scale that comes out zero is 2^-9.
-// Source: served arithmetic, "K and V" (docs/FORMATS.md). Where the bytes lie: formats/kv_page.h.
+// Source: docs/SERVED_ARITHMETIC.md, "K and V". Where the bytes lie: formats/kv_page.h.
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 //   s E4M3 of either sign, never zero or NaN: [N, ceil(K/128)]; the last group may be short
 //   z 0..15: [N, ceil(K/128)];  t a power of two, one a matrix
 // The tile order of a kernel is made from this at load and belongs to that kernel.
-// Source: served arithmetic, "Weights" (docs/FORMATS.md).
+// Source: docs/SERVED_ARITHMETIC.md, "Weights".
 #pragma once
 
 #include <cstdint>
