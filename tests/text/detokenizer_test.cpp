@@ -47,6 +47,16 @@ TEST(Detokenizer, HoldsBackWhatMayBecomeAStop) {
   EXPECT_EQ(stream.Flush(), "");
 }
 
+TEST(Detokenizer, OfTwoStopsTheOneThatBeginsFirstCounts) {
+  const Tokenizer tokenizer(TinySpec(), {}, "tiny");
+  for (const std::vector<std::string>& stops :
+       {std::vector<std::string>{"xy", "y"}, std::vector<std::string>{"y", "xy"}}) {
+    Detokenizer stream(tokenizer, {.stops = stops});
+    EXPECT_EQ(stream.Add('a') + stream.Add('x') + stream.Add('y'), "a");
+    EXPECT_EQ(stream.stop(), "xy");
+  }
+}
+
 TEST(Detokenizer, FlushGivesAnUnfinishedStop) {
   const Tokenizer tokenizer(TinySpec(), {}, "tiny");
   EXPECT_EQ(Stream(tokenizer, {'a', 'x', 'y'}, {.stops = {"xyz"}}), "axy");
