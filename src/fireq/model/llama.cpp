@@ -2,6 +2,46 @@
 
 namespace fireq {
 
+Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
+                     const ModelWeights& weights, const BatchView& batch,
+                     const std::vector<KvLayer>& kv, const WantedRows* wanted) {
+  FIREQ_CHECK(batch.num_tokens <= buffers.max_tokens(), kInvalidArgument, "a step of ",
+              batch.num_tokens, " tokens in buffers for ", buffers.max_tokens());
+  const size_t layers = static_cast<size_t>(context.config->num_layers);
+  FIREQ_CHECK(kv.size() == layers, kInvalidArgument, kv.size(), " cache layers for a model of ",
+              layers);
+  Tensor x = buffers.residual_.Rows(0, batch.num_tokens);
+  context.backend->Embed(
+      {.ids = batch.ids, .table = weights.embedding, .chosen = batch.chosen, .out = x});
+  if (context.tracer != nullptr) context.tracer->OnTensor(-1, "embed", {x, {}, {}});
+  BlockWeights read;
+  for (size_t layer = 0; layer < layers; ++layer) {
+    const int64_t number = static_cast<int64_t>(layer);
+    if (weights.read_block) read = weights.read_block(number);
+    x = ForwardBlock(context, buffers, number, weights.read_block ? read : weights.blocks[layer],
+                     batch, kv[layer], x, layer + 1 == layers ? wanted : nullptr);
+  }
+  return x;
+}
+
+Tensor ForwardBlock(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
+                    const BlockWeights& block, const BatchView& batch, const KvLayer& kv,
+                    const Tensor& x, const WantedRows* wanted) {
+  BlockForward forward(context, buffers, layer, batch);
+  const auto type = [&](const PreparedLinear& w) { return forward.InputType(w.quantized()); };
+  const ActTensor input = forward.AttentionInput(x, block.attn_norm, type(*block.qkv));
+  if (wanted != nullptr && !wanted->rows.defined()) {
+    forward.WriteCache(input, block, kv);
+    return {};
+  }
+  const ActTensor out = forward.AttentionOut(input, block, kv, type(*block.o), wanted, x);
+  Tensor hidden = wanted != nullptr ? wanted->hidden : x;
+  forward.AddAttention(out, block, hidden);
+  const ActTensor mlp_input = forward.MlpInput(hidden, block.mlp_norm, type(*block.gate_up));
+  forward.AddMlp(forward.MlpHidden(mlp_input, block, type(*block.down)), block, hidden);
+  return hidden;
+}
+
 ForwardBuffers::ForwardBuffers(const ForwardContext& context, int64_t max_tokens)
     : max_tokens_(max_tokens) {
   const ModelConfig& config = *context.config;
@@ -188,46 +228,6 @@ void BlockForward::AddLinear(const ActTensor& input, const PreparedLinear& w, co
 
 void BlockForward::Trace(std::string_view name, const ActTensor& tensor) const {
   if (context_.tracer != nullptr) context_.tracer->OnTensor(layer_, name, tensor);
-}
-
-Tensor ForwardBlock(const ForwardContext& context, ForwardBuffers& buffers, int64_t layer,
-                    const BlockWeights& block, const BatchView& batch, const KvLayer& kv,
-                    const Tensor& x, const WantedRows* wanted) {
-  BlockForward forward(context, buffers, layer, batch);
-  const auto type = [&](const PreparedLinear& w) { return forward.InputType(w.quantized()); };
-  const ActTensor input = forward.AttentionInput(x, block.attn_norm, type(*block.qkv));
-  if (wanted != nullptr && !wanted->rows.defined()) {
-    forward.WriteCache(input, block, kv);
-    return {};
-  }
-  const ActTensor out = forward.AttentionOut(input, block, kv, type(*block.o), wanted, x);
-  Tensor hidden = wanted != nullptr ? wanted->hidden : x;
-  forward.AddAttention(out, block, hidden);
-  const ActTensor mlp_input = forward.MlpInput(hidden, block.mlp_norm, type(*block.gate_up));
-  forward.AddMlp(forward.MlpHidden(mlp_input, block, type(*block.down)), block, hidden);
-  return hidden;
-}
-
-Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
-                     const ModelWeights& weights, const BatchView& batch,
-                     const std::vector<KvLayer>& kv, const WantedRows* wanted) {
-  FIREQ_CHECK(batch.num_tokens <= buffers.max_tokens(), kInvalidArgument, "a step of ",
-              batch.num_tokens, " tokens in buffers for ", buffers.max_tokens());
-  const size_t layers = static_cast<size_t>(context.config->num_layers);
-  FIREQ_CHECK(kv.size() == layers, kInvalidArgument, kv.size(), " cache layers for a model of ",
-              layers);
-  Tensor x = buffers.residual_.Rows(0, batch.num_tokens);
-  context.backend->Embed(
-      {.ids = batch.ids, .table = weights.embedding, .chosen = batch.chosen, .out = x});
-  if (context.tracer != nullptr) context.tracer->OnTensor(-1, "embed", {x, {}, {}});
-  BlockWeights read;
-  for (size_t layer = 0; layer < layers; ++layer) {
-    const int64_t number = static_cast<int64_t>(layer);
-    if (weights.read_block) read = weights.read_block(number);
-    x = ForwardBlock(context, buffers, number, weights.read_block ? read : weights.blocks[layer],
-                     batch, kv[layer], x, layer + 1 == layers ? wanted : nullptr);
-  }
-  return x;
 }
 
 LogitBuffers::LogitBuffers(const ForwardContext& context, const ModelWeights& weights,
