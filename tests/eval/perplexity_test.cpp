@@ -27,6 +27,15 @@ std::vector<double> LogProbabilities(const std::vector<double>& logits) {
   return out;
 }
 
+// Of the mean of independent values.
+double StandardError(const std::vector<double>& values) {
+  const double n = static_cast<double>(values.size());
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
+  double squares = 0.0;
+  for (const double v : values) squares += (v - mean) * (v - mean);
+  return std::sqrt(squares / (n - 1.0)) / std::sqrt(n);
+}
+
 class Perplexity : public testing::Test {
  protected:
   void SetUp() override {
@@ -49,11 +58,17 @@ class Perplexity : public testing::Test {
     return rows;
   }
 
-  double ExpectedPerplexity(const std::vector<std::vector<double>>& rows) const {
-    double loss = 0.0;
+  std::vector<double> Losses(const std::vector<std::vector<double>>& rows) const {
+    std::vector<double> losses;
     for (size_t i = 0; i < rows.size(); ++i)
-      if ((i + 1) % kContext != 0) loss -= rows[i][static_cast<size_t>(ids_[i + 1])];
-    return std::exp(loss / (kWindows * (kContext - 1)));
+      if ((i + 1) % kContext != 0) losses.push_back(-rows[i][static_cast<size_t>(ids_[i + 1])]);
+    return losses;
+  }
+
+  double ExpectedPerplexity(const std::vector<std::vector<double>>& rows) const {
+    const std::vector<double> losses = Losses(rows);
+    return std::exp(std::accumulate(losses.begin(), losses.end(), 0.0) /
+                    (kWindows * (kContext - 1)));
   }
 
   const ModelConfig config_ = TinyConfig();
@@ -72,16 +87,15 @@ TEST_F(Perplexity, AgreesWithTheReferenceModelsSums) {
       EvaluatePerplexity({backend_.get(), &model}, ids_, options_, {backend_.get(), &reference});
   const auto q = Expected(first_weights_), p = Expected(second_weights_);
 
-  std::vector<double> kl;
-  double agree = 0.0;
+  std::vector<double> kl, agree;
   for (size_t i = 0; i < q.size(); ++i) {
     double sum = 0.0;
     for (size_t v = 0; v < q[i].size(); ++v) sum += std::exp(p[i][v]) * (p[i][v] - q[i][v]);
     kl.push_back(sum);
-    agree += std::max_element(p[i].begin(), p[i].end()) - p[i].begin() ==
-                     std::max_element(q[i].begin(), q[i].end()) - q[i].begin()
-                 ? 1.0
-                 : 0.0;
+    agree.push_back(std::max_element(p[i].begin(), p[i].end()) - p[i].begin() ==
+                            std::max_element(q[i].begin(), q[i].end()) - q[i].begin()
+                        ? 1.0
+                        : 0.0);
   }
   const double count = static_cast<double>(kl.size());
   EXPECT_EQ(result.tokens, kContext * kWindows);
@@ -89,8 +103,18 @@ TEST_F(Perplexity, AgreesWithTheReferenceModelsSums) {
   ASSERT_TRUE(result.distance.has_value());
   const PerplexityResult::Distance& distance = *result.distance;
   EXPECT_NEAR(distance.kl_mean, std::accumulate(kl.begin(), kl.end(), 0.0) / count, 1e-4);
-  EXPECT_NEAR(distance.top1_agreement, agree / count, 1e-12);
+  EXPECT_NEAR(distance.top1_agreement, std::accumulate(agree.begin(), agree.end(), 0.0) / count,
+              1e-12);
   EXPECT_NEAR(distance.reference_perplexity, ExpectedPerplexity(p), 1e-3);
+
+  EXPECT_NEAR(result.perplexity_stderr, ExpectedPerplexity(q) * StandardError(Losses(q)), 1e-4);
+  EXPECT_NEAR(distance.reference_perplexity_stderr,
+              ExpectedPerplexity(p) * StandardError(Losses(p)), 1e-4);
+  EXPECT_NEAR(distance.kl_stderr, StandardError(kl), 1e-5);
+  EXPECT_NEAR(distance.top1_stderr, StandardError(agree), 1e-12);
+  std::vector<double> sorted = kl;
+  std::sort(sorted.begin(), sorted.end());
+  EXPECT_NEAR(distance.kl_p99, sorted[78], 1e-4);  // of 0 to 79
 
   // 40 positions in parts of three; the last has one position a window.
   ASSERT_EQ(distance.kl_along_window.size(), 14u);
