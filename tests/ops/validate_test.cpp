@@ -110,8 +110,10 @@ TEST(Validate, QuantisedLinearSpec) {
         "gate.weight_zero: a zero point above 15 of byte value 16 at row 5, group 1"},
        {[](auto& s) { s.parts[0].i4.t = 3.0f; }, ErrorCode::kCorrupt,
         "gate.weight_t: 3 is not a power of two"},
-       {[](auto& s) { s.parts[0].i4.t = -2.0f; }, ErrorCode::kCorrupt,
-        "-2 is not a power of two"}});
+       {[](auto& s) { s.parts[0].i4.t = -2.0f; }, ErrorCode::kCorrupt, "-2 is not a power of two"},
+       // 1/t would be infinite.
+       {[](auto& s) { s.parts[0].i4.t = 0x1p-140f; }, ErrorCode::kCorrupt,
+        "is not a power of two"}});
 }
 
 TEST(Validate, FloatLinearSpec) {
