@@ -17,24 +17,28 @@ struct ChatOptions {
   int tensor_parallel = 1;
 };
 
-volatile std::sig_atomic_t answer_interrupted = 0;
-
 // While it lives the first Ctrl-C ends the answer; a second one, and any later, the program.
 class AnswerInterrupt {
  public:
   AnswerInterrupt() {
-    answer_interrupted = 0;
+    Flag() = 0;
     struct sigaction action {};
-    action.sa_handler = [](int) { answer_interrupted = 1; };
+    action.sa_handler = [](int) { Flag() = 1; };
     action.sa_flags = SA_RESTART | static_cast<int>(SA_RESETHAND);
     sigaction(SIGINT, &action, &before_);
   }
   ~AnswerInterrupt() { sigaction(SIGINT, &before_, nullptr); }
   AnswerInterrupt(const AnswerInterrupt&) = delete;
   AnswerInterrupt& operator=(const AnswerInterrupt&) = delete;
-  bool happened() const { return answer_interrupted != 0; }
+  bool happened() const { return Flag() != 0; }
 
  private:
+  // A handler knows no object.
+  static volatile std::sig_atomic_t& Flag() {
+    static volatile std::sig_atomic_t flag = 0;
+    return flag;
+  }
+
   struct sigaction before_ {};
 };
 
