@@ -58,6 +58,8 @@ def layer_of(path: str) -> str:
 
 
 def main() -> None:
+    if sys.argv[1:2] in (["-h"], ["--help"]):
+        return print(__doc__)
     build_and_test(sys.argv[1:])
     layers = collections.defaultdict(lambda: [0, 0])
     for path, lines in executed_lines().items():

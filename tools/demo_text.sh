@@ -7,7 +7,7 @@
 #
 # usage: tools/demo_text.sh DIR
 set -eu
-out=$1
+out=${1:?usage: tools/demo_text.sh DIR}
 [ -s "$out/calib.txt" ] && [ -s "$out/score.txt" ] && exit 0
 mkdir -p "$out"
 work=$(mktemp -d)

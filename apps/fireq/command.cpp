@@ -99,9 +99,8 @@ void Progress::Update(const std::string& text, double fraction) {
   const double elapsed = NowSeconds() - start_seconds_;
   char line[256];
   if (fraction > 0.02) {
-    std::snprintf(line, sizeof line, "%3.0f %%  %s  (%.0f s, %.1f %% a minute, %.0f s left)",
-                  100.0 * fraction, text.c_str(), elapsed, 6000.0 * fraction / elapsed,
-                  elapsed * (1.0 - fraction) / fraction);
+    std::snprintf(line, sizeof line, "%3.0f %%  %s  (%.0f s, %.0f s left)", 100.0 * fraction,
+                  text.c_str(), elapsed, elapsed * (1.0 - fraction) / fraction);
   } else {
     std::snprintf(line, sizeof line, "%3.0f %%  %s  (%.0f s)", 100.0 * fraction, text.c_str(),
                   elapsed);

@@ -59,6 +59,8 @@ def chain(path, kernels):
 
 
 def main():
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        sys.exit(__doc__)
     if sys.argv[1] == "--chain":
         return chain(sys.argv[2], int(sys.argv[3]))
     spans = read(sys.argv[1])
