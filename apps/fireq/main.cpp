@@ -26,6 +26,18 @@ int Fail(fireq::ErrorCode code, const std::string& message) {
   return fireq::ExitCode(code);
 }
 
+// The parser takes an empty word for the number 0: `-n "$UNSET"` would be obeyed. The few texts
+// that may be empty say themselves what they think of it.
+void RefuseEmptyValues(CLI::App& app) {
+  const CLI::Validator not_empty(
+      [](const std::string& text) { return text.empty() ? "must not be empty" : ""; }, "");
+  for (CLI::Option* option : app.get_options())
+    if (!option->check_name("--prompt") && !option->check_name("--system") &&
+        !option->check_name("--stop"))
+      option->check(not_empty);
+  for (CLI::App* command : app.get_subcommands({})) RefuseEmptyValues(*command);
+}
+
 // One line for what the parser says, and whose --help helps.
 int FailOnArguments(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App* command = &app;
@@ -59,6 +71,7 @@ int Run(int argc, char** argv) {
   fireq::app::AddTokenize(app);
   fireq::app::AddRender(app);
   fireq::app::AddBench(app);
+  RefuseEmptyValues(app);
   try {
     app.parse(argc, argv);
     return 0;

@@ -243,7 +243,10 @@ class MainJob(WithModel):
                                  (("eval", "foo"), ["no command 'fireq eval foo'", "fireq eval --help"]),
                                  (("quantize", "model"), ["--output is required", "fireq quantize --help"]),
                                  (("generate", "model", "--prompt", "x", "--seed", "-1"), ["--seed", "-1"]),
-                                 (("generate", "model", "--prompt", "x", "--threads", "0"), ["--threads", "0"])):
+                                 (("generate", "model", "--prompt", "x", "--threads", "0"), ["--threads", "0"]),
+                                 (("generate", "model", "--prompt-ids", ""), ["--prompt-ids: must not be empty"]),
+                                 (("generate", "model", "--prompt", "x", "-n", ""), ["must not be empty"]),
+                                 (("generate", "", "--prompt", "x"), ["MODEL: must not be empty"])):
             done = run(*arguments, code=2)
             self.assertEqual((done.stdout, done.stderr.count("\n")), ("", 1))
             for word in ["fireq: invalid argument: ", *words]:
