@@ -133,6 +133,16 @@ TEST(Products, ExactFitsInBf16AndTableIsRoundedOnce) {
       }
 }
 
+TEST(Products, ServedIsExactBelow128TokensAndTheTableFromThere) {
+  for (const int64_t tokens : {1, 64, 127})
+    EXPECT_EQ(ResolveProducts(Products::kServed, tokens), Products::kExact) << tokens;
+  for (const int64_t tokens : {128, 129, 8192})
+    EXPECT_EQ(ResolveProducts(Products::kServed, tokens), Products::kTable) << tokens;
+  for (const int64_t tokens : {1, 8192})
+    for (const Products products : {Products::kTable, Products::kExact})
+      EXPECT_EQ(ResolveProducts(products, tokens), products);
+}
+
 TEST(TokenScale, ZeroRowNanAndRange) {
   EXPECT_EQ(MakeTokenScale(0).scale, 1.0f);
   EXPECT_EQ(FloatToE4M3(0.0f * MakeTokenScale(0).inv_scale), 0);
