@@ -123,6 +123,17 @@ TEST(Philox, MatchesTheReferenceImplementationsKnownAnswers) {
   EXPECT_THAT(pi.word, testing::ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
 }
 
+TEST(Philox, AUniformIsOfTheFirstWordsOfItsDrawAndSeed) {
+  for (const uint64_t draw : {uint64_t{0}, uint64_t{7}, uint64_t{3} << 32, (uint64_t{3} << 32) + 7})
+    for (const uint64_t seed : {uint64_t{0}, uint64_t{5} << 40}) {
+      const PhiloxBlock block =
+          Philox(seed, {{static_cast<uint32_t>(draw), static_cast<uint32_t>(draw >> 32), 0, 0}});
+      const double expected = std::ldexp(block.word[0], -32) + std::ldexp(block.word[1] >> 11, -53);
+      EXPECT_EQ(PhiloxUniform(seed, draw), expected);
+      EXPECT_LT(expected, 1.0);
+    }
+}
+
 TEST(Sampler, RefusesParametersOutOfRange) {
   EXPECT_THROW(Validate({.temperature = -1}), Error);
   EXPECT_THROW(Validate({.temperature = NAN}), Error);
@@ -131,6 +142,12 @@ TEST(Sampler, RefusesParametersOutOfRange) {
   EXPECT_THROW(Validate({.min_p = 1}), Error);
   EXPECT_THROW(Validate({.repetition_penalty = 0}), Error);
   EXPECT_THROW(Validate({.num_logprobs = -2}), Error);
+  EXPECT_THROW(Validate({.num_logprobs = kMaxLogprobs + 1}), Error);
+  EXPECT_THROW(Validate({.temperature = INFINITY}), Error);
+  EXPECT_THROW(Validate({.top_p = 1.01f}), Error);
+  EXPECT_THROW(Validate({.top_p = NAN}), Error);
+  EXPECT_THROW(Validate({.min_p = -0.1f}), Error);
+  EXPECT_THROW(Validate({.repetition_penalty = INFINITY}), Error);
   Validate(SamplingParams{});
 }
 
