@@ -90,7 +90,8 @@ void AddPhase(CLI::App& bench, const std::string& phase, const std::string& help
     command->add_option("--requests", request.requests, "Requests in all (default: BATCH)");
   if (phase != "profile") {
     CLI::Option* baseline =
-        command->add_option("--baseline", options->baseline, "Tokens a second to compare with");
+        command->add_option("--baseline", options->baseline, "Tokens a second to compare with")
+            ->check(NotNegative());
     command
         ->add_flag("--compare", options->compare,
                    "Compare with the BF16 GEMMs and attention of the same shapes alone, by PyTorch "

@@ -135,7 +135,14 @@ class MainJob(WithModel):
         run("bench", "decode", "--synthetic", "tiny", "--shape", "2x9x5", "--device", "cpu",
             "--tensor-parallel", 2, "--memory-gib", 0.00001, code=7)
         run("bench", "decode", "--synthetic", "huge", "--shape", "1x1x1", code=5)
-        run("bench", "decode", "--synthetic", "tiny", "--shape", "1x1", code=2)
+        for broken in (["--shape", "1x1"], ["--shape", "1x1x0"], ["--shape", "99999999999999999999x1x1"],
+                       ["--shape", "1x1x1", "--layers", "-1"], ["--shape", "1x1x1", "--max-tokens", "0"],
+                       ["--shape", "1x1x1", "--memory-gib", "-1"], ["--shape", "1x1x1", "--baseline", "-1"]):
+            done = run("bench", "decode", "--synthetic", "tiny", *broken, code=2)
+            self.assertEqual(done.stdout, "")
+            self.assertIn(broken[-1], done.stderr)
+        run("bench", "serve", "--synthetic", "tiny", "--shape", "1x1x1", "--requests", "-1", code=2)
+        run("bench", "decode", self.model, "--shape", "1x1x1", "--layers", "1", code=2)
 
     def test_quantise_a_synthetic_model(self):
         out = self.dir / "synthetic"
@@ -365,6 +372,10 @@ class Hostile(WithModel):
         self.assertIn("default", done.stderr)
         _, done = self.quantise("no_key", "--set", "wheights=1", code=2)
         self.assertIn("wheights", done.stderr)
+
+    def test_only_a_synthetic_model_is_cut(self):
+        done = run("quantize", self.model, "-o", self.dir / "cut", "--recipe", "rtn", "--layers", 1, code=2)
+        self.assertIn("1 layers of", done.stderr)
 
     def test_calibration_that_cannot_be(self):
         for arguments, word in ((("--calib", self.text, "--calib-context", 0), "context must be >= 2, got 0"),

@@ -1,5 +1,6 @@
 #include <atomic>
 #include <barrier>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -22,10 +23,30 @@ PhaseShape ParseShape(const std::string& text) {
   long long batch = 0, input = 0, output = 0;
   int end = 0;
   const int fields = std::sscanf(text.c_str(), "%lldx%lldx%lld%n", &batch, &input, &output, &end);
-  FIREQ_CHECK(
-      fields == 3 && text[static_cast<size_t>(end)] == '\0' && batch > 0 && input > 0 && output > 0,
-      kInvalidArgument, "shape \"", text, "\" is not BATCHxINPUTxOUTPUT");
+  const auto is_size = [](long long value) { return value > 0 && value <= INT32_MAX; };
+  FIREQ_CHECK(fields == 3 && text[static_cast<size_t>(end)] == '\0' && is_size(batch) &&
+                  is_size(input) && is_size(output),
+              kInvalidArgument, "shape \"", text, "\" is not BATCHxINPUTxOUTPUT");
   return {batch, input, output};
+}
+
+void CheckRequest(const BenchRequest& request) {
+  FIREQ_CHECK(request.model.empty() != request.synthetic.empty(), kInvalidArgument,
+              "either a model or the name of a synthetic one");
+  FIREQ_CHECK(!request.shapes.empty(), kInvalidArgument, "no shape to measure");
+  FIREQ_CHECK(request.repeats > 0, kInvalidArgument, "repeats must be >= 1, got ", request.repeats);
+  FIREQ_CHECK(request.layers >= 0, kInvalidArgument, "layers must be >= 0, got ", request.layers);
+  FIREQ_CHECK(request.layers == 0 || request.model.empty(), kInvalidArgument, request.layers,
+              " layers of ", request.model, ": only a synthetic model is cut");
+  FIREQ_CHECK(request.requests >= 0, kInvalidArgument, "requests must be >= 0, got ",
+              request.requests);
+  FIREQ_CHECK(request.max_tokens > 0, kInvalidArgument, "tokens of a step must be >= 1, got ",
+              request.max_tokens);
+  // In GiB: what int64 holds in bytes.
+  FIREQ_CHECK(request.memory_gib >= 0.0 && request.memory_gib < 0x1p33, kInvalidArgument,
+              "memory must be a number of GiB >= 0, got ", request.memory_gib);
+  FIREQ_CHECK(request.tensor_parallel >= 1 && request.tensor_parallel <= 64, kInvalidArgument,
+              request.tensor_parallel, " GPUs");
 }
 
 class Bencher {
@@ -251,14 +272,9 @@ std::vector<std::string> BenchColumns(const std::string& phase) {
 
 void Bench(const BenchRequest& request) {
   BenchColumns(request.phase);
-  FIREQ_CHECK(request.model.empty() != request.synthetic.empty(), kInvalidArgument,
-              "either a model or the name of a synthetic one");
-  FIREQ_CHECK(!request.shapes.empty() && request.repeats > 0, kInvalidArgument,
-              request.shapes.size(), " shapes, ", request.repeats, " repeats");
+  CheckRequest(request);
   std::vector<PhaseShape> shapes;
   for (const std::string& shape : request.shapes) shapes.push_back(ParseShape(shape));
-  FIREQ_CHECK(request.tensor_parallel >= 1 && request.tensor_parallel <= 64, kInvalidArgument,
-              request.tensor_parallel, " GPUs");
   if (request.tensor_parallel > 1) return BenchOnRanks(request, shapes).Run();
   Bencher bencher(request);
   for (const PhaseShape& shape : shapes) bencher.Run(shape);

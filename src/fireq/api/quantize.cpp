@@ -33,6 +33,8 @@ void CheckRequest(const QuantizeRequest& request) {
   at_least("held-out tokens", request.held_out_tokens, 0);
   FIREQ_CHECK(request.model.empty() != request.synthetic.empty(), kInvalidArgument,
               "either a model or the name of a synthetic one");
+  FIREQ_CHECK(request.layers == 0 || request.model.empty(), kInvalidArgument, request.layers,
+              " layers of ", request.model, ": only a synthetic model is cut");
   FIREQ_CHECK(request.synthetic.empty() || request.calibration_text.empty(), kInvalidArgument,
               "a synthetic model has no tokenizer: it is calibrated on random ids");
   FIREQ_CHECK(request.synthetic.empty() || request.recipe != "auto", kInvalidArgument,
