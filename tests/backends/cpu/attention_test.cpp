@@ -87,6 +87,37 @@ TEST_P(CpuAttentionTest, AgreesWithDoublePrecision) {
   }
 }
 
+// r, the power of two that P' is rounded by, then grows on the way, and splits end with another.
+TEST_P(CpuAttentionTest, ValuesOfOtherMagnitudeFromPageToPage) {
+  const auto backend = testing::MakeBackend(2, GetParam());
+  for (const bool growing : {true, false}) {
+    for (const int32_t query : {1, 70}) {
+      AttentionCase c = testing::MakeAttentionCase(
+          {{query}, {1500}, 6, {KvGrid::kAsymmetric, 2, 64}}, growing ? 11 : 12);
+      for (int token = 0; token < 1500; ++token) {
+        const int page = token / kTokensPerPage;
+        uint8_t* bytes = c.pages.data() + c.page_table[static_cast<size_t>(page)] *
+                                              static_cast<int64_t>(c.layout.page_bytes());
+        for (int head = 0; head < 2; ++head) {
+          uint8_t* block = bytes + c.layout.head_offset(head);
+          const int64_t scale = c.layout.v_scale_offset(), zero = c.layout.v_zero_offset();
+          KvScale s = GetKvScale(block, scale, zero, token % kTokensPerPage);
+          s.scale = FloatToBf16(std::ldexp(Bf16ToFloat(s.scale), (growing ? page : 23 - page) / 3));
+          SetKvScale(block, scale, zero, token % kTokensPerPage, s);
+        }
+      }
+      for (const bool e4m3 : {true, false}) {
+        const Tensor out = RunAttention(*backend, c, e4m3);
+        const std::vector<double> expected =
+            testing::ReferenceAttention(c, e4m3 ? ProbRounding::kE4M3 : ProbRounding::kNone);
+        const std::vector<float> actual(out.as<float>(), out.as<float>() + out.num_elements());
+        EXPECT_LT(testing::RelativeError(actual, expected), e4m3 ? 2e-3 : 1e-5)
+            << query << " growing " << growing;
+      }
+    }
+  }
+}
+
 TEST_P(CpuAttentionTest, BitIdenticalForAnyNumberOfThreads) {
   for (const AttentionShape& shape :
        {AttentionShape{{1}, {2000}, 9, {KvGrid::kAsymmetric, 3, 64}},
