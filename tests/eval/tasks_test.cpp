@@ -175,6 +175,16 @@ TEST_F(Scoring, TasksCountWhatTheReferenceCounts) {
   EXPECT_NEAR(result.acc_stderr, std::sqrt(result.acc * (1 - result.acc) / 23), 1e-12);
 }
 
+TEST_F(Scoring, AmongEqualsTheFirstCandidateCounts) {
+  for (const int64_t gold : {0, 1}) {
+    TaskItem item{{{"Question?", " same", 4}, {"Question?", " same", 4}}, gold};
+    const Task task{"made up", TaskScoring::kLikeliest, {item}};
+    const TaskResult result = EvaluateTask(*backend_, model_, task, EncodeBytes, {});
+    EXPECT_EQ(result.acc, gold == 0 ? 1.0 : 0.0);
+    EXPECT_EQ(result.acc_norm, gold == 0 ? 1.0 : 0.0);
+  }
+}
+
 TEST_F(Scoring, TheOrderOfItemsAndOfTasksDoesNotMatter) {
   std::vector<ContinuationGroup> groups;
   for (int i = 0; i < 12; ++i)

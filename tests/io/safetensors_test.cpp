@@ -208,6 +208,18 @@ TEST_F(Safetensors, WritesWhatItReads) {
   }
 }
 
+// Whatever the names' lengths, so that every value can be read where it lies.
+TEST_F(Safetensors, DataBeginAtAMultipleOfEight) {
+  for (size_t length = 1; length <= 8; ++length) {
+    const TemporaryDirectory out;
+    const std::string name(length, 'n');
+    SafetensorsWriter writer(out.path(), {{name, DType::kI64, {1}}});
+    writer.Write(name, Tensor::Zeros(DType::kI64, {1}));
+    writer.Finish();
+    EXPECT_EQ(SafetensorsFile(out / "model.safetensors").entries().at(name).offset % 8, 0);
+  }
+}
+
 TEST_F(Safetensors, WriterRefusesWhatWasNotDeclared) {
   SafetensorsWriter writer(dir_.path(), SomeSpecs());
   EXPECT_THAT(ErrorOf([&] { writer.Write("x", Tensor::Zeros(DType::kU8, {1})); },

@@ -26,6 +26,36 @@ nlohmann::json TinySpec() {
       {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", {"a b", "ab c", "\xC4\xA0 a"}}}}};
 }
 
+TEST(AddedTokens, TheLongestThatBeginsThereCounts) {
+  nlohmann::json spec = TinySpec();
+  const auto add = [&](int id, const char* content, const char* flag) {
+    nlohmann::json token = {{"id", id}, {"content", content}, {"normalized", false}};
+    if (*flag != '\0') token[flag] = true;
+    spec["added_tokens"].push_back(token);
+  };
+  add(261, "<s>abc", "");
+  add(262, "abc!", "single_word");
+  add(263, "<pad>", "lstrip");
+  add(264, "<end>", "rstrip");
+  const Tokenizer tokenizer(spec, {}, "tiny");
+  const auto encode = [&](const char* text) {
+    return tokenizer.Encode(text, {.add_special = false, .parse_special = true});
+  };
+  using Ids = std::vector<int32_t>;
+  EXPECT_EQ(encode("<s>abc"), (Ids{261}));
+  EXPECT_EQ(encode("<s>abab"), (Ids{259, 256, 256}));
+  EXPECT_EQ(encode("abc!"), (Ids{262}));
+  EXPECT_EQ(encode("ab abc! c"), (Ids{256, 32, 262, 32, 'c'}));
+  EXPECT_EQ(encode("ababc!"), (Ids{256, 257, '!'}));  // within a word
+  EXPECT_EQ(encode("abc!c"), (Ids{257, '!', 'c'}));
+  EXPECT_EQ(encode("ab  <pad> c"), (Ids{256, 263, 32, 'c'}));
+  EXPECT_EQ(encode("ab <end>  c"), (Ids{256, 32, 264, 'c'}));
+  // A text that is a stranger's: control tokens are their letters, others are not.
+  EXPECT_EQ(tokenizer.Encode("<s>", {.add_special = false, .parse_special = false}),
+            (Ids{'<', 's', '>'}));
+  EXPECT_EQ(tokenizer.Encode("<tool>", {.add_special = false, .parse_special = false}), (Ids{260}));
+}
+
 TEST(TinySpec, IsATokenizer) {
   const Tokenizer tokenizer(TinySpec(), {}, "tiny");
   EXPECT_EQ(tokenizer.Encode("abcab a"), (std::vector<int32_t>{257, 256, 258}));
