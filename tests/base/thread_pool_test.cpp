@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <barrier>
+#include <mutex>
 #include <stdexcept>
 #include <vector>
 
@@ -48,6 +50,20 @@ TEST(ThreadPool, NestedLoopsRunInlineOnTheirThread) {
       });
   });
   EXPECT_EQ(total.load(), 128);
+}
+
+// A thread's number is of the pool whose loop it runs: it indexes that pool's scratch.
+TEST(ThreadPool, ALoopInsideAnotherPoolsBodyCountsItsOwnThreads) {
+  ThreadPool outer(4), inner(2);
+  std::barrier all_four(4);
+  std::mutex one_at_a_time;
+  outer.ParallelFor(4, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      all_four.arrive_and_wait();
+      const std::lock_guard lock(one_at_a_time);
+      inner.ParallelFor(8, 1, [&](int64_t, int64_t, int thread) { EXPECT_LT(thread, 2); });
+    }
+  });
 }
 
 }  // namespace

@@ -15,9 +15,13 @@ namespace {
 // token, a few microseconds apart, and a futex wake costs more than most of them.
 constexpr int kSpins = 4000;
 
-// Index of the pool thread whose body is running here, or -1.
+// Whose body is running on this thread: the pool's state (null: none's) and the thread's number.
+struct RunningBody {
+  const void* pool = nullptr;
+  int thread = 0;
+};
 // NOLINTNEXTLINE(cppcoreguidelines-avoid-non-const-global-variables): a mark, no state.
-thread_local int body_thread = -1;
+thread_local RunningBody running_body;
 
 inline void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -45,7 +49,7 @@ struct ThreadPool::State {
   std::vector<std::jthread> workers;
 
   void Work(int thread) {
-    body_thread = thread;
+    running_body = {this, thread};
     try {
       for (;;) {
         const int64_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
@@ -57,7 +61,7 @@ struct ThreadPool::State {
       if (!failure) failure = std::current_exception();
       next.store(count, std::memory_order_relaxed);
     }
-    body_thread = -1;
+    running_body = {};
   }
 
   void WorkerLoop(int thread) {
@@ -99,8 +103,9 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain,
                              const std::function<void(int64_t, int64_t, int)>& body) {
   if (count <= 0) return;
   grain = std::max<int64_t>(1, grain);
-  if (num_threads_ == 1 || count <= grain || body_thread >= 0) {
-    body(0, count, std::max(body_thread, 0));
+  if (num_threads_ == 1 || count <= grain || running_body.pool != nullptr) {
+    // The number of a thread of another pool means nothing here.
+    body(0, count, running_body.pool == state_.get() ? running_body.thread : 0);
     return;
   }
   State& state = *state_;
