@@ -5,16 +5,13 @@
 #include <memory>
 #include <vector>
 
-#include "sampling_options.h"
+#include "generation_options.h"
 
 namespace fireq::app {
 namespace {
 
-struct ChatOptions {
-  CommonOptions common;
-  std::string model, system;
-  GenerateRequest request;
-  int tensor_parallel = 1;
+struct ChatOptions : GenerationOptions {
+  std::string system;
 };
 
 // While it lives the first Ctrl-C ends the answer; a second one, and any later, the program.
@@ -100,10 +97,7 @@ class Chat {
 };
 
 void RunChat(const ChatOptions& options) {
-  LoadOptions load;
-  load.runtime = options.common.Runtime();
-  load.tensor_parallel = options.tensor_parallel;
-  LanguageModel model = LanguageModel::Load(options.model, load);
+  LanguageModel model = options.Load();
   Chat chat(model, options);
   const bool terminal = isatty(STDIN_FILENO) == 1;
   const auto read = [&](std::string& line) {

@@ -1,23 +1,13 @@
 #include <memory>
 #include <utility>
 
-#include "sampling_options.h"
+#include "generation_options.h"
 
 namespace fireq::app {
 namespace {
 
-struct GenerateOptions {
-  CommonOptions common;
-  std::string model;
-  GenerateRequest request;
-  int tensor_parallel = 1;
-};
-
-void RunGenerate(const GenerateOptions& options) {
-  LoadOptions load;
-  load.runtime = options.common.Runtime();
-  load.tensor_parallel = options.tensor_parallel;
-  LanguageModel model = LanguageModel::Load(options.model, load);
+void RunGenerate(const GenerationOptions& options) {
+  LanguageModel model = options.Load();
   if (options.common.json) {
     const GenerateResult result = model.Generate(options.request);
     PrintJson({{"text", result.text},
@@ -41,7 +31,7 @@ void RunGenerate(const GenerateOptions& options) {
 
 void AddGenerate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("generate", "Continue a prompt");
-  auto options = std::make_shared<GenerateOptions>();
+  auto options = std::make_shared<GenerationOptions>();
   GenerateRequest& r = options->request;
   command->add_option("MODEL", options->model, kModelHelp)->required();
   CLI::Option_group* prompt = command->add_option_group("prompt");

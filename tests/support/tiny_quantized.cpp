@@ -79,11 +79,7 @@ Model RandomQuantisedModel(Backend& backend, const ModelConfig& config, uint64_t
   Model model;
   model.config = config;
   model.quantized = true;
-  model.quant.arithmetic = {.bf16_borders = true,
-                            .e4m3_activations = true,
-                            .e4m3_query = true,
-                            .e4m3_probs = true,
-                            .kv = KvGrid::kAsymmetric};
+  model.quant.arithmetic = kFastArithmetic;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     BlockWeights block;
     block.attn_norm = random.Norm(config.hidden);

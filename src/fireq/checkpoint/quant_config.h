@@ -23,6 +23,13 @@ struct Arithmetic {
   bool operator==(const Arithmetic&) const = default;
 };
 
+// That of the GPU's fast kernels, and of what the default recipe makes.
+inline constexpr Arithmetic kFastArithmetic = {.bf16_borders = true,
+                                               .e4m3_activations = true,
+                                               .e4m3_query = true,
+                                               .e4m3_probs = true,
+                                               .kv = KvGrid::kAsymmetric};
+
 // Version 1 of the stored form (docs/FORMATS.md). JSON, under config.json's "quantization_config":
 //   {"quant_method":"fireq","format_version":1,"group_size":128,
 //    "arithmetic":{"borders":"bf16"|"f32","activations":"e4m3"|"float","query":...,"probs":...,

@@ -103,11 +103,7 @@ Model MakeSyntheticModel(Backend& backend, const ModelConfig& config, WeightForm
   Model model;
   model.config = ShareOf(config, share);
   model.quantized = true;
-  model.quant.arithmetic = {.bf16_borders = true,
-                            .e4m3_activations = true,
-                            .e4m3_query = true,
-                            .e4m3_probs = true,
-                            .kv = KvGrid::kAsymmetric};
+  model.quant.arithmetic = kFastArithmetic;
   model.weights = RandomBlocks(backend, model.config, seed, share).Whole(lm_head);
   return model;
 }

@@ -1,9 +1,23 @@
-// Sampling options of generate and chat.
+// What generate and chat have in common: a model, how its tokens are chosen, where it runs.
 #pragma once
 
 #include "command.h"
 
 namespace fireq::app {
+
+struct GenerationOptions {
+  CommonOptions common;
+  std::string model;
+  GenerateRequest request;
+  int tensor_parallel = 1;
+
+  LanguageModel Load() const {
+    LoadOptions load;
+    load.runtime = common.Runtime();
+    load.tensor_parallel = tensor_parallel;
+    return LanguageModel::Load(model, load);
+  }
+};
 
 inline void AddSampling(CLI::App& command, GenerateRequest& request) {
   command.add_option("--temperature", request.temperature, "0: greedy")->capture_default_str();
