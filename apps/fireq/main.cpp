@@ -76,7 +76,10 @@ int Run(int argc, char** argv) {
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& e) {
-    return e.get_exit_code() == 0 ? app.exit(e) : FailOnArguments(app, e);
+    if (e.get_exit_code() != 0) return FailOnArguments(app, e);
+    app.exit(e);  // writes what --help or --version ask for
+    fireq::app::PrintOut("");
+    return 0;
   }
 }
 

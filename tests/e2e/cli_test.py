@@ -264,6 +264,15 @@ class MainJob(WithModel):
         self.assertIn("rtn", run("quantize", "--help").stdout)
         self.assertRegex(run("--version").stdout, r"\d+\.\d+")
 
+    def test_what_cannot_be_written_is_an_error(self):
+        for command in (["--help"], ["eval", "--help"], ["--version"], ["inspect", self.model],
+                        ["generate", self.model, "--prompt", "a", "-n", "1"]):
+            with open("/dev/full", "w") as full:
+                done = subprocess.run([FIREQ, *map(str, command)], stdout=full, stderr=subprocess.PIPE,
+                                      text=True, timeout=60, check=False)
+            self.assertEqual(done.returncode, 6, command)
+            self.assertIn("cannot write to standard output", done.stderr)
+
 
 class Hostile(WithModel):
     """Each case: what is broken, which words the message must have, which exit code."""
@@ -318,7 +327,7 @@ class Hostile(WithModel):
     def test_wrong_shape_and_dtype(self):
         def shape(header):
             header["model.norm.weight"]["shape"] = [32, 2]
-        self.refuse(self.edit_header("shape", shape), 2, "model.norm.weight")
+        self.refuse(self.edit_header("shape", shape), 4, "model.norm.weight")
 
         def dtype(header):
             header["model.norm.weight"]["dtype"] = "I32"

@@ -34,9 +34,9 @@ void InferLlama3Scaling(const GgufFile& file, int64_t head_dim, RopeConfig& rope
   if (!file.Has(kRopeFactors)) return;
   const std::string place = StrCat(file.path().string(), ": ", kRopeFactors);
   const Tensor divisors = file.Get(kRopeFactors);
-  FIREQ_CHECK(divisors.dtype() == DType::kF32 && divisors.shape() == Shape{head_dim / 2},
-              kShapeMismatch, place, ": expected F32 [", head_dim / 2, "], got ",
-              Name(divisors.dtype()), " ", ToString(divisors.shape()));
+  FIREQ_CHECK(divisors.dtype() == DType::kF32 && divisors.shape() == Shape{head_dim / 2}, kCorrupt,
+              place, ": expected F32 [", head_dim / 2, "], got ", Name(divisors.dtype()), " ",
+              ToString(divisors.shape()));
   const float* values = divisors.as<float>();
   rope.scaling = RopeScaling::kLlama3;
   rope.factor = values[head_dim / 2 - 1];

@@ -91,7 +91,7 @@ void GgufSource::AddTensor(const NamedShape& tensor) {
   const auto entry = file_->entries().find(name);
   FIREQ_CHECK(entry != file_->entries().end(), kNotFound, path().string(), ": tensor ", name,
               " is missing");
-  FIREQ_CHECK(entry->second.shape == tensor.shape, kShapeMismatch, path().string(), ": ", name,
+  FIREQ_CHECK(entry->second.shape == tensor.shape, kCorrupt, path().string(), ": ", name,
               ": shape ", ToString(entry->second.shape), ", the metadata ask for ",
               ToString(tensor.shape));
   const GgmlType& type = *FindGgmlType(entry->second.type);

@@ -68,8 +68,8 @@ void HuggingFaceSource::CheckTensors() const {
     FIREQ_CHECK(entry.dtype == "F32" || entry.dtype == "F16" || entry.dtype == "BF16", kUnsupported,
                 place, ": dtype ", entry.dtype,
                 " is not supported for a float model (F32, F16 and BF16 are)");
-    FIREQ_CHECK(entry.shape == tensor.shape, kShapeMismatch, place, ": shape ",
-                ToString(entry.shape), ", config.json asks for ", ToString(tensor.shape));
+    FIREQ_CHECK(entry.shape == tensor.shape, kCorrupt, place, ": shape ", ToString(entry.shape),
+                ", config.json asks for ", ToString(tensor.shape));
   }
   FIREQ_CHECK(num_missing == 0, kNotFound, path().string(), ": ", num_missing,
               " tensors are missing: ", missing, num_missing > 5 ? ", ..." : "");

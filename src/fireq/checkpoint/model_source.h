@@ -30,7 +30,7 @@ class ModelSource {
   // Validates everything but the tensors' values: configuration, every tensor's presence, shape
   // and dtype, and that there is none that FireQ would silently ignore. Errors: those of
   // DetectModelKind; kUnsupported (a quantised FireQ checkpoint; a feature, by its name),
-  // kNotFound (a shard or tensors, by name), kShapeMismatch, kCorrupt, kIo.
+  // kNotFound (a shard or tensors, by name), kCorrupt, kIo.
   static std::shared_ptr<const ModelSource> Open(const std::filesystem::path& path);
   virtual ~ModelSource() = default;
 

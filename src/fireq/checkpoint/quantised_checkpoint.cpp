@@ -89,9 +89,9 @@ void QuantisedCheckpoint::CheckTensors() const {
     expected.insert(spec.name);
     FIREQ_CHECK(tensors_.Has(spec.name), kNotFound, place, ": tensor ", spec.name, " is missing");
     const SafetensorsEntry& entry = tensors_.Entry(spec.name);
-    FIREQ_CHECK(entry.dtype == Name(spec.dtype) && entry.shape == spec.shape, kShapeMismatch, place,
-                ": ", spec.name, ": expected ", Name(spec.dtype), " ", ToString(spec.shape),
-                ", got ", entry.dtype, " ", ToString(entry.shape));
+    FIREQ_CHECK(entry.dtype == Name(spec.dtype) && entry.shape == spec.shape, kCorrupt, place, ": ",
+                spec.name, ": expected ", Name(spec.dtype), " ", ToString(spec.shape), ", got ",
+                entry.dtype, " ", ToString(entry.shape));
   }
   for (const std::string& name : tensors_.Names()) {
     FIREQ_CHECK(expected.contains(name), kCorrupt, place, ": ", name,

@@ -20,7 +20,7 @@ namespace fireq {
 class QuantisedCheckpoint {
  public:
   // Checks configuration, names, dtypes and shapes. Errors name the file and the JSON path or the
-  // tensor: kNotFound, kCorrupt, kShapeMismatch, kUnsupported (a newer format version).
+  // tensor: kNotFound, kCorrupt, kUnsupported (a newer format version).
   explicit QuantisedCheckpoint(const std::filesystem::path& directory);
 
   const ModelConfig& config() const { return config_; }
