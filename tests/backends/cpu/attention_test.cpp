@@ -91,10 +91,10 @@ TEST_P(CpuAttentionTest, AgreesWithDoublePrecision) {
 TEST_P(CpuAttentionTest, ValuesOfOtherMagnitudeFromPageToPage) {
   const auto backend = testing::MakeBackend(2, GetParam());
   for (const bool growing : {true, false}) {
-    for (const int32_t query : {1, 70}) {
+    for (const int32_t query : {1, 20}) {
       AttentionCase c = testing::MakeAttentionCase(
-          {{query}, {1500}, 6, {KvGrid::kAsymmetric, 2, 64}}, growing ? 11 : 12);
-      for (int token = 0; token < 1500; ++token) {
+          {{query}, {800}, 6, {KvGrid::kAsymmetric, 2, 64}}, growing ? 11 : 12);
+      for (int token = 0; token < 800; ++token) {
         const int page = token / kTokensPerPage;
         uint8_t* bytes = c.pages.data() + c.page_table[static_cast<size_t>(page)] *
                                               static_cast<int64_t>(c.layout.page_bytes());
@@ -102,7 +102,7 @@ TEST_P(CpuAttentionTest, ValuesOfOtherMagnitudeFromPageToPage) {
           uint8_t* block = bytes + c.layout.head_offset(head);
           const int64_t scale = c.layout.v_scale_offset(), zero = c.layout.v_zero_offset();
           KvScale s = GetKvScale(block, scale, zero, token % kTokensPerPage);
-          s.scale = FloatToBf16(std::ldexp(Bf16ToFloat(s.scale), (growing ? page : 23 - page) / 3));
+          s.scale = FloatToBf16(std::ldexp(Bf16ToFloat(s.scale), (growing ? page : 12 - page) / 2));
           SetKvScale(block, scale, zero, token % kTokensPerPage, s);
         }
       }
