@@ -36,6 +36,7 @@ class DecodeKernel {
   static constexpr int kComputeThreads = kWarps * 32;
   static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
   static constexpr int kStageBytes = static_cast<int>(kLayout.head_bytes());
+  static constexpr int kGroups = kTokensPerPage / kVGroupTokens;  // of a page
   static constexpr int kSumStride = kDim + kDecodePadding;
   static constexpr int kRowBytes = kDim * 4 + 8;  // of a part: sums, maximum and sum of a row
 
@@ -121,6 +122,7 @@ class DecodeKernel {
     for (int32_t base = piece_.begin; base < piece_.end; base += 32) {
       const int32_t unit = base + lane;
       const uint8_t* source = nullptr;
+      int groups = 0;
       bool fresh = false;
       if (unit < piece_.end) {
         const DecodeSegment segment = Find(unit);
@@ -129,6 +131,8 @@ class DecodeKernel {
           const int64_t number = PageNumber(segment.sequence, page);
           source = p_.pages + number * (int64_t{kStageBytes} * p_.kv_heads) +
                    int64_t{kStageBytes} * segment.head;
+          groups = min(kGroups, (segment.context - page * kTokensPerPage + kVGroupTokens - 1) /
+                                    kVGroupTokens);
         }
         fresh = (page + 1) * kTokensPerPage > segment.context - segment.queries;
       }
@@ -142,7 +146,7 @@ class DecodeKernel {
           waited = true;
         }
         MbarrierWait(empty_ + stage, phase);
-        if (lane == i) Copy(source, stage);
+        if (lane == i) Copy(source, groups, stage);
         __syncwarp();
         if (++stage == p_.stages) {
           stage = 0;
@@ -152,14 +156,29 @@ class DecodeKernel {
     }
   }
 
-  // A page, null for one that is not there, into a stage.
-  __device__ __forceinline__ void Copy(const uint8_t* source, int stage) {
+  // A page's first `groups` groups of 16 tokens, null for a page that is not there, into a stage.
+  // The others' codes are then those of another page: finite, and multiplied by zeros.
+  __device__ __forceinline__ void Copy(const uint8_t* source, int groups, int stage) {
     if (source == nullptr) {
       MbarrierArrive(full_ + stage);
       return;
     }
-    MbarrierArriveExpectTx(full_ + stage, kStageBytes);
-    BulkLoad(ring_ + stage * kStageBytes, source, kStageBytes, full_ + stage, kEvictFirst);
+    const auto copy = [&](int64_t offset, uint32_t bytes) {
+      BulkLoad(ring_ + stage * kStageBytes + offset, source + offset, bytes, full_ + stage,
+               kEvictFirst);
+    };
+    if (groups == kGroups) {
+      MbarrierArriveExpectTx(full_ + stage, kStageBytes);
+      copy(0, kStageBytes);
+      return;
+    }
+    constexpr int64_t kScales = kLayout.k_scale_offset();
+    constexpr auto kScaleBytes = static_cast<uint32_t>(kStageBytes - kScales);
+    const uint32_t codes = static_cast<uint32_t>(groups * kDim * kVGroupBytes);  // of K, and of V
+    MbarrierArriveExpectTx(full_ + stage, 2 * codes + kScaleBytes);
+    copy(0, codes);
+    copy(kLayout.v_offset(), codes);
+    copy(kScales, kScaleBytes);
   }
 
   using Warp = DecodeWarp<kDim, kTiles, Probs>;
