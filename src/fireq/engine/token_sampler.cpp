@@ -64,14 +64,24 @@ int64_t BackendTokenSampler::SizeBytes(int64_t max_rows, int64_t max_context) {
                      4 * (kSampleHead + 2 * kMaxLogprobs + max_context));
 }
 
+const Tensor& BackendTokenSampler::Upload(std::vector<SampleRowParams> params) {
+  if (uploaded_.defined() && params == params_) return uploaded_;
+  params_ = std::move(params);
+  const auto rows = static_cast<int64_t>(params_.size());
+  const Tensor host =
+      Tensor::Empty(DType::kU8, {rows, static_cast<int64_t>(sizeof(SampleRowParams))});
+  std::memcpy(host.data(), params_.data(), static_cast<size_t>(host.size_bytes()));
+  uploaded_ = {};  // its memory first
+  uploaded_ = backend_.Upload(host);
+  return uploaded_;
+}
+
 std::unique_ptr<ChosenTokens> BackendTokenSampler::Start(const Tensor& logits,
                                                          std::span<const SampleRow> rows,
                                                          const Tensor& ids) {
-  const PackedRows packed(rows);
+  PackedRows packed(rows);
   const int64_t count = static_cast<int64_t>(rows.size());
-  Tensor params = Tensor::Empty(DType::kU8, {count, static_cast<int64_t>(sizeof(SampleRowParams))});
-  std::memcpy(params.data(), packed.params.data(), static_cast<size_t>(params.size_bytes()));
-  SampleArgs args{.logits = logits, .params = backend_.Upload(params)};
+  SampleArgs args{.logits = logits, .params = Upload(std::move(packed.params))};
   if (!packed.history.empty())
     args.history = backend_.Upload(Tensor::FromVector(
         DType::kI32, {static_cast<int64_t>(packed.history.size())}, packed.history));

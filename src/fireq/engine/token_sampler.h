@@ -44,7 +44,13 @@ class BackendTokenSampler final : public TokenSampler {
   static int64_t SizeBytes(int64_t max_rows, int64_t max_context);
 
  private:
+  const Tensor& Upload(std::vector<SampleRowParams> params);
+
   Backend& backend_;
+  // Of the last step: greedy rows are the same in every step, and a copy in front of the choice
+  // costs it microseconds.
+  std::vector<SampleRowParams> params_;
+  Tensor uploaded_;
 };
 
 }  // namespace fireq

@@ -173,6 +173,7 @@ struct SampleRowParams {
   int32_t history_end = 0;
   int32_t num_logprobs = -1;
   int32_t unused = 0;
+  bool operator==(const SampleRowParams&) const = default;
 };
 
 // A row of SampleArgs::out is kSampleHead values, then max_logprobs pairs (id, logprob), likeliest

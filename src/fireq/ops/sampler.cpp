@@ -21,8 +21,9 @@ int32_t ArgMax(std::span<const float> logits) {
 }  // namespace
 
 SampleRowParams MakeSampleRow(const SamplingParams& params, int64_t draw) {
-  return {.seed = params.seed,
-          .draw = draw,
+  const bool draws = params.temperature > 0.0f;
+  return {.seed = draws ? params.seed : 0,
+          .draw = draws ? draw : 0,
           .top_k = params.top_k,
           .temperature = params.temperature,
           .top_p = params.top_p,

@@ -25,7 +25,8 @@ struct SamplingParams {
   int64_t num_logprobs = -1;
 };
 
-// `params` and the state of a sequence as a backend reads them; `history` is to be set.
+// `params` and the state of a sequence as a backend reads them; `history` is to be set. A greedy
+// row is the same at every draw.
 SampleRowParams MakeSampleRow(const SamplingParams& params, int64_t draw);
 SamplingParams ParamsOf(const SampleRowParams& row);
 
