@@ -58,7 +58,7 @@ PeerBoxes::PeerBoxes(int ranks) : layout_{kMaxSentBytes / std::max(1, ranks - 1)
   for (int rank = 0; rank < ranks; ++rank) {
     FIREQ_CUDA(cudaSetDevice(rank));
     OpenPeers(rank, ranks);
-    boxes_.emplace_back(layout_.size_bytes()).FillBytes(0);
+    boxes_.emplace_back(layout_.size_bytes()).FillBytes(kEmptyBoxByte);
     calls_.emplace_back(kPeerSumCtas).FillBytes(0);
     FIREQ_CUDA(cudaDeviceSynchronize());
   }

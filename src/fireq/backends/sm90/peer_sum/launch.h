@@ -14,17 +14,16 @@ namespace fireq::sm90 {
 inline constexpr int kMaxPeerRanks = 8;
 inline constexpr int kPeerSumCtas = 128;
 
-// A rank's box, in its own memory and written by the others: two turns of a slot a rank, then the
-// flags. Zeroed once.
+// A rank's box, in its own memory and written by the others: two turns of a slot a rank. Filled
+// with kEmptyBoxByte once.
+inline constexpr uint8_t kEmptyBoxByte = 0xFF;
 struct PeerBoxLayout {
   int64_t slot_bytes = 0;  // a multiple of 16: the longest message
   int ranks = 0;
-  static constexpr int64_t kFlagLine = 128;  // the flags of a CTA: u32 [kMaxPeerRanks]
   __host__ __device__ int64_t slot(int turn, int rank) const {
     return (int64_t{turn} * ranks + rank) * slot_bytes;
   }
-  __host__ __device__ int64_t flags(int cta) const { return slot(2, 0) + cta * kFlagLine; }
-  __host__ __device__ int64_t size_bytes() const { return flags(kPeerSumCtas); }
+  __host__ __device__ int64_t size_bytes() const { return slot(2, 0); }
 };
 
 struct PeerSumParams {

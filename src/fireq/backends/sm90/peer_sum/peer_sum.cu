@@ -13,54 +13,60 @@ namespace {
 // Half as many where twice as many values are in a thread's registers.
 constexpr int Threads(int ranks) { return ranks <= 4 ? 512 : 256; }
 
-// Until the flag is `call` or a later one.
-__device__ void WaitFor(const uint32_t* flag, uint32_t call, const uint32_t* stop) {
-  constexpr int kSpins = 4096;  // between two looks at the host's memory
-  while (true) {
-    for (int spin = 0; spin < kSpins; ++spin)
-      if (static_cast<int32_t>(LoadAcquireSystem(flag) - call) >= 0) return;
-    if (*static_cast<const volatile uint32_t*>(stop) != 0) return;
-  }
+// A word of a box that nobody has written: two BF16 NaNs that no sum makes. What is sent has
+// another NaN in their place, so a word that is not empty is a word that has come: no flag is
+// needed, and no order among words.
+constexpr uint32_t kEmpty = kEmptyBoxByte * 0x01010101u;
+constexpr uint32_t kOtherNan = 0x7FFF7FFFu;
+
+__device__ __forceinline__ uint32_t Sendable(uint32_t word) {
+  return word == kEmpty ? kOtherNan : word;
+}
+// Without branches: all of a thread's loads are on their way before the first is looked at.
+__device__ __forceinline__ bool HasEmpty(const uint4& v) {
+  return ((v.x == kEmpty) | (v.y == kEmpty) | (v.z == kEmpty) | (v.w == kEmpty)) != 0;
 }
 
-// One CTA's part of a sum over at most kRanks ranks. It waits for the same CTA of the other ranks
-// alone. Turns alternate: who writes into a slot again has seen a flag of the call between, whose
-// kernel began when its owner had read the slot. Loops over ranks are unrolled, so that what a
-// thread reads of all of them is on its way at once.
+// One CTA's part of a sum over at most kRanks ranks. Turns alternate, and whoever has read a slot
+// empties it for the call after next: who writes into it then has read what this rank sent in the
+// call between, after this one had ended. Loops over ranks are unrolled, so that what a thread
+// reads of all of them is on its way at once.
 template <int kRanks>
 class PeerPart {
  public:
-  __device__ explicit PeerPart(const PeerSumParams& p)
-      : p_(p), call_(p.calls[blockIdx.x] + 1), turn_(static_cast<int>(call_ % 2)) {}
+  __device__ explicit PeerPart(const PeerSumParams& p) : p_(p) {
+    const uint32_t call = p.calls[blockIdx.x] + 1;
+    turn_ = static_cast<int>(call % 2);
+    __syncthreads();  // all have read `calls`
+    if (threadIdx.x == 0) p.calls[blockIdx.x] = call;
+  }
 
-  // Vector `at` to the others.
+  // Vector `at` to every rank, to this one too.
   __device__ __forceinline__ void Send(int64_t at, const uint4& mine) const {
+    const uint4 sent{Sendable(mine.x), Sendable(mine.y), Sendable(mine.z), Sendable(mine.w)};
 #pragma unroll
     for (int r = 0; r < kRanks; ++r)
-      if (r < p_.layout.ranks && r != p_.rank)
-        reinterpret_cast<uint4*>(p_.boxes[r] + p_.layout.slot(turn_, p_.rank))[at] = mine;
+      if (r < p_.layout.ranks) StoreSystem128(Slot(p_.boxes[r], p_.rank) + at, sent);
   }
-  // By all threads, after what they sent; a CTA that has no part of the values only counts.
-  __device__ __forceinline__ void Exchange(bool has_part) const {
-    __syncthreads();  // the flags cover what every thread has written; all have read `calls`
-    if (threadIdx.x == 0) p_.calls[blockIdx.x] = call_;
-    if (!has_part) return;
-    const int peer = static_cast<int>(threadIdx.x);
-    if (peer < p_.layout.ranks && peer != p_.rank) {
-      const int64_t flags = p_.layout.flags(static_cast<int>(blockIdx.x));
-      StoreReleaseSystem(reinterpret_cast<uint32_t*>(p_.boxes[peer] + flags) + p_.rank, call_);
-      WaitFor(reinterpret_cast<const uint32_t*>(p_.boxes[p_.rank] + flags) + peer, call_, p_.stop);
-    }
-    __syncthreads();  // the others' values are there
-  }
-  // Every rank's vector `at`.
-  __device__ __forceinline__ void Read(int64_t at, uint4 (&parts)[kRanks]) const {
+  // Every rank's vector `at`, as far as it has come; whether that is all of it.
+  __device__ __forceinline__ bool Look(int64_t at, uint4 (&parts)[kRanks]) const {
 #pragma unroll
-    for (int r = 0; r < kRanks; ++r) {
-      const auto* slot =
-          reinterpret_cast<const uint4*>(p_.boxes[p_.rank] + p_.layout.slot(turn_, r));
-      if (r < p_.layout.ranks) parts[r] = r == p_.rank ? p_.values[at] : slot[at];
-    }
+    for (int r = 0; r < kRanks; ++r)
+      if (r < p_.layout.ranks) parts[r] = LoadSystem128(Slot(p_.boxes[p_.rank], r) + at);
+    bool all = true;
+#pragma unroll
+    for (int r = 0; r < kRanks; ++r) all &= r >= p_.layout.ranks || !HasEmpty(parts[r]);
+    return all;
+  }
+  // Whether a rank has failed, after so many looks in vain.
+  __device__ __forceinline__ bool HasFailed(uint32_t looks) const {
+    constexpr uint32_t kLooks = 4096;  // from one look at the host's memory to the next
+    return looks % kLooks == kLooks - 1 && *static_cast<const volatile uint32_t*>(p_.stop) != 0;
+  }
+  __device__ __forceinline__ void Empty(int64_t at) const {
+#pragma unroll
+    for (int r = 0; r < kRanks; ++r)
+      if (r < p_.layout.ranks) Slot(p_.boxes[p_.rank], r)[at] = {kEmpty, kEmpty, kEmpty, kEmpty};
   }
   __device__ __forceinline__ uint4 Add(const uint4 (&parts)[kRanks]) const {
     float sum[kVectorWidth] = {};
@@ -77,8 +83,10 @@ class PeerPart {
   }
 
  private:
+  __device__ __forceinline__ uint4* Slot(uint8_t* box, int rank) const {
+    return reinterpret_cast<uint4*>(box + p_.layout.slot(turn_, rank));
+  }
   const PeerSumParams& p_;
-  uint32_t call_;
   int turn_;
 };
 
@@ -92,10 +100,11 @@ __global__ void __launch_bounds__(Threads(kRanks))
   const int64_t first = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   constexpr int64_t kStep = int64_t{kPeerSumCtas} * kThreads;
   for (int64_t i = first; i < p.vectors; i += kStep) part.Send(i, p.values[i]);
-  part.Exchange(true);
   for (int64_t i = first; i < p.vectors; i += kStep) {
     uint4 parts[kRanks];
-    part.Read(i, parts);
+    for (uint32_t looks = 0; !part.Look(i, parts) && !part.HasFailed(looks); ++looks) {
+    }
+    part.Empty(i);
     p.values[i] = part.Add(parts);
   }
 }
@@ -119,20 +128,25 @@ __global__ void __launch_bounds__(Threads(kRanks))
     for (int v = 0; v < kVectors; ++v)
       if (row.Has(v)) part.Send(index * row_vectors + row.Index(v), mine[v]);
   }
-  part.Exchange(blockIdx.x < p.rows);
   for (int64_t index = blockIdx.x; index < p.rows; index += kPeerSumCtas) {
     if (index != blockIdx.x) __syncthreads();  // the row before has read `slots`
     Row<kVectors, kThreads> row(p.k);
     uint4 parts[kVectors][kRanks];
+    for (uint32_t looks = 0;; ++looks) {
+      bool all = true;
 #pragma unroll
-    for (int v = 0; v < kVectors; ++v)
-      if (row.Has(v)) part.Read(index * row_vectors + row.Index(v), parts[v]);
+      for (int v = 0; v < kVectors; ++v)
+        if (row.Has(v)) all &= part.Look(index * row_vectors + row.Index(v), parts[v]);
+      if (all || part.HasFailed(looks)) break;
+    }
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       uint4 sum{0, 0, 0, 0};
       if (row.Has(v)) {
+        const int64_t at = index * row_vectors + row.Index(v);
+        part.Empty(at);
         sum = part.Add(parts[v]);
-        p.sum.values[index * row_vectors + row.Index(v)] = sum;
+        p.sum.values[at] = sum;
       }
       UnpackBf16(sum, row.value[v]);
     }

@@ -89,14 +89,20 @@ __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* flag) {
   return value;
 }
 
-// st.release.sys and ld.acquire.sys of a flag between GPUs.
-__device__ __forceinline__ void StoreReleaseSystem(uint32_t* flag, uint32_t value) {
-  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+// st.relaxed.sys.v4 and ld.relaxed.sys.v4 of memory that GPUs share: four words, each whole, in no
+// order.
+__device__ __forceinline__ void StoreSystem128(void* global, uint4 v) {
+  asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(global), "r"(v.x),
+               "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
 }
-__device__ __forceinline__ uint32_t LoadAcquireSystem(const uint32_t* flag) {
-  uint32_t value;
-  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
-  return value;
+__device__ __forceinline__ uint4 LoadSystem128(const void* global) {
+  uint4 v;
+  asm volatile("ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(global)
+               : "memory");
+  return v;
 }
 
 // ldmatrix.x4.trans: four 8x8 tiles of 16-bit elements, transposed; addresses as below.
