@@ -79,24 +79,38 @@ TEST(GemmI4F8Plan, WideTilesAreEachVisitedOnce) {
 // own.
 TEST(GemmI4F8Plan, WideTilesAreCutOnRequest) {
   const GemmDevice device;
-  const int variant = FindGemmVariant("table_256x128"), room = device.max_clusters[2];
-  int cut = 0;
-  for (const int64_t n : {64, 2560, 4096, 6144, 12288, 28672}) {
-    for (const int64_t k : {64, 576, 2048, 4096, 14336}) {
-      for (const int64_t m : {128, 200, 256, 512, 1000, 4096}) {
-        EXPECT_FALSE(MakeForcedGemmPlan({m, n, k}, variant, 2).cuts_tiles());
-        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, 2, device, true);
-        if (!plan.cuts_tiles()) continue;
-        ++cut;
-        ASSERT_EQ(plan.whole_tiles, plan.tiles / room * room);
-        ASSERT_GE(plan.parts, 2);
-        ASSERT_GE(plan.units / plan.parts, 1);
-        ASSERT_LE((plan.tiles - plan.whole_tiles) * plan.parts, plan.num_clusters);
-        ASSERT_LE(plan.num_clusters, room);
+  const int room = device.max_clusters[2];
+  for (const char* name : {"table_256x128", "table_192x128", "table_128x128", "table_128x64"}) {
+    const int variant = FindGemmVariant(name);
+    int cut = 0;
+    for (const int64_t n : {64, 2560, 4096, 6144, 12288, 28672}) {
+      for (const int64_t k : {64, 576, 2048, 4096, 14336}) {
+        for (const int64_t m : {128, 200, 256, 512, 1000, 4096}) {
+          EXPECT_FALSE(MakeForcedGemmPlan({m, n, k}, variant, 2).cuts_tiles());
+          const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, 2, device, true);
+          if (!plan.cuts_tiles()) continue;
+          ++cut;
+          ASSERT_EQ(plan.whole_tiles, plan.tiles / room * room);
+          ASSERT_GE(plan.parts, 2);
+          ASSERT_GE(plan.units / plan.parts, 1);
+          ASSERT_LE((plan.tiles - plan.whole_tiles) * plan.parts, plan.num_clusters);
+          ASSERT_LE(plan.num_clusters, room);
+        }
       }
     }
+    EXPECT_GT(cut, 20) << name;
   }
-  EXPECT_GT(cut, 20);
+}
+
+// A step of a tile of 64 rows is two groups of 128, one for each of the warpgroups that share K.
+TEST(GemmI4F8Plan, TilesOfOneRowBlockHaveHalfAsManySteps) {
+  const int whole = FindGemmVariant("table_128x128"), shared = FindGemmVariant("table_128x64");
+  for (const int64_t k : {64, 576, 1024, 4096, 11008, 14336}) {
+    const GemmPlan a = MakeForcedGemmPlan({256, 4096, k}, whole, 2);
+    const GemmPlan b = MakeForcedGemmPlan({256, 4096, k}, shared, 2);
+    EXPECT_EQ(b.tiles, 2 * a.tiles);
+    EXPECT_EQ(b.units, CeilDiv(a.units, 2));
+  }
 }
 
 TEST(GemmI4F8Plan, ServedPlansFollowTheTokenCountAlone) {

@@ -8,46 +8,67 @@ namespace fireq::sm90 {
 // Tokens that leave shared memory in one box.
 inline constexpr int kWideOutTokens = 32;
 
-// Groups of 128 along K that are multiplied in one go of the main loop, a stage of the rings each
-// (a group past K is zeros): the unit in which tiles are dealt along K.
-inline constexpr int kWideUnitGroups = 4;
+// Steps along K that are multiplied in one go of the main loop, a stage of the rings each (what is
+// past K is zeros): the unit in which tiles are dealt along K.
+inline constexpr int kWideUnitSteps = 4;
 
-// kTokens x (64 kWarpgroups) outputs a CTA; clusters of two CTAs share their tokens. Tokens and
+// kTokens x (64 kRowBlocks) outputs a CTA; clusters of two CTAs share their tokens. Tokens and
 // weights have a ring each, of the same number of stages: a weight is read, and its stage free, a
-// step before its tokens.
-template <int kTokens_, int kWarpgroups_>
+// step before its tokens. A step is kGroups groups of 128 along K, a warpgroup of a row block each:
+// with two, these add their sums at a tile's end and finish half of its tokens each.
+template <int kTokens_, int kRowBlocks_, int kGroups_>
 struct WideConfig {
   static constexpr int kTokens = kTokens_;
-  static constexpr int kWarpgroups = kWarpgroups_;  // consumers, 64 packed rows each
-  static constexpr int kRows = kWarpgroups * kTileRows;
+  static constexpr int kRowBlocks = kRowBlocks_;
+  static constexpr int kGroups = kGroups_;
+  static constexpr int kWarpgroups = kRowBlocks * kGroups;  // consumers
+  static_assert(kGroups == 1 || (kGroups == 2 && kRowBlocks == 1));
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumerThreads + 128;  // copies
   static constexpr int kClusterCtas = 2;
 
-  static constexpr int kXBytes = kTokens * kGroup;  // a stage: a multiple of the swizzle's 1024
+  // A stage: a multiple of the swizzle's 1024.
+  static constexpr int kXGroupBytes = kTokens * kGroup;
+  static constexpr int kXBytes = kGroups * kXGroupBytes;
   static constexpr int kWBytes = kWarpgroups * kTileBytes;
 
   // A warpgroup's outputs, 16 bits each, on their way to memory: chunks of kWideOutTokens tokens,
-  // all of a tile, so that a warpgroup never waits for them to have left.
-  static constexpr int kChunks = kTokens / kWideOutTokens;
+  // all that it finishes of a tile, so that it never waits for them to have left.
+  static constexpr int kFinishedTokens = kTokens / kGroups;
+  static constexpr int kChunks = kFinishedTokens / kWideOutTokens;
   static constexpr int kChunkBytes = kWideOutTokens * kTileRows * 2;
   static constexpr int kOutBytes = kChunks * kChunkBytes;
+  // Sums that a warpgroup gives to the one it shares K with.
+  static constexpr int kGivenBytes = kGroups == 1 ? 0 : kFinishedTokens * kTileRows * 4;
   static constexpr int kScaleBytes = kTokens * 4;  // token scales
   static constexpr int kBarrierBytes = 320;
 
   static constexpr int kStages =
-      (kSharedBytesPerCta - kWarpgroups * kOutBytes - kScaleBytes - kBarrierBytes) /
-      (kXBytes + kWBytes) / kWideUnitGroups * kWideUnitGroups;
+      (kSharedBytesPerCta - kWarpgroups * (kOutBytes + kGivenBytes) - kScaleBytes - kBarrierBytes) /
+      (kXBytes + kWBytes) / kWideUnitSteps * kWideUnitSteps;
   static constexpr int kOutOffset = kStages * kXBytes;  // a multiple of 1024: boxes are swizzled
-  static constexpr int kWOffset = kOutOffset + kWarpgroups * kOutBytes;
+  static constexpr int kGivenOffset = kOutOffset + kWarpgroups * kOutBytes;
+  static constexpr int kWOffset = kGivenOffset + kWarpgroups * kGivenBytes;
   static constexpr int kScaleOffset = kWOffset + kStages * kWBytes;
   static constexpr int kBarrierOffset = kScaleOffset + kScaleBytes;
   static constexpr int kBarriers = 4 * kStages + 3 * kWarpgroups + 2;
   static constexpr int kSharedBytes = kBarrierOffset + kBarriers * 8;
-  static_assert((kStages == kWideUnitGroups || kStages == 2 * kWideUnitGroups) &&
+  static_assert((kStages == kWideUnitSteps || kStages == 2 * kWideUnitSteps) &&
                 kSharedBytes <= kSharedBytesPerCta);
   static_assert(kBarriers * 8 <= kBarrierBytes);
-  static_assert(kXBytes % 1024 == 0 && kWBytes % 128 == 0 && kChunkBytes % 1024 == 0);
+  static_assert(kXGroupBytes % 1024 == 0 && kWBytes % 128 == 0 && kChunkBytes % 1024 == 0 &&
+                kFinishedTokens % kWideOutTokens == 0);
+
+  // What a warpgroup multiplies and finishes: its row block and group of a step, its first token.
+  static constexpr FIREQ_HD int RowBlock(int warpgroup) {
+    return kGroups == 1 ? warpgroup : warpgroup % kRowBlocks;
+  }
+  static constexpr FIREQ_HD int Group(int warpgroup) {
+    return kGroups == 1 ? 0 : warpgroup / kRowBlocks;
+  }
+  static constexpr FIREQ_HD int FirstToken(int warpgroup) {
+    return Group(warpgroup) * kFinishedTokens;
+  }
 
   // 64 K registers: consumers hold kTokens / 2 sums, two steps' operands and another's codes.
   static constexpr int kProducerRegisters = 56;

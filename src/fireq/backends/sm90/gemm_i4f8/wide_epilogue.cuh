@@ -127,7 +127,7 @@ struct WideEpilogue {
 #pragma unroll
       for (int i = 0; i < kSums; ++i) sums[i] = acc[c * kSums + i];
       StoreChunk(type, sums, c, now);
-      if (c + 1 == kCount / kSums / 2) half_stored();
+      if (c + 1 == CeilDiv(kCount / kSums, 2)) half_stored();
     }
   }
 };

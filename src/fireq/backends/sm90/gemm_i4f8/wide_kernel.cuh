@@ -5,7 +5,8 @@
 // to both. In a CTA, the consumer warpgroups convert the next group's codes while the tensor cores
 // multiply the last one's. Steps run on from tile to tile: the next tile's first operands are made
 // under the last one's products. The four warps of the last warpgroup keep copies going: tokens,
-// weights, token scales, and outputs. Runs of tiles follow WideWalk.
+// weights, token scales, and outputs. Runs of tiles follow WideWalk. Small matrices have enough
+// tiles for all multiprocessors only if these are of 64 rows: then the consumers share K.
 #pragma once
 
 #include <cuda.h>
@@ -44,6 +45,9 @@ struct WideShared {
   __device__ Mbarrier* w_empty(int stage) const {
     return x_full(3 * Config::kStages) + (stage + Config::kStages - 1) % Config::kStages;
   }
+  __device__ float4* given(int warpgroup) const {
+    return reinterpret_cast<float4*>(base + Config::kGivenOffset + warpgroup * Config::kGivenBytes);
+  }
   // The warpgroup's output buffer is free (and has the residual) / has half of the outputs. A
   // barrier a half: one thread looks at both, and might see neither of two phases that follow close
   // on one another.
@@ -68,11 +72,14 @@ __device__ __forceinline__ void WideCopyTokens(const GemmI4F8Params& p, const CU
     const WideWork work = walk.At(t);  // its divisions before the wait
     if (t == 0) GridDependencyWait();
     const int token = work.tile.token_tile * Config::kTokens + rank * kHalf;
-    for (int g = kWideUnitGroups * work.begin; g < kWideUnitGroups * work.end; ++g, at.Next()) {
+    for (int s = kWideUnitSteps * work.begin; s < kWideUnitSteps * work.end; ++s, at.Next()) {
       MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
       MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kXBytes);
-      TmaLoad2DMulticast(shared.x(at.stage) + rank * kHalf * kGroup, &x_map, g * kGroup, token,
-                         shared.x_full(at.stage), (1 << Config::kClusterCtas) - 1, kEvictLast);
+#pragma unroll
+      for (int g = 0; g < Config::kGroups; ++g)
+        TmaLoad2DMulticast(shared.x(at.stage) + g * Config::kXGroupBytes + rank * kHalf * kGroup,
+                           &x_map, (s * Config::kGroups + g) * kGroup, token,
+                           shared.x_full(at.stage), (1 << Config::kClusterCtas) - 1, kEvictLast);
     }
   }
   // The last arrivals of the other CTA's consumers land while this CTA is still there: one that
@@ -94,12 +101,12 @@ __device__ __forceinline__ void WideCopyWeights(const GemmI4F8Params& p, const C
     const bool beyond = t == walk.count;
     const WideWork work = walk.At(beyond ? t - 1 : t);
     const int block = work.tile.row_pair * Config::kClusterCtas + rank;
-    const int begin = kWideUnitGroups * work.begin;
-    const int end = beyond ? begin + kWideReadAhead : kWideUnitGroups * work.end;
-    for (int g = begin; g < end; ++g, at.Next()) {
+    const int begin = kWideUnitSteps * work.begin;
+    const int end = beyond ? begin + kWideReadAhead : kWideUnitSteps * work.end;
+    for (int s = begin; s < end; ++s, at.Next()) {
       MbarrierWaitAsleep(shared.w_empty(at.stage), at.parity);
       MbarrierArriveExpectTx(shared.w_full(at.stage), Config::kWBytes);
-      TmaLoad4D(shared.w(at.stage), &w_map, 0, 0, g, block * Config::kWarpgroups,
+      TmaLoad4D(shared.w(at.stage), &w_map, 0, 0, s * Config::kGroups, block * Config::kRowBlocks,
                 shared.w_full(at.stage), kEvictLast);
     }
   }
@@ -134,21 +141,24 @@ template <class Config, class Epilogue>
 __device__ __forceinline__ void WideCopyOutputs(const GemmI4F8Params& p, const GemmMaps& maps,
                                                 const WideShared<Config>& shared, int rank) {
   constexpr int kChunkBytes = kWideChunkBytes<Epilogue>;
+  PrefetchTensorMap(&maps.outputs);
+  if constexpr (kAddsResidual<Epilogue>) PrefetchTensorMap(&maps.residual);
   GridDependencyWait();
   uint32_t parity = 0;
   const WideWalk<Config> walk(p);
   for (int t = 0; t < walk.count; ++t) {
     const WideOutput output = walk.OutputAt(t);
     if (output.begin == output.end) continue;
-    const int block = (output.tile.row_pair * Config::kClusterCtas + rank) * Config::kWarpgroups;
-    const int token = output.tile.token_tile * Config::kTokens;
+    const int block = (output.tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
+    const int tile_token = output.tile.token_tile * Config::kTokens;
     for (int w = 0; w < Config::kWarpgroups; ++w) {
+      const int row = (block + Config::RowBlock(w)) * kWideOutRows<Epilogue>;
+      const int token = tile_token + Config::FirstToken(w);
       if constexpr (kAddsResidual<Epilogue>) {
         MbarrierArriveExpectTx(shared.out_ready(w), (output.end - output.begin) * kChunkBytes);
         for (int c = output.begin; c < output.end; ++c)
-          TmaLoad2D(shared.out(w) + c * kChunkBytes, &maps.residual,
-                    (block + w) * kWideOutRows<Epilogue>, token + c * kWideOutTokens,
-                    shared.out_ready(w), kEvictFirst);
+          TmaLoad2D(shared.out(w) + c * kChunkBytes, &maps.residual, row,
+                    token + c * kWideOutTokens, shared.out_ready(w), kEvictFirst);
       } else {
         MbarrierArrive(shared.out_ready(w));
       }
@@ -158,10 +168,12 @@ __device__ __forceinline__ void WideCopyOutputs(const GemmI4F8Params& p, const G
       const int begin = half == 0 ? output.begin : output.middle();
       const int end = half == 0 ? output.middle() : output.end;
       for (int w = 0; w < Config::kWarpgroups; ++w) {
+        const int row = (block + Config::RowBlock(w)) * kWideOutRows<Epilogue>;
+        const int token = tile_token + Config::FirstToken(w);
         MbarrierWaitAsleep(shared.out_full(half, w), parity);
         for (int c = begin; c < end; ++c)
-          TmaStore2D(&maps.outputs, (block + w) * kWideOutRows<Epilogue>,
-                     token + c * kWideOutTokens, shared.out(w) + c * kChunkBytes);
+          TmaStore2D(&maps.outputs, row, token + c * kWideOutTokens,
+                     shared.out(w) + c * kChunkBytes);
         BulkGroupCommit();
       }
     }
@@ -173,7 +185,8 @@ __device__ __forceinline__ void WideCopyOutputs(const GemmI4F8Params& p, const G
 template <class Config, class Epilogue>
 struct WideConsumer {
   static constexpr int kTokens = Config::kTokens;
-  static constexpr int kChunkLoads = kWideOutTokens / 8;  // of a thread's sums, four at a time
+  static constexpr int kSums = Config::kFinishedTokens / 2;  // of a thread, that it finishes
+  static constexpr int kChunkLoads = kWideOutTokens / 8;     // of these, four at a time
   const GemmI4F8Params& p;
   WideShared<Config> shared;
   int warpgroup;
@@ -183,24 +196,32 @@ struct WideConsumer {
   uint32_t empty_address;  // of what this lane releases
   bool releases;
   uint32_t sixty_fours;
-  uint64_t x_descriptor = DescriptorSwizzle128(shared.x(0));
+  uint64_t x_descriptor;
   // Stages are known to the compiler but for where the unit's first one is: addresses worked out at
   // every step would be a tenth of its instructions, and instructions are what binds.
   struct Unit {
     int first;  // stage
     uint32_t parity;
     __device__ Unit Next() const {
-      if (Config::kStages == kWideUnitGroups) return {0, parity ^ 1};
-      return {first ^ kWideUnitGroups, parity ^ static_cast<uint32_t>(first / kWideUnitGroups)};
+      if (Config::kStages == kWideUnitSteps) return {0, parity ^ 1};
+      return {first ^ kWideUnitSteps, parity ^ static_cast<uint32_t>(first / kWideUnitSteps)};
     }
   };
   Unit unit{0, 0};
   uint32_t out_parity = 0;
   bool x_ready = false, w_ready = false;  // what a first look at the barriers said
 
+  // Where tokens' addresses depend on it, as the compiler can see that a warp has one: they then
+  // stay in uniform registers, where products read them.
+  static __device__ int Warpgroup() {
+    const int warpgroup = static_cast<int>(threadIdx.x / 128);
+    return Config::kGroups == 1 ? warpgroup : __shfl_sync(0xFFFFFFFFu, warpgroup, 0);
+  }
   __device__ WideConsumer(const GemmI4F8Params& params, WideShared<Config> s)
-      : p(params), shared(s), warpgroup(threadIdx.x / 128), thread(threadIdx.x % 128) {
+      : p(params), shared(s), warpgroup(Warpgroup()), thread(threadIdx.x % 128) {
     const int warp = thread / 32, lane = thread % 32;
+    x_descriptor =
+        DescriptorSwizzle128(shared.x(0) + Config::Group(warpgroup) * Config::kXGroupBytes);
     const uint8_t* tile = shared.w(0) + warpgroup * kTileBytes;
     codes_address = SharedAddress(tile + thread * 16);
     scales_address = SharedAddress(tile + kTileCodeBytes + 4 * (8 * warp + lane / 4));
@@ -224,8 +245,8 @@ struct WideConsumer {
   };
   template <int step>
   __device__ Place PlaceOf() const {
-    const Unit of = step < kWideUnitGroups ? unit : unit.Next();
-    return {of.first + step % kWideUnitGroups, of.parity};
+    const Unit of = step < kWideUnitSteps ? unit : unit.Next();
+    return {of.first + step % kWideUnitSteps, of.parity};
   }
   __device__ Raw LoadRaw(const Place& at) const {
     if (!w_ready) MbarrierWait(shared.w_full(at.stage), at.parity);
@@ -247,9 +268,8 @@ struct WideConsumer {
     if (releases) MbarrierArriveCluster(empty_address + stage * 8);
   }
   __device__ int LastStageBefore() const {
-    return Config::kStages == kWideUnitGroups
-               ? Config::kStages - 1
-               : (unit.first ^ kWideUnitGroups) + kWideUnitGroups - 1;
+    return Config::kStages == kWideUnitSteps ? Config::kStages - 1
+                                             : (unit.first ^ kWideUnitSteps) + kWideUnitSteps - 1;
   }
 
   // Starts the products of `now` and makes `then` while they run. `then` was the operand of the
@@ -269,10 +289,52 @@ struct WideConsumer {
     Convert(raw, next, after, then);
   }
 
+  // Units [begin, end) of a tile; the last products are left running.
+  __device__ __forceinline__ void Multiply(float (&acc)[kTokens / 2], uint32_t (&even)[16],
+                                           uint32_t (&odd)[16], int begin, int end) {
+#pragma unroll 1
+    for (int g = begin; g < end; ++g) {
+      Step<0>(acc, even, odd, g == begin);
+      Step<1>(acc, odd, even, false);
+      Step<2>(acc, even, odd, false);
+      Step<3>(acc, odd, even, false);
+      unit = unit.Next();
+    }
+  }
+  __device__ __forceinline__ void EndMultiply(float (&acc)[kTokens / 2]) {
+    WgmmaWait<0>();
+    PinRegisters(acc);
+    Release(LastStageBefore());
+  }
+
+  // The sums of the tokens that this warpgroup finishes: its own and what the other has of them, to
+  // which it gives its sums of the others. Two terms: their order does not matter.
+  __device__ void Share(const float (&acc)[kTokens / 2], float (&sums)[kSums]) const {
+    constexpr int kBarrier = 1 + Config::kWarpgroups;
+    const bool first = warpgroup == 0;
+    float4* to = shared.given(warpgroup) + thread;
+    const float4* from = shared.given(warpgroup ^ 1) + thread;
+    NamedBarrierSync(kBarrier, Config::kConsumerThreads);  // what was given last has been read
+#pragma unroll
+    for (int i = 0; i < kSums; i += 4)
+      to[i / 4 * 128] = {first ? acc[kSums + i] : acc[i], first ? acc[kSums + i + 1] : acc[i + 1],
+                         first ? acc[kSums + i + 2] : acc[i + 2],
+                         first ? acc[kSums + i + 3] : acc[i + 3]};
+    NamedBarrierSync(kBarrier, Config::kConsumerThreads);
+#pragma unroll
+    for (int i = 0; i < kSums; i += 4) {
+      const float4 v = from[i / 4 * 128];
+      sums[i] = (first ? acc[i] : acc[kSums + i]) + v.x;
+      sums[i + 1] = (first ? acc[i + 1] : acc[kSums + i + 1]) + v.y;
+      sums[i + 2] = (first ? acc[i + 2] : acc[kSums + i + 2]) + v.z;
+      sums[i + 3] = (first ? acc[i + 3] : acc[kSums + i + 3]) + v.w;
+    }
+  }
+
   // Sums of cluster c's part of a tile, in the order of registers.
   __device__ float4* Partial(int c, int rank) const {
     const int index = (c * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
-    return reinterpret_cast<float4*>(p.partials) + int64_t{index} * (kTokens / 8 * 128) + thread;
+    return reinterpret_cast<float4*>(p.partials) + int64_t{index} * (kSums / 4 * 128) + thread;
   }
   // How many parts of this cluster's cut tile are there.
   __device__ uint32_t* Count(const WideWalk<Config>& walk, int rank) const {
@@ -280,47 +342,33 @@ struct WideConsumer {
            warpgroup;
   }
   // Chunks that other clusters finish.
-  __device__ void HandOver(const float (&acc)[kTokens / 2], const WideWalk<Config>& walk,
+  __device__ void HandOver(const float (&acc)[kSums], const WideWalk<Config>& walk,
                            const WideOutput& mine, int rank) const {
     float4* to = Partial(walk.cluster, rank);
 #pragma unroll
-    for (int i = 0; i < kTokens / 8; ++i)
+    for (int i = 0; i < kSums / 4; ++i)
       if (i / kChunkLoads < mine.begin || i / kChunkLoads >= mine.end)
         to[i * 128] = {acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]};
     NamedBarrierSync(1 + warpgroup, 128);  // the release is of what the others wrote, too
     if (thread == 0) AddRelease(Count(walk, rank), 1);
   }
-  // Adds chunk c of the parts of clusters [first, last).
-  __device__ void AddParts(float (&sums)[4 * kChunkLoads], int first, int last, int c,
-                           int rank) const {
-#pragma unroll 4
-    for (int q = first; q < last; ++q) {
-      const float4* from = Partial(q, rank) + c * kChunkLoads * 128;
-#pragma unroll
-      for (int i = 0; i < kChunkLoads; ++i) {
-        const float4 v = __ldcg(from + i * 128);
-        sums[4 * i] += v.x;
-        sums[4 * i + 1] += v.y;
-        sums[4 * i + 2] += v.z;
-        sums[4 * i + 3] += v.w;
-      }
-    }
+  // A chunk of another cluster's part: in the order in which they are added, chunk by chunk.
+  struct PartPlace {
+    int chunk, cluster;
+  };
+  __device__ PartPlace FirstPart(const WideWalk<Config>& walk, int chunk) const {
+    return {chunk, walk.cluster - walk.place() + (walk.place() == 0 ? 1 : 0)};
   }
-  // Chunk c of all parts, added in the order of K: the same sums on every run.
-  __device__ void SumParts(float (&sums)[4 * kChunkLoads], const float (&acc)[kTokens / 2],
-                           const WideWalk<Config>& walk, int c, int rank) const {
-#pragma unroll
-    for (int i = 0; i < 4 * kChunkLoads; ++i) sums[i] = 0.0f;
-    AddParts(sums, walk.cluster - walk.place(), walk.cluster, c, rank);
-#pragma unroll
-    for (int i = 0; i < kTokens / 2; ++i)
-      if (i / (4 * kChunkLoads) == c) sums[i % (4 * kChunkLoads)] += acc[i];
-    AddParts(sums, walk.cluster + 1, walk.cluster - walk.place() + walk.parts, c, rank);
+  __device__ PartPlace NextPart(const WideWalk<Config>& walk, const PartPlace& at) const {
+    const int next = at.cluster + (at.cluster + 1 == walk.cluster ? 2 : 1);
+    if (next < walk.cluster - walk.place() + walk.parts) return {at.chunk, next};
+    return FirstPart(walk, at.chunk + 1);
   }
 
   __device__ WideEpilogue<Epilogue> MakeEpilogue(const WideTile& tile, int rank) const {
-    const int block = (tile.row_pair * Config::kClusterCtas + rank) * Config::kWarpgroups;
-    return {p, shared.out(warpgroup), shared.scales(), thread, block + warpgroup};
+    const int block = (tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
+    return {p, shared.out(warpgroup), shared.scales() + Config::FirstToken(warpgroup), thread,
+            block + Config::RowBlock(warpgroup)};
   }
   __device__ void WaitForBuffers() const {
     MbarrierWait(shared.scales_full(), out_parity);
@@ -341,7 +389,7 @@ struct WideConsumer {
 
   // This cluster's chunks of a cut tile, once all parts are there: their clusters run at one time.
   // The count ends as it was found, at zero: the last to add makes it wrap.
-  __device__ void FinishShare(const float (&acc)[kTokens / 2], const WideWalk<Config>& walk,
+  __device__ void FinishShare(const float (&acc)[kSums], const WideWalk<Config>& walk,
                               const WideOutput& mine, const WideEpilogue<Epilogue>& epilogue,
                               int rank) {
     HandOver(acc, walk, mine, rank);
@@ -354,12 +402,46 @@ struct WideConsumer {
     }
     NamedBarrierSync(1 + warpgroup, 128);
     WaitForBuffers();
-#pragma unroll 1
-    for (int c = mine.begin; c < mine.end; ++c) {
-      float sums[4 * kChunkLoads];
-      SumParts(sums, acc, walk, c, rank);
+    // Two parts are always asked for: one at a time would cost the way to L2 each.
+    const int others = walk.parts - 1;
+    PartPlace asked = FirstPart(walk, mine.begin);
+    const auto ask = [&](float4(&part)[kChunkLoads]) {
+      if (asked.chunk == mine.end) return;
+      const float4* from = Partial(asked.cluster, rank) + asked.chunk * kChunkLoads * 128;
+#pragma unroll
+      for (int i = 0; i < kChunkLoads; ++i) part[i] = __ldcg(from + i * 128);
+      asked = NextPart(walk, asked);
+    };
+    // This cluster's sums of chunk c, then the others' in the order of K: the same on every run.
+    int c = mine.begin, left = others;
+    float sums[4 * kChunkLoads];
+    const auto add = [&](float4(&part)[kChunkLoads]) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i)
+        if (left == others && i / (4 * kChunkLoads) == c) sums[i % (4 * kChunkLoads)] = acc[i];
+#pragma unroll
+      for (int i = 0; i < kChunkLoads; ++i) {
+        sums[4 * i] += part[i].x;
+        sums[4 * i + 1] += part[i].y;
+        sums[4 * i + 2] += part[i].z;
+        sums[4 * i + 3] += part[i].w;
+      }
+      ask(part);
+      if (--left > 0) return;
       epilogue.StoreChunk(p.out, sums, c, epilogue.Inputs(c));
       if (c + 1 == mine.middle()) HalfStored(0);
+      ++c;
+      left = others;
+    };
+    float4 even[kChunkLoads], odd[kChunkLoads];
+    ask(even);
+    ask(odd);
+#pragma unroll 1
+    while (true) {
+      add(even);
+      if (c == mine.end) break;
+      add(odd);
+      if (c == mine.end) break;
     }
     OutputsStored();
     NamedBarrierSync(1 + warpgroup, 128);
@@ -374,36 +456,45 @@ struct WideConsumer {
     // The first weights; no tokens go with them.
     if (thread % 32 == Config::kClusterCtas)
       MbarrierArriveCluster(empty_address + (Config::kStages - 1) * 8);
-    for (int t = 0; t < walk.count; ++t) {
-      const int begin = walk.IsWhole(t) ? 0 : walk.At(t).begin;
-      const int end = walk.IsWhole(t) ? walk.units : walk.At(t).end;
+    for (int t = 0; t < walk.whole; ++t) {
       float acc[kTokens / 2];
-#pragma unroll 1
-      for (int g = begin; g < end; ++g) {
-        Step<0>(acc, even, odd, g == begin);
-        Step<1>(acc, odd, even, false);
-        Step<2>(acc, even, odd, false);
-        Step<3>(acc, odd, even, false);
-        unit = unit.Next();
-      }
+      Multiply(acc, even, odd, 0, walk.units);
       // Under the last products: which tile this is, and what the epilogue needs of memory.
-      const WideOutput mine = walk.OutputAt(t);
-      const WideEpilogue<Epilogue> epilogue = MakeEpilogue(mine.tile, rank);
-      if (walk.IsWhole(t)) WaitForBuffers();
-      WgmmaWait<0>();
-      PinRegisters(acc);
-      Release(LastStageBefore());
-      if (!walk.IsWhole(t)) {
-        FinishShare(acc, walk, mine, epilogue, rank);
-        break;
-      }
+      const WideEpilogue<Epilogue> epilogue = MakeEpilogue(walk.At(t).tile, rank);
+      WaitForBuffers();
+      EndMultiply(acc);
       const auto half_stored = [this] { HalfStored(0); };
-      if (p.out == OutType::kBf16) {
-        epilogue.StoreTile(OutType::kBf16, acc, half_stored);
+      const auto store = [&](const float(&sums)[kSums]) {
+        if (p.out == OutType::kBf16) {
+          epilogue.StoreTile(OutType::kBf16, sums, half_stored);
+        } else {
+          epilogue.StoreTile(OutType::kF16, sums, half_stored);
+        }
+      };
+      if constexpr (Config::kGroups > 1) {
+        float sums[kSums];
+        Share(acc, sums);
+        store(sums);
       } else {
-        epilogue.StoreTile(OutType::kF16, acc, half_stored);
+        store(acc);
       }
       OutputsStored();
+    }
+    if (walk.count == walk.whole) return;
+    // A part of a tile in a loop of its own: what it takes after its products would cost the loop
+    // above registers.
+    const WideWork work = walk.At(walk.whole);
+    float acc[kTokens / 2];
+    Multiply(acc, even, odd, work.begin, work.end);
+    const WideOutput mine = walk.OutputAt(walk.whole);
+    const WideEpilogue<Epilogue> epilogue = MakeEpilogue(mine.tile, rank);
+    EndMultiply(acc);
+    if constexpr (Config::kGroups > 1) {
+      float sums[kSums];
+      Share(acc, sums);
+      FinishShare(sums, walk, mine, epilogue, rank);
+    } else {
+      FinishShare(acc, walk, mine, epilogue, rank);
     }
   }
 };
