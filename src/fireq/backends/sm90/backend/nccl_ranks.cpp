@@ -95,7 +95,7 @@ class NcclRank final : public Ranks {
       };
       return backend_.Await({values.data(), sum, sum_and_norm});
     }
-    backend_.Await({});
+    backend_.Settle();
     const NcclComm comm = group_->comms[static_cast<size_t>(share_.rank)];
     const auto count = static_cast<size_t>(values.num_elements());
     Nccl().Check(

@@ -15,6 +15,7 @@
 #include "fireq/backends/sm90/backend/bf16_gemm.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/prepared.h"
+#include "fireq/backends/sm90/backend/rope_vectors.h"
 #include "fireq/backends/sm90/backend/stream_owner.h"
 #include "fireq/backends/sm90/backend/upload_ring.h"
 #include "fireq/backends/sm90/elementwise/launch.h"
@@ -109,9 +110,10 @@ class Sm90Backend final : public Backend, public StreamOwner {
   std::string name() const override { return name_; }
   const Stream& stream() const override { return *stream_; }
   std::shared_ptr<Stream> shared_stream() const override { return stream_; }
+  void Settle() override { MakeCodes(); }
   void Await(AwaitedSum sum) override {
-    MakeCodes();
-    if (sum.run) awaited_sum_ = std::move(sum);
+    Settle();
+    awaited_sum_ = std::move(sum);
   }
   Tensor Allocate(DType dtype, Shape shape) override {
     return AllocateDevice(stream_, dtype, std::move(shape));
@@ -371,20 +373,11 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   CheckBorder(args.qkv, "the output of the QKV GEMM");
   FIREQ_CHECK(args.q.values.dtype() == DType::kE4M3, kUnsupported, "queries are ",
               Name(args.q.values.dtype()), ": the GPU's attention takes E4M3");
-  const auto floats = [](const Tensor& tensor) {
-    return tensor.defined() ? tensor.as<float>() : nullptr;
-  };
   const BatchView& batch = *args.batch;
   RopeKvWriteParams launch;
   launch.qkv = args.qkv.as<bf16_t>();
-  launch.rope_cos = floats(args.rope_cos);
-  launch.rope_sin = floats(args.rope_sin);
-  launch.q_norm = floats(args.q_norm);
-  launch.k_norm = floats(args.k_norm);
-  launch.crs_q = floats(args.crs_q);
-  launch.crs_k = floats(args.crs_k);
-  launch.key_shift = floats(args.key_shift);
-  launch.norm_eps = args.norm_eps;
+  SetRopeVectors(args, launch);
+  if (args.key_shift.defined()) launch.key_shift = args.key_shift.as<float>();
   launch.hadamard = args.qk_hadamard;
   launch.grid = args.kv.layout.grid;
   launch.q = args.q.values.as<uint8_t>();

@@ -24,10 +24,10 @@ class StreamOwner {
   virtual const Stream& stream() const = 0;
   // The same for tensors that are to keep it alive.
   virtual std::shared_ptr<Stream> shared_stream() const = 0;
+  // Queues whatever earlier ops left to be queued with the op behind them.
+  virtual void Settle() {}
   // Queued before any other op is: at once, if the backend looks for no norm behind it.
-  virtual void Await(AwaitedSum sum) {
-    if (sum.run) sum.run();
-  }
+  virtual void Await(AwaitedSum sum) { sum.run(); }
 };
 
 }  // namespace fireq::sm90

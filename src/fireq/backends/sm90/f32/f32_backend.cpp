@@ -5,6 +5,7 @@
 
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/prepared.h"
+#include "fireq/backends/sm90/backend/rope_vectors.h"
 #include "fireq/backends/sm90/backend/sm90_backend.h"
 #include "fireq/backends/sm90/backend/stream_owner.h"
 #include "fireq/backends/sm90/f32/f32_gemm.h"
@@ -201,19 +202,10 @@ void F32Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
               kUnsupported,
               "F32 borders with a quantised cache, E4M3 queries or a Hadamard transform of Q and K "
               "on the GPU: the CPU backend runs them");
-  const auto floats = [](const Tensor& tensor) {
-    return tensor.defined() ? tensor.as<float>() : nullptr;
-  };
   const BatchView& batch = *args.batch;
   RopeF32Params launch;
   launch.qkv = args.qkv.as<float>();
-  launch.rope_cos = floats(args.rope_cos);
-  launch.rope_sin = floats(args.rope_sin);
-  launch.q_norm = floats(args.q_norm);
-  launch.k_norm = floats(args.k_norm);
-  launch.crs_q = floats(args.crs_q);
-  launch.crs_k = floats(args.crs_k);
-  launch.norm_eps = args.norm_eps;
+  SetRopeVectors(args, launch);
   launch.q = args.q.values.as<float>();
   launch.pages = args.kv.pages.as<uint8_t>();
   launch.layout = args.kv.layout;
