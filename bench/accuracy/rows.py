@@ -8,25 +8,32 @@ FLOAT_LINEARS = "weights.grid=none rotate.residual=false " + NO_COMPENSATION
 KV_ONLY = FLOAT_LINEARS + " query=float probs=float borders=f32"
 WEIGHTS_ONLY = "kv=float rpn=false crs=false hadamard.qk=false " + FLOAT_REST
 
+SMOOTHED = "cas=mean cas.lambdas=1,3"
+
 MAIN = [
     ("default", "default", ""),
     ("default without following", "default", "follow=false"),
     ("fireq", "fireq", ""),
     ("qoq", "qoq", ""),
-    ("qoq with outputs smoothed", "qoq", "cas=mean cas.lambdas=1,3"),
+    ("qoq with outputs smoothed", "qoq", SMOOTHED),
+    ("qoq smoothed and rotated", "qoq", f"{SMOOTHED} rotate.residual=true"),
     ("rtn", "rtn", ""),
     ("float", "", ""),
 ]
 
 RIVALS = [
     ("qoq", "qoq", ""),
-    ("qoq smoothed and rotated", "qoq",
-     "cas=mean cas.lambdas=1,3 rotate.residual=true"),
+    ("qoq, activations unrounded", "qoq", "activations=float"),
     ("qoq without clipping", "qoq", "weights.search=false"),
     ("qoq without SmoothAttention", "qoq", "smooth.qk=false"),
-    ("qoq with outputs smoothed", "qoq", "cas=mean cas.lambdas=1,3"),
+    ("qoq with outputs smoothed", "qoq", SMOOTHED),
+    ("qoq with outputs smoothed, activations unrounded", "qoq", f"{SMOOTHED} activations=float"),
+    ("qoq with outputs smoothed by maxima", "qoq", "cas=absmax cas.lambdas=1,3"),
+    ("qoq with the input of o smoothed", "qoq", "cas=mean cas.lambdas=1"),
+    ("qoq with the input of down smoothed", "qoq", "cas=mean cas.lambdas=3"),
+    ("qoq with all inputs smoothed", "qoq", "cas=mean"),
     ("qoq with the residual rotated", "qoq", "rotate.residual=true"),
-    ("fireq", "fireq", ""),
+    ("qoq smoothed and rotated", "qoq", f"{SMOOTHED} rotate.residual=true"),
 ]
 
 # The fourth entry is the calibration text, the fifth the text that is scored. Part 2/3 of a text is
@@ -60,7 +67,7 @@ TEXTS = [
 AUTO = [("auto", "auto", "")]
 
 TASKS = [("float", "", ""), ("default", "default", ""), ("fireq", "fireq", ""),
-         ("qoq", "qoq", ""), ("rtn", "rtn", "")]
+         ("qoq", "qoq", ""), ("qoq with outputs smoothed", "qoq", SMOOTHED), ("rtn", "rtn", "")]
 
 KV_ALONE = [
     ("float", "", ""),

@@ -170,7 +170,7 @@ TEST(ModelConfig, SlidingWindowsThatHideNothingArePassed) {
 
 QuantConfig SomeQuantConfig() {
   QuantConfig q;
-  q.arithmetic = {true, true, true, false, KvGrid::kSigned};
+  q.arithmetic = {true, Activations::kE4M3, true, false, KvGrid::kSigned};
   q.crs = true;
   q.excluded = {"model.layers.0.mlp.down_proj"};
   q.recipe_json = R"({"name":"fireq"})";
@@ -180,9 +180,14 @@ QuantConfig SomeQuantConfig() {
 TEST(QuantConfig, WrittenConfigurationsReadBackEqual) {
   for (const KvGrid grid :
        {KvGrid::kFloat, KvGrid::kSymmetric, KvGrid::kSigned, KvGrid::kAsymmetric}) {
-    for (int bits = 0; bits < 128; ++bits) {
+    for (int bits = 0; bits < 256; ++bits) {
       QuantConfig q;
-      q.arithmetic = {(bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0, grid};
+      if ((bits & 2) != 0)
+        q.arithmetic.activations = (bits & 128) != 0 ? Activations::kInt8 : Activations::kE4M3;
+      q.arithmetic.bf16_borders = (bits & 1) != 0;
+      q.arithmetic.e4m3_query = (bits & 4) != 0;
+      q.arithmetic.e4m3_probs = (bits & 8) != 0;
+      q.arithmetic.kv = grid;
       q.crs = (bits & 16) != 0;
       q.qk_hadamard = (bits & 32) != 0;
       q.key_shift = (bits & 64) != 0;
@@ -217,6 +222,8 @@ TEST(QuantConfig, EveryBadValueNamesItsPath) {
               HasSubstr("quantization_config.arithmetic.kv: unknown grid \"log\""));
   EXPECT_THAT(error("arithmetic/probs", "int8", ErrorCode::kUnsupported),
               HasSubstr("arithmetic.probs: expected \"e4m3\" or \"float\", got \"int8\""));
+  EXPECT_THAT(error("arithmetic/activations", "int4", ErrorCode::kUnsupported),
+              HasSubstr("activations: expected \"e4m3\" or \"int8\" or \"float\", got \"int4\""));
   EXPECT_THAT(error("arithmetic/extra", 1, ErrorCode::kCorrupt),
               HasSubstr("arithmetic.extra: unknown key"));
   EXPECT_THAT(error("crs", 1, ErrorCode::kCorrupt), HasSubstr("crs: expected true or false"));

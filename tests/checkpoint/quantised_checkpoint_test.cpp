@@ -32,7 +32,7 @@ ModelConfig WideConfig() {
 
 QuantConfig SomeQuant() {
   QuantConfig q;
-  q.arithmetic = {true, true, true, true, KvGrid::kAsymmetric};
+  q.arithmetic = {true, Activations::kE4M3, true, true, KvGrid::kAsymmetric};
   q.crs = q.key_shift = true;
   q.excluded = {"model.layers.1.mlp.down_proj", "model.layers.0.self_attn.o_proj"};
   q.recipe_json = R"({"name":"test"})";

@@ -1,6 +1,7 @@
 // Every bit pattern of the small formats against arithmetic in double.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "fireq/formats/act_e4m3.h"
+#include "fireq/formats/act_int8.h"
 #include "fireq/formats/bf16.h"
 #include "fireq/formats/e4m3.h"
 #include "fireq/formats/f16.h"
@@ -195,6 +197,33 @@ TEST(KvI4, ZeroAndNanVectors) {
   }
   EXPECT_TRUE(std::isnan(Bf16ToFloat(AsymmetricKvScale(NAN, 1).scale)));
   EXPECT_LE(KvCode(NAN, AsymmetricKvScale(-1, 1)), 15);
+}
+
+TEST(ActInt8, CodesAreTheNearestOf255) {
+  std::mt19937 engine(8);
+  std::normal_distribution<float> normal(0.0f, 3.0f);
+  for (int row = 0; row < 100; ++row) {
+    const float absmax = std::abs(normal(engine)) + 1e-3f;
+    const TokenScale s = MakeInt8TokenScale(absmax);
+    EXPECT_EQ(Int8Code(absmax, s.inv_scale), 127);
+    EXPECT_EQ(Int8Code(-absmax, s.inv_scale), -127);
+    for (int i = 0; i < 100; ++i) {
+      const float x = std::clamp(normal(engine), -absmax, absmax);
+      EXPECT_LE(std::abs(Int8Code(x, s.inv_scale) * double{s.scale} - x), 0.5001 * s.scale);
+    }
+  }
+  EXPECT_EQ(Int8Code(2.5f, 1.0f), 2);  // ties to even
+  EXPECT_EQ(Int8Code(-3.5f, 1.0f), -4);
+}
+
+TEST(ActInt8, ZeroNanAndOverflowingRows) {
+  EXPECT_EQ(MakeInt8TokenScale(0.0f).scale, 1.0f);
+  EXPECT_EQ(Int8Code(0.0f, MakeInt8TokenScale(0.0f).inv_scale), 0);
+  const TokenScale poisoned = MakeInt8TokenScale(std::nanf(""));
+  EXPECT_TRUE(std::isnan(poisoned.scale));
+  EXPECT_EQ(Int8Code(1.0f, poisoned.inv_scale), 0);
+  const TokenScale tiny = MakeInt8TokenScale(1e-44f);  // 127 / a overflows
+  EXPECT_EQ(Int8Code(1e-44f, tiny.inv_scale), 127);
 }
 
 }  // namespace

@@ -195,7 +195,7 @@ TEST(Validate, RmsNormAndQuantize) {
        {[](auto& a) {
           a.out = {.values = Of(DType::kF32, {3, 8})};
         },
-        ErrorCode::kInvalidArgument, "quantize: out is not E4M3"},
+        ErrorCode::kInvalidArgument, "quantize: out is neither E4M3 nor I8"},
        {[](auto& a) { a.out = Codes(2, 8); }, ErrorCode::kShapeMismatch,
         "quantize: out is [2, 8], not [3, 8]"}});
 }

@@ -171,7 +171,8 @@ TEST_F(TinyPipeline, FollowingCorrectsOnlyWhatRoundingDid) {
   const ModelRotation rotation(config_, Recipe{});
   const OuterTensors outer = rotation.LoadOuter(*source_, pool);
   Arithmetic arithmetic;
-  arithmetic.bf16_borders = arithmetic.e4m3_activations = false;
+  arithmetic.bf16_borders = false;
+  arithmetic.activations = Activations::kFloat;
   arithmetic.e4m3_query = arithmetic.e4m3_probs = false;
   arithmetic.kv = KvGrid::kFloat;
   const CalibrationSpec spec{.context = 50, .full_moments = true, .follow = StreamSpec{arithmetic}};

@@ -42,6 +42,10 @@ TEST(Recipe, TheRivalsAreWhatTheirNamesSay) {
   EXPECT_TRUE(fireq.rpn && fireq.crs && fireq.weights_t && !fireq.weights_search);
   EXPECT_TRUE(fireq.CasLambda(1) && fireq.CasLambda(2) && fireq.CasLambda(3));
   EXPECT_EQ(BuiltinRecipe("fireq-absmax").cas, CasKind::kAbsMax);
+  const Arithmetic qoq = ArithmeticOf(BuiltinRecipe("qoq"));
+  EXPECT_EQ(qoq.activations, Activations::kInt8);
+  EXPECT_EQ(qoq.kv, KvGrid::kAsymmetric);
+  EXPECT_FALSE(qoq.e4m3_query || qoq.e4m3_probs);
 }
 
 TEST(Recipe, SettingsChangeWhatTheyName) {
@@ -59,7 +63,7 @@ TEST(Recipe, SettingsChangeWhatTheyName) {
   EXPECT_TRUE(recipe.CasLambda(3));
   EXPECT_EQ(recipe.crs_top_k, 3);
   EXPECT_EQ(recipe.rpn_alpha, 0.5);
-  EXPECT_FALSE(ArithmeticOf(recipe).e4m3_activations);
+  EXPECT_EQ(ArithmeticOf(recipe).activations, Activations::kFloat);
   EXPECT_TRUE(ArithmeticOf(recipe).e4m3_query);
 }
 
@@ -89,6 +93,11 @@ TEST(Recipe, ImpossibleCombinationsAreRefused) {
   EXPECT_THAT(MessageOf([&] { CheckRecipe(recipe); }), HasSubstr("weights.solver"));
   ApplySetting(recipe, "weights.grid=progressive");
   EXPECT_THAT(MessageOf([&] { CheckRecipe(recipe); }), HasSubstr("weights.solver"));
+  Recipe int8;
+  ApplySetting(int8, "activations=int8");
+  EXPECT_THAT(MessageOf([&] { CheckRecipe(int8); }), HasSubstr("activations = int8"));
+  ApplySetting(int8, "weights.grid=none");
+  EXPECT_NO_THROW(CheckRecipe(int8));
   Recipe following;
   ApplySetting(following, "follow=true");
   EXPECT_THAT(MessageOf([&] { CheckRecipe(following); }), HasSubstr("follow"));

@@ -85,6 +85,13 @@ TEST(InputMoments, FullProductsEqualADoubleReference) {
     }
     ASSERT_NEAR(importance[static_cast<size_t>(i)], damped.at(i, i), 1e-6);
   }
+  const Matrix<float> within = moments.WithinGroups();
+  for (int64_t i = 0; i < k; ++i)
+    for (int64_t j = 0; j < 128; ++j) {
+      const int64_t column = i / 128 * 128 + j;
+      ASSERT_NEAR(within.at(i, j), column < k ? expected.at(i, column) : 0.0, 1e-5 * mean)
+          << i << ", " << j;
+    }
 }
 
 TEST(InputMoments, DeadChannelsAndDeadInputsStayPositive) {

@@ -1,5 +1,6 @@
 #include "tests/support/reference_linear.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -45,6 +46,9 @@ Tensor RandomTensor(DType dtype, Shape shape, float spread, std::mt19937& rng) {
       case DType::kE4M3:
         out.as<e4m3_t>()[i] = FloatToE4M3(x);
         break;
+      case DType::kI8:
+        out.as<int8_t>()[i] = static_cast<int8_t>(std::lround(std::clamp(x, -127.0f, 127.0f)));
+        break;
       case DType::kF16:
         // Sign, an exponent about 1 and a random mantissa.
         out.as<uint16_t>()[i] = static_cast<uint16_t>((rng() & 0x83FF) | ((12 + rng() % 4) << 10));
@@ -72,6 +76,8 @@ double ValueAt(const Tensor& tensor, int64_t i) {
       return F16ToFloat(tensor.as<uint16_t>()[i]);
     case DType::kE4M3:
       return E4M3ToFloat(tensor.as<e4m3_t>()[i]);
+    case DType::kI8:
+      return tensor.as<int8_t>()[i];
     default:
       Throw(ErrorCode::kInternal, "not a float tensor");
   }

@@ -66,7 +66,8 @@ bool GpuRuns(const quant::Recipe& recipe, const ModelConfig& config) {
   const bool whole = config.hidden % 64 == 0 && config.ffn % 64 == 0 &&
                      (config.head_dim == 64 || config.head_dim == 128);
   return quant::StoresCodes(recipe) && recipe.exclude.empty() && whole && arithmetic.bf16_borders &&
-         arithmetic.e4m3_activations && arithmetic.e4m3_query && arithmetic.kv != KvGrid::kFloat;
+         arithmetic.activations == Activations::kE4M3 && arithmetic.e4m3_query &&
+         arithmetic.kv != KvGrid::kFloat;
 }
 
 // What quantises, and measures what it made.

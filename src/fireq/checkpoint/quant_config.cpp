@@ -2,6 +2,7 @@
 
 #include <array>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "fireq/base/error.h"
 #include "fireq/checkpoint/schema.h"
@@ -29,11 +30,26 @@ bool IsFirst(const JsonObject& object, const std::string& key, const char* first
   return value == first;
 }
 
+constexpr std::array kActivations = {std::pair{Activations::kE4M3, "e4m3"},
+                                     std::pair{Activations::kInt8, "int8"},
+                                     std::pair{Activations::kFloat, "float"}};
+
+Activations ParseActivations(const JsonObject& object) {
+  const std::string value = object.String("activations");
+  std::string names;
+  for (const auto& [activations, name] : kActivations) {
+    if (value == name) return activations;
+    names += StrCat(names.empty() ? "" : " or ", "\"", name, "\"");
+  }
+  Throw(ErrorCode::kUnsupported,
+        StrCat(object.PlaceOf("activations"), ": expected ", names, ", got ", DescribeJson(value)));
+}
+
 Arithmetic ParseArithmetic(const JsonObject& object) {
   object.RefuseUnknownKeys({"borders", "activations", "query", "probs", "kv"});
   Arithmetic out;
   out.bf16_borders = IsFirst(object, "borders", "bf16", "f32");
-  out.e4m3_activations = IsFirst(object, "activations", "e4m3", "float");
+  out.activations = ParseActivations(object);
   out.e4m3_query = IsFirst(object, "query", "e4m3", "float");
   out.e4m3_probs = IsFirst(object, "probs", "e4m3", "float");
   const std::string kv = object.String("kv");
@@ -46,6 +62,13 @@ Arithmetic ParseArithmetic(const JsonObject& object) {
 }
 
 }  // namespace
+
+const char* Name(Activations activations) {
+  for (const auto& [known, name] : kActivations) {
+    if (known == activations) return name;
+  }
+  return "?";
+}
 
 const char* Name(KvGrid grid) {
   for (const NamedGrid& named : kGrids) {
@@ -94,7 +117,7 @@ nlohmann::json ToJson(const QuantConfig& config) {
           {"group_size", kGroup},
           {"arithmetic",
            {{"borders", a.bf16_borders ? "bf16" : "f32"},
-            {"activations", e4m3_or_float(a.e4m3_activations)},
+            {"activations", Name(a.activations)},
             {"query", e4m3_or_float(a.e4m3_query)},
             {"probs", e4m3_or_float(a.e4m3_probs)},
             {"kv", Name(a.kv)}}},

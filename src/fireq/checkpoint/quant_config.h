@@ -11,28 +11,36 @@
 
 namespace fireq {
 
+// What the inputs of a block's linears are rounded to, per token.
+enum class Activations : uint8_t {
+  kFloat,
+  kE4M3,  // where the linear is quantised
+  kInt8,  // where it holds float values: a rival's (formats/act_int8.h), which the CPU measures
+};
+
 // Where a model's arithmetic rounds. All defaults: a float model, FP32 throughout. W4A8KV4 as
 // served sets everything; ablations switch parts off (then that part is FP32).
 struct Arithmetic {
-  bool bf16_borders = false;      // what crosses a kernel's border is rounded to BF16
-  bool e4m3_activations = false;  // inputs of quantised linears: E4M3 per token
-  bool e4m3_query = false;        // Q into attention: E4M3 per token and head
-  bool e4m3_probs = false;        // softmax probabilities into PV: E4M3
-  KvGrid kv = KvGrid::kFloat;     // K and V in the cache
+  bool bf16_borders = false;  // what crosses a kernel's border is rounded to BF16
+  Activations activations = Activations::kFloat;
+  bool e4m3_query = false;     // Q into attention: E4M3 per token and head
+  bool e4m3_probs = false;     // softmax probabilities into PV: E4M3
+  KvGrid kv = KvGrid::kFloat;  // K and V in the cache
 
   bool operator==(const Arithmetic&) const = default;
 };
 
 // That of the GPU's fast kernels, and of what the default recipe makes.
 inline constexpr Arithmetic kFastArithmetic = {.bf16_borders = true,
-                                               .e4m3_activations = true,
+                                               .activations = Activations::kE4M3,
                                                .e4m3_query = true,
                                                .e4m3_probs = true,
                                                .kv = KvGrid::kAsymmetric};
 
 // Version 1 of the stored form (docs/FORMATS.md). JSON, under config.json's "quantization_config":
 //   {"quant_method":"fireq","format_version":1,"group_size":128,
-//    "arithmetic":{"borders":"bf16"|"f32","activations":"e4m3"|"float","query":...,"probs":...,
+//    "arithmetic":{"borders":"bf16"|"f32","activations":"e4m3"|"int8"|"float",
+//                  "query":"e4m3"|"float","probs":"e4m3"|"float",
 //                  "kv":"float"|"symmetric"|"signed"|"asymmetric"},
 //    "crs":bool,"key_shift":bool (absent:
 //    false),"qk_hadamard":bool,"excluded":["model.layers.0.self_attn.q_proj",...], "recipe":{...}}
@@ -58,6 +66,7 @@ struct QuantConfig {
 QuantConfig ParseQuantConfig(const nlohmann::json& quantization_config);
 nlohmann::json ToJson(const QuantConfig& config);
 
+const char* Name(Activations activations);    // "e4m3"
 const char* Name(KvGrid grid);                // "asymmetric"
 KvGrid ParseKvGrid(const std::string& name);  // throws kInvalidArgument listing the names
 

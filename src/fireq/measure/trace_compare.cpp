@@ -21,7 +21,7 @@ struct Recorded {
   std::vector<float> values;
 };
 
-// Rows as floats; E4M3 codes with their scales applied (a row may have several of them).
+// Rows as floats; codes with their scales applied (a row may have several of them).
 std::vector<float> Values(const ActTensor& host) {
   const Tensor& codes = host.values;
   const int64_t count = codes.num_elements();
@@ -33,6 +33,8 @@ std::vector<float> Values(const ActTensor& host) {
     if (codes.dtype() == DType::kBF16) value = Bf16ToFloat(codes.as<bf16_t>()[i]);
     if (codes.dtype() == DType::kE4M3)
       value = E4M3ToFloat(codes.as<e4m3_t>()[i]) * host.scale.as<float>()[i / per_scale];
+    if (codes.dtype() == DType::kI8)
+      value = codes.as<int8_t>()[i] * host.scale.as<float>()[i / per_scale];
     out[static_cast<size_t>(i)] = value;
   }
   return out;

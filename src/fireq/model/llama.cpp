@@ -62,11 +62,13 @@ ForwardBuffers::Activation ForwardBuffers::MakeActivation(const ForwardContext& 
   Backend& backend = *context.backend;
   Activation out;
   out.border = backend.Allocate(context.border(), {max_tokens_, width});
-  if (context.arithmetic.e4m3_activations) {
-    out.codes.values = backend.Allocate(DType::kE4M3, {max_tokens_, width});
-    out.codes.scale = backend.Allocate(DType::kF32, {max_tokens_});
+  const Activations activations = context.arithmetic.activations;
+  if (activations == Activations::kFloat) return out;
+  const bool e4m3 = activations == Activations::kE4M3;
+  out.codes.values = backend.Allocate(e4m3 ? DType::kE4M3 : DType::kI8, {max_tokens_, width});
+  out.codes.scale = backend.Allocate(DType::kF32, {max_tokens_});
+  if (e4m3)
     out.codes.sums = backend.Allocate(DType::kF32, {max_tokens_, CeilDiv<int64_t>(width, kGroup)});
-  }
   return out;
 }
 
@@ -190,8 +192,8 @@ void BlockForward::AddMlp(const ActTensor& hidden, const BlockWeights& block, co
 
 ActTensor BlockForward::Normed(const Tensor& x, const Tensor& norm, DType type) {
   const ForwardBuffers::Activation& to = buffers_.normed_;
-  ActTensor out = type == DType::kE4M3 ? FirstRows(to.codes, num_rows_)
-                                       : ActTensor{to.border.Rows(0, num_rows_), {}, {}};
+  ActTensor out = IsCodes(type) ? FirstRows(to.codes, num_rows_)
+                                : ActTensor{to.border.Rows(0, num_rows_), {}, {}};
   backend_.RmsNorm({.x = x,
                     .weight = norm,
                     .eps = context_.config->rms_eps,
@@ -201,7 +203,7 @@ ActTensor BlockForward::Normed(const Tensor& x, const Tensor& norm, DType type) 
 }
 
 ActTensor BlockForward::Quantized(const Tensor& border, const ActTensor& codes, DType type) {
-  if (type != DType::kE4M3) return {border, {}, {}};
+  if (!IsCodes(type)) return {border, {}, {}};
   ActTensor out = FirstRows(codes, border.dim(0));
   backend_.Quantize({.x = border, .out = out});
   return out;
@@ -235,7 +237,7 @@ LogitBuffers::LogitBuffers(const ForwardContext& context, const ModelWeights& we
     : logits(context.backend->Allocate(DType::kF32, {max_rows, context.config->vocab_size})) {
   Backend& backend = *context.backend;
   const int64_t hidden = context.config->hidden;
-  if (weights.lm_head->quantized() && context.arithmetic.e4m3_activations) {
+  if (weights.lm_head->quantized() && context.arithmetic.activations == Activations::kE4M3) {
     normed = {backend.Allocate(DType::kE4M3, {max_rows, hidden}),
               backend.Allocate(DType::kF32, {max_rows}),
               backend.Allocate(DType::kF32, {max_rows, CeilDiv<int64_t>(hidden, kGroup)})};

@@ -78,10 +78,12 @@ class BlockForward {
         batch_(batch),
         num_rows_(batch.num_tokens) {}
 
-  // Inputs of linears are E4M3 codes where the model has them and the consumer is quantised.
+  // Inputs of linears are codes where the model has them: E4M3 if the consumer is quantised.
   DType InputType(bool consumer_quantised) const {
-    return context_.arithmetic.e4m3_activations && consumer_quantised ? DType::kE4M3
-                                                                      : context_.border();
+    const Activations activations = context_.arithmetic.activations;
+    if (activations == Activations::kInt8) return DType::kI8;
+    return activations == Activations::kE4M3 && consumer_quantised ? DType::kE4M3
+                                                                   : context_.border();
   }
 
   // Norm of the residual stream x: the input of q, k, v, or of gate, up.

@@ -16,12 +16,15 @@
 
 namespace fireq {
 
-// The input of a linear layer (or Q): float values, or E4M3 codes with a scale a row.
+// The input of a linear layer (or Q): float values, or codes with a scale a row: E4M3, or for
+// linears of float weights INT8.
 struct ActTensor {
-  Tensor values;  // border or E4M3 [T, K]
-  Tensor scale;   // F32 [T] (Q: [T, H]); defined exactly when values are E4M3
+  Tensor values;  // border, E4M3 or I8 [T, K]
+  Tensor scale;   // F32 [T] (Q: [T, H]); defined exactly when values are codes
   Tensor sums;    // F32 [T, ceil(K/128)]: sum of codes a group; E4M3 inputs of linears only
 };
+
+constexpr bool IsCodes(DType dtype) { return dtype == DType::kE4M3 || dtype == DType::kI8; }
 
 // A linear weight made ready by a backend (tile order, expansion, fusion). Opaque.
 class PreparedLinear {
@@ -75,19 +78,19 @@ enum class Reduction : uint8_t {
 };
 
 // out = x / sqrt(mean(x^2) + eps) * weight in FP32, then rounded as `out.values` has it (token
-// quantisation for E4M3).
+// quantisation for codes).
 struct RmsNormArgs {
   Tensor x;       // border [T, D]
   Tensor weight;  // F32 [D]
   float eps;
   Reduction reduction = Reduction::kFastest;
-  ActTensor out;  // border or E4M3 [T, D]
+  ActTensor out;  // border or codes [T, D]
 };
 
 // Plain token quantisation of a border tensor.
 struct QuantizeArgs {
   Tensor x;       // border [T, K]
-  ActTensor out;  // E4M3 [T, K]
+  ActTensor out;  // codes [T, K]
 };
 
 enum class Epilogue : uint8_t {

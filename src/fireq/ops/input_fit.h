@@ -69,6 +69,10 @@ class InputFit {
   // diag(X^T X) [K] over all tokens added.
   virtual const std::vector<double>& Diagonal() = 0;
 
+  // Entries of X^T X whose columns are in one group of 128: [K, 128], row k, column j for columns k
+  // and 128 (k div 128) + j; 0 past K. Behind the last Add; only if all of X^T X is kept.
+  virtual Matrix<float> WithinGroups() = 0;
+
   // Solves H C = X^T Y / unit for C [K, M], H = (X^T X + term) / unit; for kOutput the right side
   // has (term / unit) W^T added, W [N, K] being `weight` of the only linear there. Once, behind the
   // last Add; only if there are cross sums. Errors: kInternal naming `name` if H is not positive

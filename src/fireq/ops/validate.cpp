@@ -28,17 +28,19 @@ void CheckBorder(const char* op, const char* what, const Tensor& tensor, const S
   CheckTensor(op, what, tensor, tensor.dtype(), shape);
 }
 
-// Border [t, k], or E4M3 with scale and sums.
+// Border [t, k], or codes with their scale, E4M3 with their sums too.
 void CheckActivations(const char* op, const char* what, const ActTensor& x, int64_t t, int64_t k) {
   FIREQ_CHECK(x.values.defined(), kInvalidArgument, op, ": ", what, " is missing");
-  if (x.values.dtype() != DType::kE4M3) {
+  const DType dtype = x.values.dtype();
+  if (!IsCodes(dtype)) {
     CheckBorder(op, what, x.values, {t, k});
-    FIREQ_CHECK(!x.scale.defined(), kInvalidArgument, op, ": ", what, " is ",
-                Name(x.values.dtype()), " and has a scale");
+    FIREQ_CHECK(!x.scale.defined(), kInvalidArgument, op, ": ", what, " is ", Name(dtype),
+                " and has a scale");
     return;
   }
-  CheckTensor(op, what, x.values, DType::kE4M3, {t, k});
+  CheckTensor(op, what, x.values, dtype, {t, k});
   CheckTensor(op, StrCat(what, " scale").c_str(), x.scale, DType::kF32, {t});
+  if (dtype != DType::kE4M3) return;
   CheckTensor(op, StrCat(what, " sums").c_str(), x.sums, DType::kF32,
               {t, CeilDiv<int64_t>(k, kGroup)});
 }
@@ -165,8 +167,8 @@ void Validate(const RmsNormArgs& args) {
 
 void Validate(const QuantizeArgs& args) {
   CheckBorder("quantize", "x", args.x, {-1, -1});
-  FIREQ_CHECK(args.out.values.defined() && args.out.values.dtype() == DType::kE4M3,
-              kInvalidArgument, "quantize: out is not E4M3");
+  FIREQ_CHECK(args.out.values.defined() && IsCodes(args.out.values.dtype()), kInvalidArgument,
+              "quantize: out is neither E4M3 nor I8");
   CheckActivations("quantize", "out", args.out, args.x.dim(0), args.x.dim(1));
 }
 
@@ -178,6 +180,8 @@ void Validate(const LinearArgs& args) {
   CheckActivations("linear", "x", args.x, t, args.w->k());
   FIREQ_CHECK(args.w->quantized() || args.x.values.dtype() != DType::kE4M3, kUnsupported,
               "linear: E4M3 activations into float weights");
+  FIREQ_CHECK(!args.w->quantized() || args.x.values.dtype() != DType::kI8, kUnsupported,
+              "linear: INT8 activations into INT4 weights");
   const bool silu = args.epilogue == Epilogue::kSiluMul;
   FIREQ_CHECK(!silu || args.w->n() % 2 == 0, kShapeMismatch, "linear: gate|up of ", args.w->n(),
               " rows");

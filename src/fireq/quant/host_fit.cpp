@@ -45,6 +45,8 @@ class HostFit final : public InputFit {
 
   const std::vector<double>& Diagonal() override { return stats_.moments.diagonal(); }
 
+  Matrix<float> WithinGroups() override { return stats_.moments.WithinGroups(); }
+
   void Correct(double damping, const Matrix<float>& weight, const std::string& name) override {
     correction_ = StudyCorrection(stats_, damping, weight, name, pool_);
   }

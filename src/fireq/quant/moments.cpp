@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "fireq/base/error.h"
+#include "fireq/formats/int4.h"
 #include "fireq/ops/input_fit.h"
 #include "fireq/quant/blas.h"
 #include "fireq/quant/product_tile.h"
@@ -81,6 +82,17 @@ Matrix<float> InputMoments::Damped(double damping) const {
   for (int64_t i = 0; i < k_; ++i) {
     for (int64_t j = 0; j < i; ++j) out.at(i, j) = out.at(j, i) = products_.at(i, j) * scale;
     out.at(i, i) = static_cast<float>((diagonal_[static_cast<size_t>(i)] + term) / mean);
+  }
+  return out;
+}
+
+Matrix<float> InputMoments::WithinGroups() const {
+  FIREQ_CHECK(full_, kInternal, "only the diagonal of X^T X was kept");
+  Matrix<float> out(k_, kGroup);
+  for (int64_t i = 0; i < k_; ++i) {
+    const int64_t first = i / kGroup * kGroup;
+    for (int64_t j = first; j < std::min(first + kGroup, k_); ++j)
+      out.at(i, j - first) = products_.at(std::max(i, j), std::min(i, j));
   }
   return out;
 }

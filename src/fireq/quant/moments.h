@@ -29,6 +29,9 @@ class InputMoments {
   // diag(X^T X) + damping x its mean: positive everywhere (1 everywhere if X was all zero).
   std::vector<float> Importance(double damping) const;
 
+  // InputFit::WithinGroups; needs full().
+  Matrix<float> WithinGroups() const;
+
   // X^T X with the same on its diagonal; needs full(). All of it in units of Unit().
   Matrix<float> Damped(double damping) const;
   // Mean of diag(X^T X) with its damping; that damping, which is positive.

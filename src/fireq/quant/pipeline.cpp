@@ -25,11 +25,12 @@
 namespace fireq::quant {
 namespace {
 
-// Of the clip search of WeightGrid::kProgressive: a trace, for dead channels.
-constexpr double kRivalDamping = 1e-3;
-
 bool ScalesKeys(const Recipe& recipe) {
   return recipe.rpn || recipe.crs || recipe.balance_qk || recipe.smooth_qk;
+}
+
+bool ClipsByOutput(const Recipe& recipe) {
+  return recipe.weights_grid == WeightGrid::kProgressive && recipe.weights_search;
 }
 
 bool NeedsKeyRanges(const Recipe& recipe) { return ScalesKeys(recipe) || recipe.shift_k > 0.0; }
@@ -178,7 +179,7 @@ class Pipeline {
   CalibrationSpec MakeCalibrationSpec() const {
     CalibrationSpec spec;
     spec.context = job_.calibration_context;
-    spec.full_moments = recipe_.weights_solver == WeightSolver::kGptq;
+    spec.full_moments = recipe_.weights_solver == WeightSolver::kGptq || ClipsByOutput(recipe_);
     if (recipe_.follow) spec.follow = {ArithmeticOf(recipe_), recipe_.hadamard_qk};
     spec.both_products = recipe_.weights_products == ErrorProducts::kMean;
     if (recipe_.weights_products == ErrorProducts::kExact) spec.products = Products::kExact;
@@ -247,6 +248,8 @@ class Pipeline {
     if (calibration_) fit = calibration_->Study(which);
     InputKnowledge input;
     if (!excluded) input = StudyInput(fit.get(), recipe_, first);
+    std::optional<Matrix<float>> moments;
+    if (ClipsByOutput(recipe_)) moments = fit->WithinGroups();
     LinearSpec spec;
     spec.gate_up = which == BlockInput::kMlp;
     for (FloatLinear<float>* linear : linears) {
@@ -258,8 +261,7 @@ class Pipeline {
       if (excluded) {
         part.weight = Bf16Tensor(
             recipe_.weights_grid == WeightGrid::kProgressive
-                ? RoundProgressively(linear->weight, ImportanceOf(fit->Diagonal(), kRivalDamping),
-                                     recipe_.weights_search, *job_.pool)
+                ? RoundProgressively(linear->weight, moments ? &*moments : nullptr, *job_.pool)
                 : linear->weight,
             *job_.pool);
         Write(linear->name + ".weight", part.weight);

@@ -9,7 +9,6 @@ namespace fireq::quant {
 bool NeedsInputMoments(const Recipe& recipe) {
   return recipe.weights_grid != WeightGrid::kNone &&
          (recipe.weights_search || recipe.weights_grid == WeightGrid::kSigned ||
-          recipe.weights_grid == WeightGrid::kProgressive ||
           recipe.weights_solver == WeightSolver::kGptq);
 }
 

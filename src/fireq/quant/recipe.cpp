@@ -201,8 +201,11 @@ void AddArithmeticKeys(Keyring& keys) {
                                   {KvGrid::kSigned, "signed"},
                                   {KvGrid::kAsymmetric, "asymmetric"}},
                                  "K and V in the cache"));
-  keys.push_back(
-      FlagKey("activations", &R::e4m3_activations, "e4m3", "float", "inputs of quantised linears"));
+  keys.push_back(EnumKey<Activations>("activations", &R::activations,
+                                      {{Activations::kE4M3, Name(Activations::kE4M3)},
+                                       {Activations::kInt8, Name(Activations::kInt8)},
+                                       {Activations::kFloat, Name(Activations::kFloat)}},
+                                      "inputs of linears: e4m3 of quantised ones, int8 of others"));
   keys.push_back(FlagKey("query", &R::e4m3_query, "e4m3", "float", "Q into attention"));
   keys.push_back(FlagKey("probs", &R::e4m3_probs, "e4m3", "float", "probabilities into PV"));
   keys.push_back(
@@ -234,7 +237,7 @@ Recipe FireQ(CasKind cas) {
   return recipe;
 }
 
-// QServe's QoQ as far as its numbers go; activations stay unrounded, which flatters it.
+// QServe's QoQ as far as its numbers go.
 Recipe Qoq() {
   Recipe recipe;
   recipe.name = "qoq";
@@ -242,7 +245,7 @@ Recipe Qoq() {
   recipe.weights_search = true;
   recipe.smooth_qk = true;
   recipe.kv = KvGrid::kAsymmetric;
-  recipe.e4m3_activations = false;
+  recipe.activations = Activations::kInt8;
   recipe.e4m3_query = false;
   recipe.e4m3_probs = false;
   return recipe;
@@ -331,6 +334,9 @@ void CheckRecipe(const Recipe& recipe) {
               kInvalidArgument,
               "recipe: weights.grid = progressive with exclude = ", recipe.exclude,
               ": it rounds every linear");
+  FIREQ_CHECK(recipe.activations != Activations::kInt8 || !StoresCodes(recipe), kInvalidArgument,
+              "recipe: activations = int8 needs weights.grid = progressive or none: no kernel "
+              "multiplies INT8 by our codes");
   FIREQ_CHECK(recipe.weights_sweeps == 0 || recipe.weights_solver == WeightSolver::kGptq,
               kInvalidArgument, "recipe: weights.sweeps = ", recipe.weights_sweeps,
               " needs weights.solver = gptq");
@@ -365,7 +371,9 @@ Recipe ParseRecipe(const Json& value, const std::string& place) {
 Arithmetic ArithmeticOf(const Recipe& recipe) {
   Arithmetic arithmetic;
   arithmetic.bf16_borders = recipe.bf16_borders;
-  arithmetic.e4m3_activations = recipe.e4m3_activations && StoresCodes(recipe);
+  arithmetic.activations = recipe.activations;
+  if (arithmetic.activations == Activations::kE4M3 && !StoresCodes(recipe))
+    arithmetic.activations = Activations::kFloat;
   arithmetic.e4m3_query = recipe.e4m3_query;
   arithmetic.e4m3_probs = recipe.e4m3_probs;
   arithmetic.kv = recipe.kv;

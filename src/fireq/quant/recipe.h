@@ -71,7 +71,7 @@ struct Recipe {
   int64_t seed = 0;
 
   KvGrid kv = KvGrid::kSymmetric;
-  bool e4m3_activations = true;
+  Activations activations = Activations::kE4M3;
   bool e4m3_query = true;
   bool e4m3_probs = true;
   bool bf16_borders = true;

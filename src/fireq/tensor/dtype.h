@@ -6,7 +6,7 @@
 
 namespace fireq {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kE4M3, kU8, kI32, kI64 };
+enum class DType : uint8_t { kF32, kF16, kBF16, kE4M3, kI8, kU8, kI32, kI64 };
 
 constexpr int64_t SizeBytes(DType dtype) {
   switch (dtype) {
@@ -17,6 +17,7 @@ constexpr int64_t SizeBytes(DType dtype) {
     case DType::kBF16:
       return 2;
     case DType::kE4M3:
+    case DType::kI8:
     case DType::kU8:
       return 1;
     case DType::kI64:
@@ -36,6 +37,8 @@ constexpr std::string_view Name(DType dtype) {
       return "BF16";
     case DType::kE4M3:
       return "F8_E4M3";
+    case DType::kI8:
+      return "I8";
     case DType::kU8:
       return "U8";
     case DType::kI32:

@@ -96,6 +96,38 @@ TEST_F(CpuElementwiseTest, QuantizeRoundsEveryBf16LikeTheFormat) {
   }
 }
 
+TEST_F(CpuElementwiseTest, Int8RowsOfTensorsAndNorms) {
+  constexpr int64_t kRows = 4, kWidth = 200;
+  const Tensor x = RandomTensor(DType::kF32, {kRows, kWidth}, 2.0f, rng_);
+  std::fill(x.as<float>(), x.as<float>() + kWidth, 0.0f);
+  x.as<float>()[kWidth + 150] = std::nanf("");
+  const ActTensor out{Poisoned(DType::kI8, {kRows, kWidth}), Poisoned(DType::kF32, {kRows}), {}};
+  const auto expect_rows = [&](const std::vector<double>& values) {
+    EXPECT_EQ(out.scale.as<float>()[0], 1.0f);
+    EXPECT_TRUE(std::isnan(out.scale.as<float>()[1]));
+    for (int64_t i = 0; i < kWidth; ++i) EXPECT_EQ(ValueAt(out.values, i), 0.0);
+    for (int64_t t = 2; t < kRows; ++t) {
+      double absmax = 0.0, largest = 0.0;
+      for (int64_t i = t * kWidth; i < (t + 1) * kWidth; ++i)
+        absmax = std::max(absmax, std::abs(values[static_cast<size_t>(i)]));
+      EXPECT_NEAR(out.scale.as<float>()[t] * 127 / absmax, 1.0, 1e-5);
+      for (int64_t i = t * kWidth; i < (t + 1) * kWidth; ++i) {
+        const double code = ValueAt(out.values, i);
+        EXPECT_NEAR(code, values[static_cast<size_t>(i)] * 127 / absmax, 0.501);
+        largest = std::max(largest, std::abs(code));
+      }
+      EXPECT_EQ(largest, 127.0);
+    }
+  };
+  backend_->Quantize({.x = x, .out = out});
+  expect_rows(Slice(x, 0, kRows * kWidth));
+  const Tensor weight = RandomTensor(DType::kF32, {kWidth}, 1.0f, rng_);
+  const Tensor normed = Poisoned(DType::kF32, {kRows, kWidth});
+  backend_->RmsNorm({.x = x, .weight = weight, .eps = 1e-5f, .out = {normed, {}, {}}});
+  backend_->RmsNorm({.x = x, .weight = weight, .eps = 1e-5f, .out = out});
+  expect_rows(Slice(normed, 0, kRows * kWidth));
+}
+
 TEST_F(CpuElementwiseTest, ZeroNanAndInfiniteRows) {
   const Tensor x = RandomTensor(DType::kF32, {4, 200}, 1.0f, rng_);
   std::fill(x.as<float>(), x.as<float>() + 200, 0.0f);

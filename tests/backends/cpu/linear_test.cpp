@@ -27,13 +27,15 @@ struct Sizes {
   std::vector<int64_t> n;  // of each part
 };
 
-ActTensor RandomCodes(int64_t tokens, int64_t k, std::mt19937& rng) {
+ActTensor RandomCodes(DType dtype, int64_t tokens, int64_t k, std::mt19937& rng) {
   ActTensor x;
-  x.values = RandomTensor(DType::kE4M3, {tokens, k}, 60.0f, rng);
+  x.values = RandomTensor(dtype, {tokens, k}, 60.0f, rng);
   x.scale = Tensor::Empty(DType::kF32, {tokens});
+  for (int64_t t = 0; t < tokens; ++t)
+    x.scale.as<float>()[t] = std::ldexp(1.0f + static_cast<float>(t % 5) / 7, -9);
+  if (dtype == DType::kI8) return x;
   x.sums = Tensor::Zeros(DType::kF32, {tokens, CeilDiv<int64_t>(k, kGroup)});
   for (int64_t t = 0; t < tokens; ++t) {
-    x.scale.as<float>()[t] = std::ldexp(1.0f + static_cast<float>(t % 5) / 7, -9);
     for (int64_t i = 0; i < k; ++i) {
       x.sums.as<float>()[t * CeilDiv<int64_t>(k, kGroup) + i / kGroup] +=
           static_cast<float>(ValueAt(x.values, t * k + i));
@@ -85,7 +87,7 @@ class CpuLinearTest : public ::testing::TestWithParam<testing::KernelSet> {
   std::mt19937 rng_{20240917};
 
   ActTensor RandomInput(const LinearCase& c) {
-    if (c.x == DType::kE4M3) return RandomCodes(c.sizes.tokens, c.sizes.k, rng_);
+    if (IsCodes(c.x)) return RandomCodes(c.x, c.sizes.tokens, c.sizes.k, rng_);
     return {RandomTensor(c.x, {c.sizes.tokens, c.sizes.k}, 1.0f, rng_), {}, {}};
   }
 
@@ -118,6 +120,13 @@ TEST_P(CpuLinearTest, Int4BothProductsAndOddSizes) {
   }
 }
 
+TEST_P(CpuLinearTest, Int8InputsOfFloatWeights) {
+  for (const DType weights : {DType::kF32, DType::kBF16})
+    for (const int64_t tokens : {1, 4, 13, 300})
+      CheckPlain(
+          {{tokens, 200, {67, 5}}, weights, DType::kI8, DType::kF32, Products::kExact, true});
+}
+
 TEST_P(CpuLinearTest, FloatWeightsAndInputs) {
   for (const DType weights : {DType::kF32, DType::kBF16, DType::kF16, DType::kU8}) {
     for (const DType x : {DType::kF32, DType::kBF16}) {
@@ -133,7 +142,7 @@ TEST_P(CpuLinearTest, ResidualIsRoundedTwice) {
     for (const DType border : {DType::kBF16, DType::kF32}) {
       const Sizes sizes{tokens, 320, {129}};
       const auto parts = RandomParts(sizes, DType::kU8, false, rng_);
-      const ActTensor x = RandomCodes(tokens, sizes.k, rng_);
+      const ActTensor x = RandomCodes(DType::kE4M3, tokens, sizes.k, rng_);
       const auto w = backend_->Prepare({parts, false});
       const Tensor residual = RandomTensor(border, {tokens, 129}, 2.0f, rng_);
       Tensor y = Tensor::Empty(border, {tokens, 129});  // in place, as the residual stream is
@@ -170,7 +179,7 @@ TEST_P(CpuLinearTest, SiluMulFromTheFp32Sums) {
     for (const int64_t half : {16, 33, 96}) {
       const Sizes sizes{tokens, 192, {half, half}};
       const auto parts = RandomParts(sizes, DType::kU8, true, rng_);
-      const ActTensor x = RandomCodes(tokens, sizes.k, rng_);
+      const ActTensor x = RandomCodes(DType::kE4M3, tokens, sizes.k, rng_);
       const auto w = backend_->Prepare({parts, true});
       const Tensor y = Poisoned(DType::kBF16, {tokens, half});
       backend_->Linear({.x = x, .w = w.get(), .epilogue = Epilogue::kSiluMul, .y = y});
@@ -196,7 +205,7 @@ TEST_P(CpuLinearTest, NanPoisonsItsRowOnly) {
   for (const int64_t tokens : {3, 20}) {
     const Sizes sizes{tokens, 128, {70}};
     const auto parts = RandomParts(sizes, DType::kU8, false, rng_);
-    const ActTensor x = RandomCodes(tokens, sizes.k, rng_);
+    const ActTensor x = RandomCodes(DType::kE4M3, tokens, sizes.k, rng_);
     x.values.as<uint8_t>()[sizes.k + 5] = 0x7F;
     const auto w = backend_->Prepare({parts, false});
     const Tensor y = Poisoned(DType::kBF16, {tokens, 70});
@@ -212,7 +221,7 @@ TEST_P(CpuLinearTest, ExtremeCodesAreExact) {
   for (const uint8_t x_code : {0x01, 0x81, 0x7E, 0xFE, 0x0F, 0x8F}) {
     for (const uint8_t byte : {0xFF, 0x00}) {
       for (const uint8_t zero : {0, 15}) {
-        ActTensor x = RandomCodes(1, 256, rng_);
+        ActTensor x = RandomCodes(DType::kE4M3, 1, 256, rng_);
         std::memset(x.values.data(), x_code, 256);
         LinearPart part{"w", {}, RandomWeightI4(5, 256, 1.0f, rng_), {}};
         std::memset(part.i4.codes.data(), byte, static_cast<size_t>(part.i4.codes.size_bytes()));
@@ -236,7 +245,7 @@ TEST_P(CpuLinearTest, BitIdenticalForAnyNumberOfThreads) {
   for (const int64_t tokens : {1, 6, 300}) {
     const Sizes sizes{tokens, 1216, {200, 72}};
     const auto parts = RandomParts(sizes, DType::kU8, true, rng_);
-    const ActTensor x = RandomCodes(tokens, sizes.k, rng_);
+    const ActTensor x = RandomCodes(DType::kE4M3, tokens, sizes.k, rng_);
     Tensor first;
     for (const int threads : {1, 2, 3, 5}) {
       const auto backend = testing::MakeBackend(threads, GetParam());

@@ -8,6 +8,7 @@
 #include "fireq/backends/cpu/context.h"
 #include "fireq/backends/cpu/linear.h"
 #include "fireq/formats/act_e4m3.h"
+#include "fireq/formats/act_int8.h"
 #include "fireq/formats/f16.h"
 #include "fireq/ops/sampler.h"
 #include "fireq/ops/validate.h"
@@ -77,6 +78,13 @@ class CpuBackend final : public Backend {
   }
 
   void QuantizeRow(const float* x, int64_t n, const ActTensor& out, int64_t row) {
+    if (out.values.dtype() == DType::kI8) {
+      const TokenScale s = MakeInt8TokenScale(context_.rows.absmax(x, n));
+      out.scale.as<float>()[row] = s.scale;
+      std::transform(x, x + n, out.values.as<int8_t>() + row * n,
+                     [&](float value) { return Int8Code(value, s.inv_scale); });
+      return;
+    }
     const TokenScale s = MakeTokenScale(context_.rows.absmax(x, n));
     out.scale.as<float>()[row] = s.scale;
     context_.rows.quantize(x, n, s.inv_scale, out.values.as<e4m3_t>() + row * n,
@@ -110,7 +118,7 @@ void CpuBackend::RmsNorm(const RmsNormArgs& args) {
   ForRows(args.x.dim(0), n, [&](int64_t i, float* row) {
     const float* x = cpu::BorderRow(context_, args.x, i, n, row);
     context_.rows.rms_norm(x, args.weight.as<float>(), args.eps, n, row);
-    if (args.out.values.dtype() == DType::kE4M3) {
+    if (IsCodes(args.out.values.dtype())) {
       QuantizeRow(row, n, args.out, i);
     } else {
       cpu::StoreBorderRow(context_, row, n, args.out.values, i);

@@ -82,6 +82,8 @@ class LinearRun {
       for (int64_t i = begin; i < end; ++i) {
         if (x.dtype() == DType::kE4M3) {
           kernels_.load_e4m3(x.as<e4m3_t>() + i * k, k, split, out + i * lda_);
+        } else if (x.dtype() == DType::kI8) {
+          LoadInt8(x.as<int8_t>() + i * k, k, out + i * lda_);
         } else if (x.dtype() == DType::kBF16) {
           kernels_.load_bf16(x.as<bf16_t>() + i * k, k, split, out + i * lda_);
         } else {
@@ -89,6 +91,18 @@ class LinearRun {
         }
       }
     });
+  }
+
+  // Whole numbers of 7 bits, exact in either operand type. Their weights are float: K in order.
+  void LoadInt8(const int8_t* x, int64_t k, T* out) const {
+    for (int64_t i = 0; i < k; ++i) {
+      if constexpr (std::is_same_v<T, bf16_t>) {
+        out[i] = FloatToBf16(x[i]);
+      } else {
+        out[i] = x[i];
+      }
+    }
+    std::fill(out + k, out + lda_, T{0});
   }
 
   const LinearRows& part(int i) const { return w_.parts()[static_cast<size_t>(i)]; }

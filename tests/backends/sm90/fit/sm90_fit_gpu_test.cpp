@@ -194,6 +194,8 @@ TEST_P(FitTest, SumsAndCorrectionEqualTheHosts) {
   const std::vector<double>&want = host_fit_->Diagonal(), &got = device_fit_->Diagonal();
   ASSERT_EQ(got.size(), want.size());
   for (size_t j = 0; j < want.size(); ++j) ASSERT_NEAR(got[j], want[j], 1e-5 * (want[j] + 1.0));
+  EXPECT_LT(RelativeDistance(host_fit_->WithinGroups().data, device_fit_->WithinGroups().data),
+            1e-5);
   if (GetParam().target == FitTarget::kNone) {
     EXPECT_EQ(device_fit_->Corrected(w_).data, w_.data);
     return;

@@ -285,6 +285,8 @@ void Sm90Backend::Quantize(const QuantizeArgs& args) {
   Validate(args);
   MakeSum();
   CheckBorder(args.x, "the input of a token quantisation");
+  FIREQ_CHECK(args.out.values.dtype() == DType::kE4M3, kUnsupported, "activations are ",
+              Name(args.out.values.dtype()), ": the GPU kernels take E4M3");
   awaited_.Ask({.x = args.x, .out = args.out}, stream_->get());
 }
 

@@ -82,6 +82,22 @@ class Sm90Fit final : public InputFit {
     return diagonal_;
   }
 
+  Matrix<float> WithinGroups() override {
+    FIREQ_CHECK(sums_.defined(), kInternal, name_, ": only the diagonal of X^T X was kept");
+    const int64_t k = shape_.k;
+    Matrix<float> out(k, kGroup);
+    for (int64_t first = 0; first < k; first += kGroup) {
+      // Inside a panel both triangles are there.
+      const auto count = static_cast<size_t>(std::min<int64_t>(kGroup, k - first));
+      FIREQ_CUDA(cudaMemcpy2DAsync(out.row(first), kGroup * sizeof(float),
+                                   sums_.as<float>() + first * k + first,
+                                   static_cast<size_t>(k) * sizeof(float), count * sizeof(float),
+                                   count, cudaMemcpyDeviceToHost, stream_->get()));
+    }
+    stream_->Synchronize();
+    return out;
+  }
+
   void Correct(double damping, const Matrix<float>& weight, const std::string& name) override {
     const FitDamping scale = DampingOf(Diagonal(), damping);
     const float inverse_unit = static_cast<float>(1.0 / scale.unit);
