@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
+#include <random>
 
 #include "fireq/base/error.h"
 #include "fireq/quant/fold_cas.h"
@@ -269,6 +271,27 @@ TEST(Rotation, IsOrthogonalForEverySize) {
     }
   }
   EXPECT_THROW(Rotation(5003, 1), Error);
+}
+
+// The residual streams of Qwen2.5-0.5B, Qwen2.5-7B and Llama-2-13B.
+TEST(Rotation, KeepsProductsOfVectorsAtTheWidthsOfModels) {
+  for (const int64_t n : {896, 3584, 5120}) {
+    const Rotation rotation(n, 42);
+    std::mt19937 engine(3);
+    std::normal_distribution<double> normal;
+    Matrix<double> x(5, n);
+    for (double& value : x.data) value = normal(engine);
+    x.at(4, 7) = 1e3;  // one channel above all
+    Matrix<double> turned = x;
+    for (int64_t i = 0; i < x.rows; ++i) rotation.ApplyToRow(turned.row(i));
+    for (int64_t i = 0; i < x.rows; ++i)
+      for (int64_t j = 0; j <= i; ++j)
+        EXPECT_NEAR(std::inner_product(turned.row(i), turned.row(i) + n, turned.row(j), 0.0),
+                    std::inner_product(x.row(i), x.row(i) + n, x.row(j), 0.0), 1e-7)
+            << n;
+    const auto [least, most] = std::minmax_element(turned.row(4), turned.row(4) + n);
+    EXPECT_LT(std::max(*most, -*least), 250.0) << n;
+  }
 }
 
 }  // namespace
