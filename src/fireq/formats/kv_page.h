@@ -23,7 +23,7 @@
 // (a CPU thread, a CUDA thread) owns all of a sequence's tokens in a group of 16 and writes by
 // read, replace a nibble, write. Other groups, other heads and K never share a byte.
 //
-// kFloat (CPU only): per head F32 K [64][Dh], then F32 V [64][Dh].
+// kFloat (not served): per head F32 K [64][Dh], then F32 V [64][Dh].
 //
 // Bytes of tokens that were never written may hold anything (NaN scales too): readers select by
 // length, they never multiply such a token by zero.

@@ -27,7 +27,8 @@ std::vector<int32_t> Ids(int64_t count, uint32_t seed) {
   return ids;
 }
 
-// Two blocks over two sequences, the second in two steps: the residual stream behind each step.
+// Two blocks over two sequences, together and then the second alone: the residual stream behind
+// each step.
 std::vector<Tensor> RunBlocks(Backend& backend, const ModelConfig& config,
                               std::vector<quant::Block<float>>& blocks) {
   constexpr int64_t kLength = 200;
@@ -47,7 +48,8 @@ std::vector<Tensor> RunBlocks(Backend& backend, const ModelConfig& config,
   for (const std::vector<SequenceStep>& steps :
        {std::vector<SequenceStep>{{part(0, 37), 0, first_pages}, {part(37, 91), 0, second_pages}},
         std::vector<SequenceStep>{{part(128, 1), 37, first_pages},
-                                  {part(129, 51), 91, second_pages}}}) {
+                                  {part(129, 51), 91, second_pages}},
+        std::vector<SequenceStep>{{part(0, 40), 142, second_pages}}}) {
     const BatchView batch = MakeBatch(backend, steps);
     std::mt19937 engine(9);
     std::normal_distribution<float> normal;

@@ -152,6 +152,7 @@ class F32Backend final : public Backend, public StreamOwner {
 
   Tensor Floats(Shape shape) { return AllocateDevice(stream_, DType::kF32, std::move(shape)); }
   Tensor WideWeight(const PreparedLinear& w);
+  void AttendShortSequences(const AttentionArgs& args);
   void AttendSequence(const AttentionArgs& args, const Sequence& sequence);
 
   std::unique_ptr<Backend> inner_;
@@ -225,12 +226,33 @@ void F32Backend::Attention(const AttentionArgs& args) {
   Validate(args);
   FIREQ_CHECK(IsF32(args.q.values) && IsF32(args.out) && !args.e4m3_probs, kUnsupported,
               "attention over a float cache on the GPU is FP32 throughout");
+  const BatchView& batch = *args.batch;
+  if (batch.num_sequences > 1 && batch.max_context <= kPagedAttentionMaxContext)
+    return AttendShortSequences(args);
   int64_t token = 0;
-  for (size_t s = 0; s < args.batch->query_lens.size(); ++s) {
-    const int64_t queries = args.batch->query_lens[s];
-    AttendSequence(args, {static_cast<int64_t>(s), token, queries, args.batch->context_lens[s]});
+  for (size_t s = 0; s < batch.query_lens.size(); ++s) {
+    const int64_t queries = batch.query_lens[s];
+    AttendSequence(args, {static_cast<int64_t>(s), token, queries, batch.context_lens[s]});
     token += queries;
   }
+}
+
+// Products of one sequence and head would be thousands of launches.
+void F32Backend::AttendShortSequences(const AttentionArgs& args) {
+  const BatchView& batch = *args.batch;
+  LaunchPagedAttentionF32({.q = args.q.values.as<float>(),
+                           .pages = args.kv.pages.as<uint8_t>(),
+                           .layout = args.kv.layout,
+                           .query_start = batch.query_start.as<int32_t>(),
+                           .context_len = batch.context_len.as<int32_t>(),
+                           .page_table = batch.page_table.as<int32_t>(),
+                           .max_pages = batch.page_table.dim(1),
+                           .num_tokens = static_cast<int32_t>(batch.num_tokens),
+                           .num_heads = static_cast<int32_t>(args.num_heads),
+                           .max_context = static_cast<int32_t>(batch.max_context),
+                           .scale = 1.0f / std::sqrt(static_cast<float>(args.kv.layout.head_dim)),
+                           .out = args.out.as<float>()},
+                          stream_->get());
 }
 
 void F32Backend::AttendSequence(const AttentionArgs& args, const Sequence& s) {

@@ -94,6 +94,16 @@ __global__ void GatherRowsKernel(const float* x, const int32_t* rows, int64_t co
   ForEach(count, [&](int64_t i) { out[i] = x[int64_t{rows[i / width]} * width + i % width]; });
 }
 
+// The sequence of a step's token; position: of the token in it, counted from its first.
+struct Place {
+  int sequence, position;
+};
+__device__ Place PlaceOf(int token, const int32_t* query_start, const int32_t* context_len) {
+  int sequence = 0;
+  while (query_start[sequence + 1] <= token) ++sequence;
+  return {sequence, context_len[sequence] - (query_start[sequence + 1] - token)};
+}
+
 // A warp a token (blockIdx.x) and head of Q, K or V.
 __global__ void RopeKernel(RopeF32Params p) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -106,9 +116,7 @@ __global__ void RopeKernel(RopeF32Params p) {
   const int kv_head = query ? head / (p.num_heads / kv_heads) : (head - p.num_heads) % kv_heads;
   float* out = p.q + (int64_t{token} * p.num_heads + head) * dim;
   if (!query) {
-    int sequence = 0;
-    while (p.query_start[sequence + 1] <= token) ++sequence;
-    const int index = p.context_len[sequence] - (p.query_start[sequence + 1] - token);
+    const auto [sequence, index] = PlaceOf(token, p.query_start, p.context_len);
     const int64_t page = p.page_table[sequence * p.max_pages + index / kTokensPerPage];
     uint8_t* block = p.pages + page * p.layout.page_bytes() + p.layout.head_offset(kv_head) +
                      (value ? p.layout.v_offset() : 0);
@@ -137,6 +145,45 @@ __global__ void RopeKernel(RopeF32Params p) {
     const float turned_a = a * cos - b * sin, turned_b = b * cos + a * sin;
     out[f] = turned_a * (crs != nullptr ? crs[kv_head * dim + f] : 1.0f);
     out[f + half] = turned_b * (crs != nullptr ? crs[kv_head * dim + f + half] : 1.0f);
+  }
+}
+
+// A CTA a token (blockIdx.x) and query head.
+__global__ void PagedAttentionKernel(PagedAttentionF32Params p) {
+  extern __shared__ float probs[];  // of the keys that the token sees
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const int token = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
+  const int dim = p.layout.head_dim;
+  const auto [sequence, position] = PlaceOf(token, p.query_start, p.context_len);
+  const int keys = position + 1;
+  const int64_t offset = p.layout.head_offset(head / (p.num_heads / p.layout.kv_heads));
+  const int32_t* table = p.page_table + sequence * p.max_pages;
+  const auto row = [&](int key, int64_t part) {
+    return reinterpret_cast<const float*>(p.pages + offset + part +
+                                          table[key / kTokensPerPage] * p.layout.page_bytes()) +
+           key % kTokensPerPage * dim;
+  };
+  const int64_t at = (int64_t{token} * p.num_heads + head) * dim;
+  float largest = -INFINITY;
+  for (int key = warp; key < keys; key += kWarps) {
+    const float* k = row(key, 0);
+    float sum = 0.0f;
+    for (int d = lane; d < dim; d += 32) sum += p.q[at + d] * k[d];
+    sum = WarpSum(sum) * p.scale;
+    if (lane == 0) probs[key] = sum;
+    largest = fmaxf(largest, sum);
+  }
+  largest = CtaReduce<WarpMax>(largest, -INFINITY);
+  float sum = 0.0f;
+  for (int key = thread; key < keys; key += kThreads) {
+    probs[key] = expf(probs[key] - largest);
+    sum += probs[key];
+  }
+  const float inverse = 1.0f / CtaReduce<WarpSum>(sum, 0.0f);  // behind all of probs, too
+  for (int d = thread; d < dim; d += kThreads) {
+    float total = 0.0f;
+    for (int key = 0; key < keys; ++key) total += probs[key] * row(key, p.layout.v_offset())[d];
+    p.out[at + d] = total * inverse;
   }
 }
 
@@ -221,6 +268,14 @@ void LaunchRopeKvWriteF32(const RopeF32Params& params, cudaStream_t stream) {
   const dim3 grid(Grid(params.num_tokens), Grid(CeilDiv<int64_t>(heads, kWarps)));
   RopeKernel<<<grid, kThreads, 0, stream>>>(params);
   CheckLaunch("f32_rope_kv_write");
+}
+
+void LaunchPagedAttentionF32(const PagedAttentionF32Params& params, cudaStream_t stream) {
+  if (params.num_tokens == 0) return;
+  const dim3 grid(Grid(params.num_tokens), Grid(params.num_heads));
+  const size_t shared = static_cast<size_t>(params.max_context) * sizeof(float);
+  PagedAttentionKernel<<<grid, kThreads, shared, stream>>>(params);
+  CheckLaunch("f32_paged_attention");
 }
 
 void LaunchGatherKv(const uint8_t* pages, const KvPageLayout& layout, const int32_t* page_table,

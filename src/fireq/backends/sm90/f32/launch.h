@@ -49,6 +49,22 @@ struct RopeF32Params {
 };
 void LaunchRopeKvWriteF32(const RopeF32Params& params, cudaStream_t stream);
 
+// Causal attention over KvGrid::kFloat pages, a CTA a token and head: for many short sequences.
+struct PagedAttentionF32Params {
+  const float* q = nullptr;  // [T, H Dh]
+  const uint8_t* pages = nullptr;
+  KvPageLayout layout;
+  const int32_t *query_start = nullptr, *context_len = nullptr;
+  const int32_t* page_table = nullptr;
+  int64_t max_pages = 0;
+  int32_t num_tokens = 0, num_heads = 0;
+  int32_t max_context = 0;  // at most kPagedAttentionMaxContext
+  float scale = 0.0f;       // of a score
+  float* out = nullptr;     // [T, H Dh]
+};
+inline constexpr int32_t kPagedAttentionMaxContext = 8192;  // its scores lie in shared memory
+void LaunchPagedAttentionF32(const PagedAttentionF32Params& params, cudaStream_t stream);
+
 // One sequence's K and V from its pages to k, v [Hk, length, Dh].
 void LaunchGatherKv(const uint8_t* pages, const KvPageLayout& layout, const int32_t* page_table,
                     int64_t length, float* k, float* v, cudaStream_t stream);
