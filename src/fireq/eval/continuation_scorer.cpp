@@ -209,7 +209,8 @@ void ContinuationScorer::ScoreRows(const Tensor& hidden, std::span<const Row> ro
     const Tensor picked = backend_.Allocate(hidden.dtype(), {count, hidden.dim(1)});
     backend_.GatherRows(hidden, backend_.Upload(Tensor::FromVector(DType::kI32, {count}, numbers)),
                         picked);
-    const Tensor logits = backend_.Download(ForwardLogits(context_, model_.weights, picked));
+    const Tensor logits =
+        backend_.StartDownload(ForwardLogits(context_, model_.weights, picked))->Wait();
 
     std::vector<ContinuationScore> scores(block.size());
     pool_.ParallelFor(count, 8, [&](int64_t from, int64_t to, int) {

@@ -50,7 +50,8 @@ class WindowRunner {
   Tensor Logits(int64_t begin, int64_t end) {
     const auto start = std::chrono::steady_clock::now();
     Tensor out =
-        backend_.Download(ForwardLogits(context_, model_.weights, hidden_.Rows(begin, end)));
+        backend_.StartDownload(ForwardLogits(context_, model_.weights, hidden_.Rows(begin, end)))
+            ->Wait();
     AddTime(start);
     return out;
   }

@@ -1,36 +1,42 @@
 #include "fireq/backends/sm90/backend/arrivals.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "fireq/backends/sm90/small_copy/launch.h"
 
 namespace fireq::sm90 {
 
-class Arrivals::Copy final : public Arrival {
+// A landing in use, by an arrival and by the tensors that it became.
+class Arrivals::Loan {
  public:
-  Copy(std::shared_ptr<Free> free, std::unique_ptr<Landing> landing, const Tensor& from)
-      : free_(std::move(free)),
-        landing_(std::move(landing)),
-        dtype_(from.dtype()),
-        shape_(from.shape()) {}
-  Copy(const Copy&) = delete;
-  Copy& operator=(const Copy&) = delete;
-  ~Copy() override {
+  Loan(std::shared_ptr<Free> free, std::unique_ptr<Landing> landing)
+      : free_(std::move(free)), landing_(std::move(landing)) {}
+  Loan(const Loan&) = delete;
+  Loan& operator=(const Loan&) = delete;
+  ~Loan() {
     static_cast<void>(cudaEventSynchronize(landing_->copied.get()));
     free_->push_back(std::move(landing_));
   }
-  Tensor Wait() override {
-    landing_->copied.Synchronize();
-    Tensor out = Tensor::Empty(dtype_, shape_);
-    std::memcpy(out.data(), landing_->memory.data(), static_cast<size_t>(out.size_bytes()));
-    return out;
-  }
+  Landing& landing() const { return *landing_; }
 
  private:
   std::shared_ptr<Free> free_;
   std::unique_ptr<Landing> landing_;
+};
+
+class Arrivals::Copy final : public Arrival {
+ public:
+  Copy(std::shared_ptr<Loan> loan, const Tensor& from)
+      : loan_(std::move(loan)), dtype_(from.dtype()), shape_(from.shape()) {}
+  Tensor Wait() override {
+    loan_->landing().copied.Synchronize();
+    void* values = loan_->landing().memory.data();
+    return {dtype_, shape_, values, std::move(loan_)};
+  }
+
+ private:
+  std::shared_ptr<Loan> loan_;
   DType dtype_;
   Shape shape_;
 };
@@ -55,7 +61,7 @@ std::unique_ptr<Arrival> Arrivals::Start(const Tensor& from, cudaStream_t stream
                                stream));
   }
   landing->copied.Record(stream);
-  return std::make_unique<Copy>(free_, std::move(landing), from);
+  return std::make_unique<Copy>(std::make_shared<Loan>(free_, std::move(landing)), from);
 }
 
 }  // namespace fireq::sm90

@@ -10,7 +10,8 @@
 
 namespace fireq::sm90 {
 
-// One stream. Pinned memory is used again once its arrival is gone.
+// One stream. Pinned memory is used again once its arrival, and the tensor that came of it, is
+// gone.
 class Arrivals {
  public:
   std::unique_ptr<Arrival> Start(const Tensor& from, cudaStream_t stream);
@@ -21,6 +22,7 @@ class Arrivals {
     Event copied;
   };
   using Free = std::vector<std::unique_ptr<Landing>>;
+  class Loan;
   class Copy;
   std::shared_ptr<Free> free_ = std::make_shared<Free>();  // an arrival may outlive the backend
 };
