@@ -92,10 +92,10 @@ def texts():
                   for name in recipes])
 
 
-def tasks():
-    rows = read("accuracy_tasks.csv")
+def tasks(name="accuracy_tasks.csv"):
+    rows = read(name)
     if rows is None:
-        return missing("accuracy_tasks.csv")
+        return missing(name)
     models = list(dict.fromkeys(r["row"] for r in rows))
     names = list(dict.fromkeys(r["text"] for r in rows))
     found = {(r["row"], r["text"]): r for r in rows}
@@ -113,13 +113,18 @@ def tasks():
     return table([""] + [f"{name}, %" for name in names] + ["mean"], lines)
 
 
+def tasks_full():
+    return tasks("accuracy_tasks_full.csv")
+
+
 def rivals():
     rows = read("accuracy_rivals.csv")
     if rows is None:
         return missing("accuracy_rivals.csv")
     rows = [r for r in rows if r["products"] == "table"]
-    return table(["", "settings", "perplexity", "KL"],
-                 [[r["row"], f"`{r['settings']}`" if r["settings"] else "", f"{float(r['perplexity']):.2f}",
+    return table(["", "settings", "tokens scored / of calibration", "perplexity", "KL"],
+                 [[r["row"], f"`{r['settings']}`" if r["settings"] else "",
+                   f"{int(r['tokens']):,} / {int(r['calib_tokens']):,}", f"{float(r['perplexity']):.2f}",
                    with_error(r, "kl", 4)] for r in rows])
 
 
@@ -155,4 +160,4 @@ def sensitivity():
     return table(["quantised alone", "KL"], lines)
 
 
-TABLES = (accuracy, ablation, seeds, texts, tasks, rivals, kv, auto, sensitivity)
+TABLES = (accuracy, ablation, seeds, texts, tasks, tasks_full, rivals, kv, auto, sensitivity)

@@ -50,6 +50,8 @@ WITHOUT = [
     ("without rotation of V", "rotate.v=false"),
     ("without Hadamard of Q and K", "hadamard.qk=false"),
     ("without zero points in K and V", "kv=symmetric"),
+    ("without centring K", "shift.k=0"),
+    ("without t", "weights.t=false"),
 ]
 SEEDS = [
     (f"{name}, seed {seed}", "default", f"seed={seed} {settings}".strip(),
@@ -67,7 +69,7 @@ TEXTS = [
 AUTO = [("auto", "auto", "")]
 
 TASKS = [("float", "", ""), ("default", "default", ""), ("fireq", "fireq", ""),
-         ("qoq", "qoq", ""), ("qoq with outputs smoothed", "qoq", SMOOTHED), ("rtn", "rtn", "")]
+         ("qoq", "qoq", ""), ("rtn", "rtn", "")]
 
 KV_ALONE = [
     ("float", "", ""),
