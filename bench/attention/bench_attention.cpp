@@ -113,10 +113,10 @@ void BenchDecode(const Shape& s, bool programmatic) {
   std::fflush(stdout);
 }
 
-void BenchPrefill(const Shape& s) {
+void BenchPrefill(const Shape& s, float deviation) {
   const KvPageLayout layout{KvGrid::kAsymmetric, s.kv_heads, s.head_dim};
   const int64_t bytes = int64_t{s.batch} * s.context * s.heads * s.head_dim * 3;  // Q and out
-  const Steps steps = MakeSteps({s.batch, s.context, s.context, s.heads, layout}, bytes);
+  const Steps steps = MakeSteps({s.batch, s.context, s.context, s.heads, layout, deviation}, bytes);
   const std::vector<int32_t> lengths(static_cast<size_t>(s.batch), s.context);
   const sm90::AttnPrefillPlan plan =
       sm90::MakeAttnPrefillPlan(lengths, lengths, s.heads, s.kv_heads, s.head_dim, sm90::NumSms());
@@ -182,9 +182,9 @@ void BenchRope(const Shape& s) {
 }
 
 // A sub-command: measures shapes, prints a CSV row each.
-void AddMeasure(CLI::App& app, const std::string& name, const std::string& help,
-                const std::string& columns, const std::vector<std::string>& usual,
-                const std::function<void(const Shape&)>& measure) {
+CLI::App* AddMeasure(CLI::App& app, const std::string& name, const std::string& help,
+                     const std::string& columns, const std::vector<std::string>& usual,
+                     const std::function<void(const Shape&)>& measure) {
   CLI::App* command = app.add_subcommand(name, help);
   auto shapes = std::make_shared<std::vector<std::string>>(usual);
   command->add_option("SHAPE", *shapes, "BATCHxCONTEXTxHEADSxKVHEADSxDIM[xQUERIES] ...")
@@ -194,6 +194,7 @@ void AddMeasure(CLI::App& app, const std::string& name, const std::string& help,
     std::printf("%s\n", columns.c_str());
     for (const std::string& shape : *shapes) measure(ParseShape(shape.c_str()));
   });
+  return command;
 }
 
 std::vector<std::string> DecodeShapes() {
@@ -206,11 +207,14 @@ std::vector<std::string> DecodeShapes() {
 
 void AddMeasures(CLI::App& app) {
   app.require_subcommand(1);
+  auto deviation = std::make_shared<float>(1.0f);
   AddMeasure(app, "prefill", "Causal prompts; half of 4 context^2 Dh operations a head",
              "batch,context,heads,kv_heads,head_dim,median_us,tflops,low_us,high_us",
              {"16x1024x32x8x128", "16x2048x32x8x128", "16x4096x32x8x128", "4x8192x32x8x128",
               "1x32768x32x8x128"},
-             BenchPrefill);
+             [=](const Shape& shape) { BenchPrefill(shape, *deviation); })
+      ->add_option("--deviation", *deviation, "Of the scores, in nats")
+      ->capture_default_str();
   const std::string decode =
       "batch,context,heads,kv_heads,head_dim,median_us,floor_us,ratio_floor,low_us,high_us";
   AddMeasure(app, "decode", "The last QUERIES tokens of each sequence", decode, DecodeShapes(),

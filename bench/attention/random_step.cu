@@ -129,7 +129,8 @@ RandomStep::RandomStep(const StepShape& s, uint32_t seed)
   FillPages<<<Blocks(words), 256>>>(reinterpret_cast<uint32_t*>(pages.data()), words, s.layout,
                                     key);
   FillQueries<<<Blocks(q.count()), 256>>>(q.data(), q.count(), key + rng());
-  FillFloats<<<Blocks(scale_q.count()), 256>>>(scale_q.data(), scale_q.count(), 1.0f / 128.0f);
+  FillFloats<<<Blocks(scale_q.count()), 256>>>(scale_q.data(), scale_q.count(),
+                                               s.deviation / 128.0f);
   sm90::CheckLaunch("bench attention fill");
   FIREQ_CUDA(cudaDeviceSynchronize());
 }

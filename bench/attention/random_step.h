@@ -18,6 +18,7 @@ struct StepShape {
   int context = 0;
   int heads = 0;
   KvPageLayout layout;
+  float deviation = 1.0f;  // of the scores, in nats
 };
 
 struct RandomStep {
