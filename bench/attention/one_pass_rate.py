@@ -8,8 +8,9 @@ attn_prefill takes a tile of 128 keys that all of a warpgroup's rows see in one 
 and its warpgroup waits, where a probability was too high for its row's unit (consumer.cuh: OnePass,
 FirstUnits, Raise, the same constants here; V's scales are taken as equal). The CSV on stdout gives the
 share of a warp's tiles that failed and of a warpgroup's tiles in which any warp failed: with `retry`,
-as the kernel does it, and for two that it could do: a warp whose last tile failed or raised a unit takes
-the careful path at once (`warp`), or all four of the warpgroup do (`group`). Needs torch, and gguf for a model. Exit code 1 with a traceback on bad input.
+which takes the one pass wherever it may; where a warp whose last tile failed or raised a unit takes the
+careful path at once (`warp`), or all four of the warpgroup do (`group`). The kernel does the last, for 16
+tiles and into its next pieces, which is not simulated. Needs torch, and gguf for a model. Exit code 1 with a traceback on bad input.
 """
 
 import math

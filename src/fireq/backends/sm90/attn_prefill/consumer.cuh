@@ -8,9 +8,11 @@
 // probability would leave E4M3's range, and then by a margin more than it must.
 //
 // Most tiles take one pass from products to P', with the units as they are, and probabilities in
-// fours show afterwards whether one was too high for them: then, and in a row's first tile and in
-// tiles that it sees in part, the careful path takes two. There the exponents x + log2 r - u show
-// what is too high without their maximum being known: only such an exponent is positive, and
+// fours show afterwards whether one was too high for them: then, and in tiles that a row sees in
+// part, the careful path takes two. So do the warpgroup's tiles after one in which a warp raised a
+// unit, into the pieces that follow, until so many have raised none: scores that are wide raise
+// many, and to find that out afterwards costs the scores again. There the exponents x + log2 r - u
+// show what is too high without their maximum being known: only such an exponent is positive, and
 // positive floats compare as integers, three at a time.
 //
 // The tensor cores add FP8 products with 13 bits below the largest, so the sums of P V are added in
@@ -81,6 +83,8 @@ class PrefillConsumer {
   static constexpr int kScoreLag = 3;
   static constexpr int kValueLag = 1;
   static constexpr int kExactKeys = 32;
+  static constexpr int kExactAhead = 8;          // loads of eight keys in front of their products
+  static constexpr int kCarefulTiles = 16;       // in two passes behind a raise
   static constexpr int32_t kNever = 0x7FFFFFFE;  // bits of no number, nor of a NaN that is computed
 
   using Probs = uint32_t[kPrefillKeys / 8];  // four keys a word
@@ -125,6 +129,8 @@ class PrefillConsumer {
   __device__ __forceinline__ void Start() {
     Lane() = {{Row(0).scale, Row(1).scale}, {0.0f, 0.0f}};
     Sums() = make_float2(0.0f, 0.0f);
+    // All have read what was written of the piece before, and none writes before the next turn.
+    if (Thread() % 128 < 2) shared_.low_units[group_][Thread() % 128] = 0;
     shared_.places[group_][Thread() % 128] =
         make_int4(Row(0).limit - 4 * c_, Row(1).limit - 4 * c_, Row(0).index, Row(1).index);
 #pragma unroll
@@ -150,9 +156,10 @@ class PrefillConsumer {
   // seen whole by all rows. A second term starts from Q K again: keeping the probabilities would
   // take registers that are not there.
   __device__ __forceinline__ void AddTile(int term, int32_t left, bool first, bool masked) {
-    // In two passes. All tiles are where a row's bits may not depend on the rows beside it: from
+    // All tiles take two passes where a row's bits may not depend on the rows beside it: from
     // OnePass a warp goes back for all of its rows.
-    const bool careful = kTerms > 1 || masked || p_.exact_limit == 0;
+    const bool whole = kTerms == 1 && !masked && p_.exact_limit != 0;
+    bool careful = !whole;
     Probs p;
     {
       Scores s;
@@ -161,6 +168,14 @@ class PrefillConsumer {
       MultiplyKeys(s);
       WgmmaCommit();
       PassTurn();
+      // Written before the turn that lies between the tiles, so that it does not depend on time.
+      if (!first && Uniform(shared_.low_units[group_][(left + 1) & 1]) == left + 1) {
+        careful_tiles_ = kCarefulTiles;
+      }
+      if (careful_tiles_ > 0) {
+        careful = true;
+        --careful_tiles_;
+      }
       WgmmaWait<0>();
       PinRegisters(s);
       if (careful || !OnePass(first, s, p)) {
@@ -173,7 +188,10 @@ class PrefillConsumer {
         if (masked) Mask(left, s, top);
         const bool high = max(top[0], top[1]) > __float_as_int(kHighest);
         const bool start = first && careful;
-        if (start || __any_sync(0xFFFFFFFFu, high)) Raise(start, top, s);
+        const bool raise = __any_sync(0xFFFFFFFFu, high);
+        if (start || raise) Raise(start, start && whole, top, s);
+        if (raise && !start && !masked && Thread() % 32 == 0)
+          shared_.low_units[group_][left & 1] = left;
         Probabilities(term, s, p);
       }
     }
@@ -251,7 +269,7 @@ class PrefillConsumer {
       const uint32_t b = *reinterpret_cast<const uint32_t*>(q + at + 8 * kDim);
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j) {
-        if (j > 0) at |= __float_as_uint(s[4 * j - 4]) & never;
+        if (j >= kExactAhead) at |= __float_as_uint(s[4 * (j - kExactAhead)]) & never;
         const uint32_t x = *reinterpret_cast<const uint32_t*>(k + at + 8 * j * kDim);
         float(&sums)[4] = *reinterpret_cast<float(*)[4]>(&s[4 * j]);
         MmaF16(sums, LowHalf2(a), LowHalf2(b), LowHalf2(a >> 16), LowHalf2(b >> 16), LowHalf2(x),
@@ -337,17 +355,20 @@ class PrefillConsumer {
   }
 
   // Larger u for the rows that have a `top` too high; with the first tile, whose exponents are
-  // those for u = 0, the first u of every row.
-  __device__ __forceinline__ void Raise(bool first, const int32_t (&top)[2], Scores& s) {
+  // those for u = 0, the first u of every row, `whole` where all of the tile's keys are seen.
+  __device__ __forceinline__ void Raise(bool first, bool whole, const int32_t (&top)[2],
+                                        Scores& s) {
     float by[2];
     float factor[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       float highest = __int_as_float(top[h]);
       if (first) highest = Maximum(s, h);
+      float margin = kMargin;
+      if (whole) margin = Margin(highest);
       highest = QuadMax(highest);
       const bool raise = highest > (first ? -INFINITY : kHighest);
-      by[h] = raise ? ceilf(highest) + kMargin : 0.0f;
+      by[h] = raise ? ceilf(highest) + margin : 0.0f;
       factor[h] = first ? 1.0f : Exp2Approx(-by[h]);
       Lane().unit[h] += by[h];
     }
@@ -441,9 +462,8 @@ class PrefillConsumer {
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float low = QuadMin(highest[h]);
+      const float margin = Margin(highest[h]);
       highest[h] = QuadMax(highest[h]);
-      const float margin = highest[h] - low < kAlike ? kWideMargin : kMargin;
       Lane().unit[h] = ceilf(highest[h]) + margin + scales.log_r;
     }
   }
@@ -473,6 +493,10 @@ class PrefillConsumer {
     if (term == 0) Sums() = make_float2(Sums().x + sum[0], Sums().y + sum[1]);
   }
 
+  // Of a row, by the largest score of each of its lanes.
+  static __device__ __forceinline__ float Margin(float highest) {
+    return QuadMax(highest) - QuadMin(highest) < kAlike ? kWideMargin : kMargin;
+  }
   static __device__ __forceinline__ float QuadMax(float x) {
     x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 1));
     return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
@@ -521,7 +545,8 @@ class PrefillConsumer {
   const uint32_t c_;  // lane % 4
   int buffer_ = 0;    // of the piece and its rows
   RingPlace<kPrefillStages> place_;
-  float out_[kValues];  // sums of P V in units of u
+  int32_t careful_tiles_ = 0;  // still to take two passes
+  float out_[kValues];         // sums of P V in units of u
 };
 
 }  // namespace fireq::sm90

@@ -84,6 +84,9 @@ struct PrefillShared {
   PrefillLane lanes[kPrefillConsumers][128];
   float2 sums[kPrefillConsumers][128];  // a lane's part of sum 2^(x - u)
   int4 places[kPrefillConsumers][128];  // limits, less 4 (lane % 4), and indices of its two rows
+  // By the parity of a tile, counted from the piece's end: that number, once a warp of the group
+  // has found its units too low in it; 0 before.
+  int32_t low_units[kPrefillConsumers][2];
   alignas(128) PrefillScales scales[kPrefillStages][kPrefillPages];
   // Packed codes of K or of V, then the scales and zero points of both, as the page has them.
   static constexpr int kRawScales = kTokensPerPage * kDim / 2;
