@@ -215,10 +215,11 @@ struct BenchRequest {
   // "BATCHxINPUTxOUTPUT": sequences at once, tokens of each prompt, new tokens of each (prefill:
   // 1).
   std::vector<std::string> shapes;
-  int64_t requests = 0;       // serve: in all; 0: as many as at once
-  int repeats = 3;            // prefill: the median of so many
-  int64_t max_tokens = 8192;  // of a step
-  double memory_gib = 0.0;    // besides the weights; 0: nine tenths of what is free
+  int64_t requests = 0;  // serve: in all; 0: as many as at once
+  int repeats = 3;       // prefill: the median of so many
+  // Of a step: 66 tiles of 256, a Hopper's pairs of multiprocessors.
+  int64_t max_tokens = 16896;
+  double memory_gib = 0.0;  // besides the weights; 0: nine tenths of what is free
   // Tokens a second to compare with, asked when the row's own are measured; may be empty.
   std::function<double(const BenchShape& shape)> baseline;
   int tensor_parallel = 1;  // GPUs (or parts of the CPU) that share the model, from number 0 on

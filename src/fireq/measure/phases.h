@@ -12,8 +12,8 @@
 namespace fireq {
 
 struct MeasureOptions {
-  int64_t max_tokens = 8192;  // of a step
-  int64_t memory_bytes = 0;   // 0: nine tenths of what is free
+  int64_t max_tokens = 16896;  // of a step
+  int64_t memory_bytes = 0;    // 0: nine tenths of what is free
   Products products = Products::kServed;
   Reduction reduction = Reduction::kFastest;
   RecordDecode record_decode = RecordDecode::kWhereItGains;
