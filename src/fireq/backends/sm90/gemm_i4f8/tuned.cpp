@@ -1,6 +1,6 @@
 // The tuned table: the best plans of `bench_gemm --tune` for each shape, rows with the same plan
-// merged, on an H100 (an H200 has not swept these kernels; tiles of 64 rows are not swept yet, only
-// compared at a few shapes). Regenerate with that program after a kernel changes (NOTES.md).
+// merged, on an H100 (an H200 has not swept these kernels). Regenerate with that program after a
+// kernel changes (NOTES.md).
 #include "fireq/backends/sm90/gemm_i4f8/plan.h"
 
 namespace fireq::sm90 {
@@ -55,17 +55,17 @@ constexpr TunedGemm kTuned[] = {
     {4096, 4096, 16384, "table_256x128", 2},       {22016, 4096, 128, "table_128x128", 2, true},
     {22016, 4096, 256, "table_256x128", 2, true},  {22016, 4096, 512, "table_256x128", 2},
     {22016, 4096, 2048, "table_256x128", 2, true}, {22016, 4096, 16384, "table_256x128", 2},
-    {4096, 11008, 128, "table_128x128", 2, true},  {4096, 11008, 512, "table_256x128", 2, true},
-    {4096, 11008, 16384, "table_256x128", 2},      {6144, 4096, 128, "table_128x128", 2, true},
+    {4096, 11008, 128, "table_128x64", 2, true},   {4096, 11008, 512, "table_256x128", 2, true},
+    {4096, 11008, 16384, "table_256x128", 2},      {6144, 4096, 128, "table_128x64", 2},
     {6144, 4096, 256, "table_128x128", 2},         {6144, 4096, 512, "table_256x128", 2},
     {6144, 4096, 1024, "table_256x128", 2, true},  {6144, 4096, 16384, "table_256x128", 2},
     {28672, 4096, 128, "table_128x128", 2},        {28672, 4096, 256, "table_256x128", 2},
     {28672, 4096, 512, "table_256x128", 2, true},  {28672, 4096, 2048, "table_256x128", 2},
     {28672, 4096, 4096, "table_256x128", 2, true}, {28672, 4096, 16384, "table_256x128", 2},
-    {4096, 14336, 128, "table_128x128", 2, true},  {4096, 14336, 512, "table_256x128", 2, true},
+    {4096, 14336, 128, "table_128x64", 2, true},   {4096, 14336, 512, "table_256x128", 2, true},
     {4096, 14336, 16384, "table_256x128", 2},      {15360, 5120, 128, "table_128x128", 2},
     {15360, 5120, 1024, "table_256x128", 2},       {15360, 5120, 2048, "table_256x128", 2, true},
-    {15360, 5120, 16384, "table_256x128", 2},      {5120, 5120, 128, "table_128x128", 2, true},
+    {15360, 5120, 16384, "table_256x128", 2},      {5120, 5120, 128, "table_128x64", 2},
     {5120, 5120, 256, "table_256x128", 2, true},   {5120, 5120, 512, "table_192x128", 2},
     {5120, 5120, 2048, "table_256x128", 2, true},  {5120, 5120, 4096, "table_256x128", 2},
     {5120, 5120, 16384, "table_256x128", 2, true}, {27648, 5120, 128, "table_128x128", 2},
@@ -74,9 +74,10 @@ constexpr TunedGemm kTuned[] = {
     {27648, 5120, 16384, "table_256x128", 2},      {5120, 13824, 128, "table_128x128", 2, true},
     {5120, 13824, 256, "table_256x128", 2, true},  {5120, 13824, 512, "table_192x128", 2},
     {5120, 13824, 2048, "table_256x128", 2, true}, {5120, 13824, 16384, "table_256x128", 2},
-    {2560, 8192, 256, "table_128x128", 2, true},   {2560, 8192, 512, "table_256x128", 2, true},
-    {2560, 8192, 1024, "table_192x128", 2},        {2560, 8192, 4096, "table_256x128", 2, true},
-    {2560, 8192, 16384, "table_256x128", 2},       {8192, 2048, 256, "table_128x128", 2},
+    {2560, 8192, 128, "table_128x64", 2, true},    {2560, 8192, 256, "table_128x128", 2, true},
+    {2560, 8192, 512, "table_256x128", 2, true},   {2560, 8192, 1024, "table_192x128", 2},
+    {2560, 8192, 4096, "table_256x128", 2, true},  {2560, 8192, 16384, "table_256x128", 2},
+    {8192, 2048, 128, "table_128x64", 2},          {8192, 2048, 256, "table_128x128", 2},
     {8192, 2048, 4096, "table_256x128", 2},        {8192, 2048, 16384, "table_256x128", 2, true},
     {14336, 8192, 128, "table_128x128", 2},        {14336, 8192, 512, "table_256x128", 2},
     {14336, 8192, 1024, "table_256x128", 2, true}, {14336, 8192, 16384, "table_256x128", 2},
