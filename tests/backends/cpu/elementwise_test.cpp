@@ -146,23 +146,26 @@ TEST_F(CpuElementwiseTest, ZeroNanAndInfiniteRows) {
 }
 
 TEST_F(CpuElementwiseTest, RmsNormToEveryOutput) {
-  for (const int64_t n : {8, 96, 576, 1001}) {
-    for (const DType border : {DType::kBF16, DType::kF32}) {
-      const Tensor x = RandomTensor(border, {5, n}, 3.0f, rng_);
-      const Tensor weight = RandomTensor(DType::kF32, {n}, 1.0f, rng_);
-      const Tensor y = Poisoned(border, {5, n});
-      const ActTensor codes = PoisonedCodes(5, n);
-      backend_->RmsNorm({.x = x, .weight = weight, .eps = 1e-5f, .out = {y, {}, {}}});
-      backend_->RmsNorm({.x = x, .weight = weight, .eps = 1e-5f, .out = codes});
-      for (int64_t t = 0; t < 5; ++t) {
-        const auto expected =
-            testing::ReferenceRmsNorm(Slice(x, t * n, n), Slice(weight, 0, n), 1e-5f);
-        for (int64_t i = 0; i < n; ++i) {
-          const double v = expected[static_cast<size_t>(i)];
-          const double tolerance = border == DType::kBF16 ? 1.0 / 250 : 1e-6;
-          ASSERT_NEAR(ValueAt(y, t * n + i), v, tolerance * std::abs(v) + 1e-12);
+  // With values of 0.001 eps is ten times their mean square.
+  for (const float size : {3.0f, 1e-3f}) {
+    for (const int64_t n : {8, 96, 576, 1001}) {
+      for (const DType border : {DType::kBF16, DType::kF32}) {
+        const Tensor x = RandomTensor(border, {5, n}, size, rng_);
+        const Tensor weight = RandomTensor(DType::kF32, {n}, 1.0f, rng_);
+        const Tensor y = Poisoned(border, {5, n});
+        const ActTensor codes = PoisonedCodes(5, n);
+        backend_->RmsNorm({.x = x, .weight = weight, .eps = 1e-5f, .out = {y, {}, {}}});
+        backend_->RmsNorm({.x = x, .weight = weight, .eps = 1e-5f, .out = codes});
+        for (int64_t t = 0; t < 5; ++t) {
+          const auto expected =
+              testing::ReferenceRmsNorm(Slice(x, t * n, n), Slice(weight, 0, n), 1e-5f);
+          for (int64_t i = 0; i < n; ++i) {
+            const double v = expected[static_cast<size_t>(i)];
+            const double tolerance = border == DType::kBF16 ? 1.0 / 250 : 1e-6;
+            ASSERT_NEAR(ValueAt(y, t * n + i), v, tolerance * std::abs(v) + 1e-12);
+          }
+          ExpectQuantized(codes, t, expected);
         }
-        ExpectQuantized(codes, t, expected);
       }
     }
   }
