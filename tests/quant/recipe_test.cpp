@@ -67,6 +67,12 @@ TEST(Recipe, SettingsChangeWhatTheyName) {
   EXPECT_TRUE(ArithmeticOf(recipe).e4m3_query);
 }
 
+TEST(Recipe, NoPatternOfExcludeTakesForever) {
+  const std::string name = "model.layers.12.self_attn.q_proj";
+  EXPECT_FALSE(std::regex_search(name, ExcludePattern("(([a-z_.0-9]+)+)+X")));
+  EXPECT_TRUE(std::regex_search(name, ExcludePattern("layers\\.(0|12)\\..*(q|k)_proj")));
+}
+
 TEST(Recipe, UnknownKeysAndValuesAreRefusedByName) {
   Recipe recipe;
   EXPECT_THAT(MessageOf([&] { ApplySetting(recipe, "weight.grid=rtn"); }),
@@ -76,6 +82,10 @@ TEST(Recipe, UnknownKeysAndValuesAreRefusedByName) {
   EXPECT_THAT(MessageOf([&] { ApplySetting(recipe, "rpn.alpha=nan"); }), HasSubstr("rpn.alpha"));
   EXPECT_THAT(MessageOf([&] { ApplySetting(recipe, "crs.top_k=8x"); }), HasSubstr("8x"));
   EXPECT_THAT(MessageOf([&] { ApplySetting(recipe, "exclude=("); }), HasSubstr("exclude"));
+  EXPECT_THAT(MessageOf([&] { ApplySetting(recipe, "exclude=(a)\\1"); }), HasSubstr("exclude"));
+  const std::string deep = std::string(20'000, '(') + "a" + std::string(20'000, ')');
+  EXPECT_THAT(MessageOf([&] { ApplySetting(recipe, "exclude=" + deep); }),
+              HasSubstr("recipe: exclude has 40001 characters, at most 1000 are supported"));
   EXPECT_THAT(MessageOf([&] { ApplySetting(recipe, "cas.lambdas=1,4"); }), HasSubstr("1,4"));
   EXPECT_THAT(MessageOf([&] { ApplySetting(recipe, "kv"); }), HasSubstr("KEY=VALUE"));
   EXPECT_THAT(MessageOf([&] { BuiltinRecipe("gguf"); }),

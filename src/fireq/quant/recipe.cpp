@@ -3,7 +3,6 @@
 #include <cmath>
 #include <functional>
 #include <optional>
-#include <regex>
 #include <sstream>
 #include <utility>
 
@@ -110,10 +109,15 @@ Key LambdasKey() {
           [](const Recipe& recipe) -> Json { return recipe.cas_lambdas; }, set};
 }
 
+// The library compiles a pattern by recursion.
+constexpr int64_t kMaxExclude = 1000;
+
 Key ExcludeKey() {
   const auto set = [](Recipe& recipe, const std::string& given) {
+    FIREQ_CHECK(std::ssize(given) <= kMaxExclude, kInvalidArgument, "recipe: exclude has ",
+                given.size(), " characters, at most ", kMaxExclude, " are supported");
     try {
-      const std::regex compiled(given);
+      ExcludePattern(given);
     } catch (const std::regex_error& error) {
       Refuse("exclude", given, StrCat("an ECMAScript regular expression (", error.what(), ")"));
     }
@@ -275,6 +279,15 @@ Recipe Default() {
 
 bool Recipe::CasLambda(int which) const {
   return cas != CasKind::kNone && cas_lambdas.find(std::to_string(which)) != std::string::npos;
+}
+
+std::regex ExcludePattern(const std::string& exclude) {
+  auto syntax = std::regex_constants::ECMAScript;
+#ifdef __GLIBCXX__
+  // Without it "((a+)+)+b" takes time that is exponential in a name's length.
+  syntax |= std::regex_constants::__polynomial;
+#endif
+  return std::regex(exclude, syntax);
 }
 
 bool StoresCodes(const Recipe& recipe) {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -80,6 +81,9 @@ struct Recipe {
 
   bool CasLambda(int which) const;  // which = 1, 2, 3
 };
+
+// The compiled form of Recipe::exclude; without back-references. Throws std::regex_error.
+std::regex ExcludePattern(const std::string& exclude);
 
 // Whether linears that are not excluded become codes.
 bool StoresCodes(const Recipe& recipe);

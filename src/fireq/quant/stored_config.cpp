@@ -2,7 +2,6 @@
 
 #include <array>
 #include <bit>
-#include <regex>
 
 #include "fireq/checkpoint/schema.h"
 
@@ -16,7 +15,7 @@ std::vector<std::string> ExcludedLinears(const ModelConfig& config, const Recipe
   const std::array<Group, 4> groups = {
       Group{fireq::Linear::kQ, fireq::Linear::kK, fireq::Linear::kV}, Group{fireq::Linear::kO},
       Group{fireq::Linear::kGate, fireq::Linear::kUp}, Group{fireq::Linear::kDown}};
-  const std::regex pattern(recipe.exclude);
+  const std::regex pattern = ExcludePattern(recipe.exclude);
   std::vector<std::string> out;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (const Group& group : groups) {
