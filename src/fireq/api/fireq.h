@@ -127,9 +127,9 @@ struct LoadOptions {
 class LanguageModel {
  public:
   // Errors: those of ResolveModel; kUnsupported (an architecture or feature, by its name; a device
-  // that this build or machine lacks; heads that `tensor_parallel` does not divide), kCorrupt and
-  // kShapeMismatch (a file, by its name and tensor), kNotFound (a shard or tensor),
-  // kInvalidArgument (a device's name; kInt4 of a float model).
+  // that this build or machine lacks; heads that `tensor_parallel` does not divide), kCorrupt (a
+  // file, by its name and tensor), kNotFound (a shard or tensor), kInvalidArgument (a device's
+  // name; kInt4 of a float model).
   static LanguageModel Load(const std::string& model, const LoadOptions& options = {});
   LanguageModel(LanguageModel&&) noexcept;
   LanguageModel& operator=(LanguageModel&&) noexcept;
