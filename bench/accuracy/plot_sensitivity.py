@@ -9,6 +9,7 @@ Bars are KL(float, quantised) in nats a token, whiskers one standard error. Stan
 import csv
 import html
 import pathlib
+import sys
 
 RESULTS = pathlib.Path(__file__).resolve().parent.parent / "results"
 BAR, GAP, LEFT, WIDTH, TOP = 14, 5, 150, 520, 40
@@ -57,6 +58,8 @@ def draw(rows):
 
 
 def main():
+    if sys.argv[1:]:
+        sys.exit(__doc__)
     (RESULTS / "accuracy_sensitivity.svg").write_text(draw(read()))
 
 

@@ -82,6 +82,9 @@ def draw(rows, comment, path):
 
 
 def main():
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        return
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__.split("\n\n")[1])
     rows, comment = read_rows(sys.argv[1])

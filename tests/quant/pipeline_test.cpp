@@ -167,6 +167,34 @@ TEST_F(TinyPipeline, BytesDoNotDependOnThreads) {
 
 // With nothing rounded the followed model is the float one, so there is nothing to correct, and a
 // group that stays BF16 still takes part.
+// What a GPU began is not gone on with on the CPU: their codes differ.
+TEST_F(TinyPipeline, SavedWorkOfAnotherDeviceIsRefused) {
+  const auto backend = MakeCpuBackend({.num_threads = 2});
+  ThreadPool pool(2);
+  HostFitter other_device(*backend, pool);
+  QuantizeJob job;
+  job.source = source_.get();
+  job.backend = backend.get();
+  job.pool = &pool;
+  job.target = out_.path() / "out";
+  job.recipe = BuiltinRecipe("rtn");
+  job.save.every_seconds = 0.0;
+  job.progress = [](std::string_view step, double) {
+    if (step.starts_with("block 2")) throw std::runtime_error("killed");
+  };
+  EXPECT_THROW(Quantize(job), std::runtime_error);
+  job.progress = nullptr;
+  job.fitter = &other_device;
+  try {
+    Quantize(job);
+    FAIL() << "went on with the work of another device";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("device was \"cpu\" and is \"gpu\""));
+  }
+  job.fitter = nullptr;
+  Quantize(job);  // goes on
+}
+
 TEST_F(TinyPipeline, FollowingCorrectsOnlyWhatRoundingDid) {
   const auto backend = MakeCpuBackend({.num_threads = 2});
   ThreadPool pool(2);

@@ -22,7 +22,7 @@ nlohmann::json FileIdentity(const std::filesystem::path& path) {
 
 nlohmann::json JobIdentity(const ModelSource& source, const ModelConfig& stored,
                            const QuantConfig& quant, std::span<const int32_t> calibration_ids,
-                           int64_t calibration_context) {
+                           int64_t calibration_context, std::string_view device) {
   nlohmann::json weights = nlohmann::json::array();
   for (const std::filesystem::path& file : source.WeightFiles())
     weights.push_back(FileIdentity(file));
@@ -32,7 +32,8 @@ nlohmann::json JobIdentity(const ModelSource& source, const ModelConfig& stored,
   return {{"weights", std::move(weights)},
           {"config", ToHuggingFaceJson(stored)},
           {"quantization", ToJson(quant)},
-          {"calibration", {{"context", calibration_context}, {"sha256", hash.HexDigest()}}}};
+          {"calibration", {{"context", calibration_context}, {"sha256", hash.HexDigest()}}},
+          {"device", device}};
 }
 
 }  // namespace fireq::quant

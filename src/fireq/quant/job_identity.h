@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <string_view>
 
 #include "fireq/checkpoint/model_config.h"
 #include "fireq/checkpoint/model_source.h"
@@ -12,10 +13,10 @@
 namespace fireq::quant {
 
 // {"weights": [{"file", "bytes", "modified"}], "config", "quantization", "calibration": {"context",
-// "sha256" of the ids}}: weight files count as the same by name, size and time of modification.
-// Errors: kIo.
+// "sha256" of the ids}, "device"}: weight files count as the same by name, size and time of
+// modification. Errors: kIo.
 nlohmann::json JobIdentity(const ModelSource& source, const ModelConfig& stored,
                            const QuantConfig& quant, std::span<const int32_t> calibration_ids,
-                           int64_t calibration_context);
+                           int64_t calibration_context, std::string_view device);
 
 }  // namespace fireq::quant

@@ -48,7 +48,7 @@ class Pipeline {
         fitter_(job.fitter ? job.fitter : &host_fitter_),
         saved_(WorkDirectory(writer_.target()),
                JobIdentity(*job.source, rotation_.StoredConfig(), quant_, job.calibration_ids,
-                           job.calibration_context),
+                           job.calibration_context, job.fitter ? "gpu" : "cpu"),
                job.save) {}
 
   Report Run() {

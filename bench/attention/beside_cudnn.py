@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """FireQ's attention kernels and cuDNN's BF16 attention (through PyTorch) in one run, as CSV.
 
-usage: attention_h200.py BENCH_PROGRAM OUTPUT_FOLDER [prefill|decode|write]...
+usage: beside_cudnn.py BENCH_PROGRAM OUTPUT_FOLDER [prefill|decode|write]...
 
 Writes attention_prefill_CARD.csv, attention_decode_CARD.csv and rope_kv_write_CARD.csv (or those that
 are named alone), CARD being the card's name as PyTorch gives it (h100, h200). BENCH_PROGRAM is bench_attention; each prefill
@@ -91,7 +91,7 @@ def main():
         if len(sys.argv) > 3 and fill.__name__ not in sys.argv[3:]:
             continue
         with open(folder / f"{table}_{card}.csv", "w") as out:
-            print(f"# {name}; bench/attention/attention_h200.py BENCH_PROGRAM bench/results", file=out)
+            print(f"# {name}; bench/attention/beside_cudnn.py BENCH_PROGRAM bench/results", file=out)
             fill(program, out)
 
 
