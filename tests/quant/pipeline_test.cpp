@@ -249,6 +249,19 @@ TEST_F(TinyPipeline, CorrectingTheHeadLowersTheDivergence) {
   EXPECT_LT(Divergence("corrected"), Divergence("as_it_is"));
 }
 
+TEST_F(TinyPipeline, TooLittleTextForTheDampingIsNoBugOfOurs) {
+  Recipe recipe = BuiltinRecipe("default");
+  ApplySetting(recipe, "weights.damping=0");
+  ApplySetting(recipe, "follow.damping=0");
+  try {
+    Run(recipe, "undamped", 2, 64);
+    ADD_FAILURE() << "64 tokens span 96 inputs";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument) << error.what();
+    EXPECT_THAT(error.what(), testing::HasSubstr("it takes more calibration text or more damping"));
+  }
+}
+
 TEST_F(TinyPipeline, ExcludingOneLinearExcludesItsFusedGroup) {
   Recipe recipe = BuiltinRecipe("rtn");
   ApplySetting(recipe, "exclude=layers\\.1\\..*(k_proj|up_proj)");

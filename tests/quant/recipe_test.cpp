@@ -88,6 +88,10 @@ TEST(Recipe, UnknownKeysAndValuesAreRefusedByName) {
               HasSubstr("recipe: exclude has 40001 characters, at most 1000 are supported"));
   EXPECT_THAT(MessageOf([&] { ApplySetting(recipe, "cas.lambdas=1,4"); }), HasSubstr("1,4"));
   EXPECT_THAT(MessageOf([&] { ApplySetting(recipe, "kv"); }), HasSubstr("KEY=VALUE"));
+  EXPECT_THAT(MessageOf([&] {
+                ParseRecipe({{"base", "rtn"}, {"exclude", {"a", 1}}}, "my.json");
+              }),
+              HasSubstr("my.json: exclude: expected a text, a number or a boolean, got an array"));
   EXPECT_THAT(MessageOf([&] { BuiltinRecipe("gguf"); }),
               AllOf(HasSubstr("gguf"), HasSubstr("rtn")));
   EXPECT_THAT(MessageOf([&] {

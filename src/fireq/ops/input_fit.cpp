@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fireq/base/error.h"
+
 namespace fireq {
 
 FitDamping DampingOf(std::span<const double> diagonal, double damping) {
@@ -23,6 +25,13 @@ std::vector<float> ImportanceOf(std::span<const double> diagonal, double damping
   for (size_t j = 0; j < out.size(); ++j)
     out[j] = static_cast<float>((diagonal[j] + scale.term) / scale.unit);
   return out;
+}
+
+void CheckPositiveDefinite(int64_t failed_at, int64_t size, const std::string& name) {
+  FIREQ_CHECK(failed_at == 0, kInvalidArgument, name,
+              ": X^T X with damping is not positive definite at ", failed_at, " of ", size,
+              ": it takes more calibration text or more damping (weights.damping, follow.damping, "
+              "follow.head.damping)");
 }
 
 }  // namespace fireq

@@ -89,6 +89,11 @@ class InputFit {
                           WeightI4& out) = 0;
 };
 
+// After a Cholesky factorisation of the [size, size] X^T X of the input `name`: `failed_at` is 0,
+// or the first leading minor that is not positive. Throws kInvalidArgument then: there is too
+// little calibration text for so little damping.
+void CheckPositiveDefinite(int64_t failed_at, int64_t size, const std::string& name);
+
 // Uses the backend that it was made for; one thread at a time.
 class Fitter {
  public:

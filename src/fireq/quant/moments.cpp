@@ -102,8 +102,7 @@ void SolvePositive(Matrix<float> h, Matrix<float>& b, const std::string& name, T
   int info = 0;
   const SingleThreadBlas blas;
   spotrf_("U", &size, h.data.data(), &size, &info);
-  FIREQ_CHECK(info == 0, kInternal, name, ": X^T X with damping is not positive definite at ", info,
-              " of ", h.rows);
+  CheckPositiveDefinite(info, h.rows, name);
   pool.ParallelFor(CeilDiv(b.cols, kColumns), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t first = begin * kColumns; first < std::min(end * kColumns, b.cols);
          first += kColumns) {
@@ -134,8 +133,7 @@ Matrix<float> FeedbackWeights(const Matrix<float>& h, const std::string& name) {
     // Row-major lower is column-major upper: L is left in the lower triangle of our rows.
     spotrf_("U", &size, reversed.data.data(), &size, &info);
   }
-  FIREQ_CHECK(info == 0, kInternal, name, ": X^T X with damping is not positive definite at ", info,
-              " of ", n);
+  CheckPositiveDefinite(info, n, name);
   Matrix<float> feedback(n, n);
   for (int64_t k = 0; k < n; ++k) {
     const int64_t column = n - 1 - k;

@@ -46,13 +46,13 @@ class InputMoments {
   Matrix<float> products_;        // [K, K], lower triangle of tiles, if full
 };
 
-// h^-1 b, in b's place [K, M]; h [K, K] positive definite, else kInternal naming `name`.
+// h^-1 b, in b's place [K, M]; h [K, K] positive definite, else kInvalidArgument naming `name`.
 void SolvePositive(Matrix<float> h, Matrix<float>& b, const std::string& name, ThreadPool& pool);
 
 // Feedback weights of error-compensated rounding for the column order of `h` (positive definite,
 // [K, K]): h = (A + I) D (A + I)^T with A strictly upper triangular. Column k is rounded at
-// w_k + sum_{j<k} (w_j - w_hat_j) A_jk. Throws kInternal naming `name` if h is not positive
-// definite. Source: QuIP (arXiv 2307.13304), where this form of GPTQ is derived.
+// w_k + sum_{j<k} (w_j - w_hat_j) A_jk. Throws kInvalidArgument naming `name` if h is not
+// positive definite. Source: QuIP (arXiv 2307.13304), where this form of GPTQ is derived.
 Matrix<float> FeedbackWeights(const Matrix<float>& h, const std::string& name);
 
 }  // namespace fireq::quant

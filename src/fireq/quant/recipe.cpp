@@ -372,6 +372,8 @@ Recipe ParseRecipe(const Json& value, const std::string& place) {
   Recipe recipe = BuiltinRecipe(object.StringOr("base", "default"));
   for (const auto& [key, entry] : value.items()) {
     if (key == "base") continue;
+    FIREQ_CHECK(entry.is_string() || entry.is_number() || entry.is_boolean(), kCorrupt, place, ": ",
+                key, ": expected a text, a number or a boolean, got ", DescribeJson(entry));
     try {
       SetRecipeKey(recipe, key, entry.is_string() ? entry.get<std::string>() : entry.dump());
     } catch (const Error& error) {

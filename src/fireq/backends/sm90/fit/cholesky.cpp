@@ -5,6 +5,7 @@
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/fit/launch.h"
 #include "fireq/base/math.h"
+#include "fireq/ops/input_fit.h"
 
 namespace fireq::sm90 {
 namespace {
@@ -33,8 +34,7 @@ Cholesky::Cholesky(std::shared_ptr<Stream> stream, F32Gemm& gemm, Tensor h, cons
   FIREQ_CUDA(
       cudaMemcpyAsync(&at, failed.data(), sizeof at, cudaMemcpyDeviceToHost, stream_->get()));
   stream_->Synchronize();
-  FIREQ_CHECK(at == 0, kInternal, name, ": X^T X with damping is not positive definite at ", at,
-              " of ", k_);
+  CheckPositiveDefinite(at, k_, name);
 }
 
 Cholesky::Range Cholesky::BlockAt(int64_t begin) const {

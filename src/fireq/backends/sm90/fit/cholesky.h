@@ -10,8 +10,8 @@ namespace fireq::sm90 {
 class Cholesky {
  public:
   // `h` [K, K] symmetric, its lower triangle becomes L with h = L L^T; what lies above is kept or
-  // overwritten. Errors: kInternal naming `name` if h is not positive definite (this waits for the
-  // device).
+  // overwritten. Errors: kInvalidArgument naming `name` if h is not positive definite (this waits
+  // for the device).
   Cholesky(std::shared_ptr<Stream> stream, F32Gemm& gemm, Tensor h, const std::string& name);
 
   const Tensor& factor() const { return h_; }
