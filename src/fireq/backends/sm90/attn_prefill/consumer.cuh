@@ -29,6 +29,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "fireq/backends/sm90/attn_prefill/fragment.cuh"
 #include "fireq/backends/sm90/attn_prefill/shared.cuh"
 #include "fireq/backends/sm90/ptx/cvt.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
@@ -40,7 +41,7 @@ namespace fireq::sm90 {
 
 // kTerms E4M3 numbers a P': 1 is the served arithmetic, 2 keeps 8 bits of it.
 template <int kDim, int kTerms>
-class PrefillConsumer {
+class PrefillConsumer : PrefillFragment {
  public:
   using Shared = PrefillShared<kDim>;
 
@@ -87,24 +88,6 @@ class PrefillConsumer {
   static constexpr int kCarefulTiles = 16;       // in two passes behind a raise
   static constexpr int32_t kNever = 0x7FFFFFFE;  // bits of no number, nor of a NaN that is computed
 
-  using Probs = uint32_t[kPrefillKeys / 8];  // four keys a word
-  using Scores = float[kPrefillKeys / 2];
-
-  static __device__ __forceinline__ int32_t Uniform(int32_t x) {
-    return __shfl_sync(0xFFFFFFFFu, x, 0);
-  }
-  // Read anew each time, so that nothing made of it is kept in registers across the loop.
-  static __device__ __forceinline__ uint32_t Thread() {
-    uint32_t thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-  }
-  // 0, which the compiler does not know.
-  static __device__ __forceinline__ uint32_t Never() {
-    uint32_t none;
-    asm volatile("mov.u32 %0, %%tid.y;" : "=r"(none));
-    return none;
-  }
   // This lane's row of the CTA's, for h = 0.
   static __device__ __forceinline__ uint32_t LaneRow() {
     const uint32_t thread = Thread();
@@ -277,12 +260,10 @@ class PrefillConsumer {
       }
     }
   }
+
   // Of the 16-byte chunks of a row, which eight rows on is the same.
   static __device__ __forceinline__ uint32_t Swizzle(uint32_t row) {
     return kDim == 128 ? row & 7 : (row >> 1) & 3;
-  }
-  static __device__ __forceinline__ uint32_t LowHalf2(uint32_t bytes) {
-    return E4M3x2ToHalf2(static_cast<uint16_t>(bytes));
   }
 
   __device__ __forceinline__ void MultiplyValues(const Probs& p, float (&part)[kValues]) {
@@ -324,13 +305,6 @@ class PrefillConsumer {
         }
         Highest(s, b, h, top[h]);
       }
-    }
-  }
-  static __device__ __forceinline__ void Highest(const Scores& s, int b, int h, int32_t& top) {
-#pragma unroll
-    for (int e = 0; e < 4; e += 2) {
-      top = __vimax3_s32(top, __float_as_int(s[Register(b, e, h)]),
-                         __float_as_int(s[Register(b, e + 1, h)]));
     }
   }
 
@@ -378,14 +352,6 @@ class PrefillConsumer {
     if (first) return;  // nothing is in out_ yet
 #pragma unroll
     for (int i = 0; i < kValues; ++i) out_[i] *= factor[i >> 1 & 1];
-  }
-  static __device__ __forceinline__ float Maximum(const Scores& s, int h) {
-    float highest = -INFINITY;
-#pragma unroll
-    for (int i = 0; i < kPrefillKeys / 4; ++i) {
-      highest = fmaxf(highest, s[4 * (i / 2) + 2 * h + i % 2]);
-    }
-    return highest;
   }
 
   // Products to P' in one pass, with the units as they are or, in a row's first tile, as its first
@@ -496,28 +462,6 @@ class PrefillConsumer {
   // Of a row, by the largest score of each of its lanes.
   static __device__ __forceinline__ float Margin(float highest) {
     return QuadMax(highest) - QuadMin(highest) < kAlike ? kWideMargin : kMargin;
-  }
-  static __device__ __forceinline__ float QuadMax(float x) {
-    x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
-  }
-
-  static __device__ __forceinline__ float QuadMin(float x) {
-    x = fminf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 1));
-    return fminf(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
-  }
-
-  static constexpr __device__ int Register(int b, int e, int h) {
-    return 4 * (2 * b + e / 2) + 2 * h + e % 2;
-  }
-
-  // What rounding left over, rounded.
-  static __device__ __forceinline__ uint32_t Remainder(uint32_t rounded, const float (&x)[4]) {
-    const uint32_t low = E4M3x2ToHalf2(static_cast<uint16_t>(rounded));
-    const uint32_t high = E4M3x2ToHalf2(static_cast<uint16_t>(rounded >> 16));
-    const float2 a = __half22float2(*reinterpret_cast<const __half2*>(&low));
-    const float2 b = __half22float2(*reinterpret_cast<const __half2*>(&high));
-    return FloatsToE4M3x4(x[0] - a.x, x[1] - a.y, x[2] - b.x, x[3] - b.y);
   }
 
   __device__ __forceinline__ void Store() {
