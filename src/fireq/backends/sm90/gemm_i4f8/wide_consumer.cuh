@@ -1,0 +1,335 @@
+// The wide kernel's consumer warpgroups: codes to operands, products, and what becomes of the sums.
+#pragma once
+
+#include <cuda_fp16.h>
+
+#include "fireq/backends/sm90/gemm_i4f8/epilogue.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/operand.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/params.h"
+#include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/wide_epilogue.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/wide_shared.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/wide_walk.cuh"
+#include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/tma.cuh"
+
+namespace fireq::sm90 {
+
+template <class Config, class Epilogue>
+struct WideConsumer {
+  static constexpr int kTokens = Config::kTokens;
+  static constexpr int kSums = Config::kFinishedTokens / 2;  // of a thread, that it finishes
+  static constexpr int kChunkLoads = kWideOutTokens / 8;     // of these, four at a time
+  const GemmI4F8Params& p;
+  WideShared<Config> shared;
+  int warpgroup;
+  int thread;              // of the warpgroup
+  uint32_t codes_address;  // of this thread's codes in stage 0
+  uint32_t scales_address;
+  uint32_t empty_address;  // of what this lane releases
+  bool releases;
+  uint32_t sixty_fours;
+  uint64_t x_descriptor;
+  // Stages are known to the compiler but for where the unit's first one is: addresses worked out at
+  // every step would be a tenth of its instructions, and instructions are what binds.
+  struct Unit {
+    int first;  // stage
+    uint32_t parity;
+    __device__ Unit Next() const {
+      if (Config::kStages == kWideUnitSteps) return {0, parity ^ 1};
+      return {first ^ kWideUnitSteps, parity ^ static_cast<uint32_t>(first / kWideUnitSteps)};
+    }
+  };
+  Unit unit{0, 0};
+  uint32_t out_parity = 0;
+  bool x_ready = false, w_ready = false;  // what a first look at the barriers said
+
+  // Where tokens' addresses depend on it, as the compiler can see that a warp has one: they then
+  // stay in uniform registers, where products read them.
+  static __device__ int Warpgroup() {
+    const int warpgroup = static_cast<int>(threadIdx.x / 128);
+    return Config::kGroups == 1 ? warpgroup : __shfl_sync(0xFFFFFFFFu, warpgroup, 0);
+  }
+  __device__ WideConsumer(const GemmI4F8Params& params, WideShared<Config> s)
+      : p(params), shared(s), warpgroup(Warpgroup()), thread(threadIdx.x % 128) {
+    const int warp = thread / 32, lane = thread % 32;
+    x_descriptor =
+        DescriptorSwizzle128(shared.x(0) + Config::Group(warpgroup) * Config::kXGroupBytes);
+    const uint8_t* tile = shared.w(0) + warpgroup * kTileBytes;
+    codes_address = SharedAddress(tile + thread * 16);
+    scales_address = SharedAddress(tile + kTileCodeBytes + 4 * (8 * warp + lane / 4));
+    // Tokens are free in both CTAs once both CTAs' consumers have said so: they came from both.
+    const bool tokens = lane < Config::kClusterCtas;
+    releases = lane <= Config::kClusterCtas;
+    empty_address = ClusterAddress(shared.x_empty(tokens ? 0 : 2 * Config::kStages),
+                                   tokens ? lane : ClusterRank());
+    asm volatile("" : "+r"(codes_address), "+r"(scales_address), "+r"(empty_address));
+    sixty_fours = OpaqueSixtyFours(codes_address);
+  }
+
+  struct Raw {
+    CodeWords codes;
+    uint32_t scale_zeros;
+  };
+  // Step `step` of the unit, which may be of the one after.
+  struct Place {
+    int stage;
+    uint32_t parity;
+  };
+  template <int step>
+  __device__ Place PlaceOf() const {
+    const Unit of = step < kWideUnitSteps ? unit : unit.Next();
+    return {of.first + step % kWideUnitSteps, of.parity};
+  }
+  __device__ Raw LoadRaw(const Place& at) const {
+    if (!w_ready) MbarrierWait(shared.w_full(at.stage), at.parity);
+    const uint32_t codes = codes_address + at.stage * Config::kWBytes;
+    const uint4 a = LoadShared128(codes), b = LoadShared128(codes + kTileCodeBytes / 2);
+    return {{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}},
+            LoadShared32(scales_address + at.stage * Config::kWBytes)};
+  }
+  // The operands of `at`, the step before `after`. Meanwhile the barriers of what comes next are
+  // looked at: the answers are here when the operands are.
+  __device__ void Convert(const Raw& raw, const Place& at, const Place& after, uint32_t (&a)[16]) {
+    w_ready = MbarrierTestWait(shared.w_full(after.stage), after.parity);
+    x_ready = MbarrierTestWait(shared.x_full(at.stage), at.parity);
+    TableOperands(raw.codes, MakeHalfScales(raw.scale_zeros), sixty_fours, a);
+    PinRegisters(a);
+  }
+  // The tokens of a stage whose products have retired, and the weights of the one after.
+  __device__ void Release(int stage) const {
+    if (releases) MbarrierArriveCluster(empty_address + stage * 8);
+  }
+  __device__ int LastStageBefore() const {
+    return Config::kStages == kWideUnitSteps ? Config::kStages - 1
+                                             : (unit.first ^ kWideUnitSteps) + kWideUnitSteps - 1;
+  }
+
+  // Starts the products of `now` and makes `then` while they run. `then` was the operand of the
+  // products before: it may be written once these have retired. Codes are read only now: read
+  // earlier, the compiler would convert them between the products.
+  template <int step>
+  __device__ void Step(float (&acc)[kTokens / 2], uint32_t (&now)[16], uint32_t (&then)[16],
+                       bool first) {
+    const Place at = PlaceOf<step>(), next = PlaceOf<step + 1>(), after = PlaceOf<step + 2>();
+    if (!x_ready) MbarrierWait(shared.x_full(at.stage), at.parity);
+    WgmmaFence();
+    MultiplyGroup<kTokens>(acc, now, x_descriptor + at.stage * (Config::kXBytes >> 4), !first);
+    WgmmaCommit();
+    const Raw raw = LoadRaw(next);
+    WgmmaWait<1>();
+    if (!first) Release(step == 0 ? LastStageBefore() : at.stage - 1);
+    Convert(raw, next, after, then);
+  }
+
+  // Units [begin, end) of a tile; the last products are left running.
+  __device__ __forceinline__ void Multiply(float (&acc)[kTokens / 2], uint32_t (&even)[16],
+                                           uint32_t (&odd)[16], int begin, int end) {
+#pragma unroll 1
+    for (int g = begin; g < end; ++g) {
+      Step<0>(acc, even, odd, g == begin);
+      Step<1>(acc, odd, even, false);
+      Step<2>(acc, even, odd, false);
+      Step<3>(acc, odd, even, false);
+      unit = unit.Next();
+    }
+  }
+  __device__ __forceinline__ void EndMultiply(float (&acc)[kTokens / 2]) {
+    WgmmaWait<0>();
+    PinRegisters(acc);
+    Release(LastStageBefore());
+  }
+
+  // The sums of the tokens that this warpgroup finishes: its own and what the other has of them, to
+  // which it gives its sums of the others. Two terms: their order does not matter.
+  __device__ void Share(const float (&acc)[kTokens / 2], float (&sums)[kSums]) const {
+    constexpr int kBarrier = 1 + Config::kWarpgroups;
+    const bool first = warpgroup == 0;
+    float4* to = shared.given(warpgroup) + thread;
+    const float4* from = shared.given(warpgroup ^ 1) + thread;
+    NamedBarrierSync(kBarrier, Config::kConsumerThreads);  // what was given last has been read
+#pragma unroll
+    for (int i = 0; i < kSums; i += 4)
+      to[i / 4 * 128] = {first ? acc[kSums + i] : acc[i], first ? acc[kSums + i + 1] : acc[i + 1],
+                         first ? acc[kSums + i + 2] : acc[i + 2],
+                         first ? acc[kSums + i + 3] : acc[i + 3]};
+    NamedBarrierSync(kBarrier, Config::kConsumerThreads);
+#pragma unroll
+    for (int i = 0; i < kSums; i += 4) {
+      const float4 v = from[i / 4 * 128];
+      sums[i] = (first ? acc[i] : acc[kSums + i]) + v.x;
+      sums[i + 1] = (first ? acc[i + 1] : acc[kSums + i + 1]) + v.y;
+      sums[i + 2] = (first ? acc[i + 2] : acc[kSums + i + 2]) + v.z;
+      sums[i + 3] = (first ? acc[i + 3] : acc[kSums + i + 3]) + v.w;
+    }
+  }
+
+  // Sums of cluster c's part of a tile, in the order of registers.
+  __device__ float4* Partial(int c, int rank) const {
+    const int index = (c * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
+    return reinterpret_cast<float4*>(p.partials) + int64_t{index} * (kSums / 4 * 128) + thread;
+  }
+  // How many parts of this cluster's cut tile are there.
+  __device__ uint32_t* Count(const WideWalk<Config>& walk, int rank) const {
+    return p.counts + (walk.cut_tile() * Config::kClusterCtas + rank) * Config::kWarpgroups +
+           warpgroup;
+  }
+  // Chunks that other clusters finish.
+  __device__ void HandOver(const float (&acc)[kSums], const WideWalk<Config>& walk,
+                           const WideOutput& mine, int rank) const {
+    float4* to = Partial(walk.cluster, rank);
+#pragma unroll
+    for (int i = 0; i < kSums / 4; ++i)
+      if (i / kChunkLoads < mine.begin || i / kChunkLoads >= mine.end)
+        to[i * 128] = {acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]};
+    NamedBarrierSync(1 + warpgroup, 128);  // the release is of what the others wrote, too
+    if (thread == 0) AddRelease(Count(walk, rank), 1);
+  }
+  // A chunk of another cluster's part: in the order in which they are added, chunk by chunk.
+  struct PartPlace {
+    int chunk, cluster;
+  };
+  __device__ PartPlace FirstPart(const WideWalk<Config>& walk, int chunk) const {
+    return {chunk, walk.cluster - walk.place() + (walk.place() == 0 ? 1 : 0)};
+  }
+  __device__ PartPlace NextPart(const WideWalk<Config>& walk, const PartPlace& at) const {
+    const int next = at.cluster + (at.cluster + 1 == walk.cluster ? 2 : 1);
+    if (next < walk.cluster - walk.place() + walk.parts) return {at.chunk, next};
+    return FirstPart(walk, at.chunk + 1);
+  }
+
+  __device__ WideEpilogue<Epilogue> MakeEpilogue(const WideTile& tile, int rank) const {
+    const int block = (tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
+    return {p, shared.out(warpgroup), shared.scales() + Config::FirstToken(warpgroup), thread,
+            block + Config::RowBlock(warpgroup)};
+  }
+  __device__ void WaitForBuffers() const {
+    MbarrierWait(shared.scales_full(), out_parity);
+    MbarrierWait(shared.out_ready(warpgroup), out_parity);
+  }
+  // Half of the outputs are in shared memory: whoever copies them may.
+  __device__ void HalfStored(int half) const {
+    FenceProxyAsync();
+    __syncwarp();
+    if (thread % 32 == 0) MbarrierArrive(shared.out_full(half, warpgroup));
+  }
+  // The second half, too, and the token scales may go.
+  __device__ void OutputsStored() {
+    HalfStored(1);
+    if (thread % 32 == 0) MbarrierArrive(shared.scales_empty());
+    out_parity ^= 1;
+  }
+
+  // This cluster's chunks of a cut tile, once all parts are there: their clusters run at one time.
+  // The count ends as it was found, at zero: the last to add makes it wrap.
+  __device__ void FinishShare(const float (&acc)[kSums], const WideWalk<Config>& walk,
+                              const WideOutput& mine, const WideEpilogue<Epilogue>& epilogue,
+                              int rank) {
+    HandOver(acc, walk, mine, rank);
+    if (mine.begin == mine.end) return;
+    uint32_t* count = Count(walk, rank);
+    const uint32_t parts = walk.parts;
+    if (thread == 0) {
+      while (LoadAcquire(count) < parts) {
+      }
+    }
+    NamedBarrierSync(1 + warpgroup, 128);
+    WaitForBuffers();
+    // Two parts are always asked for: one at a time would cost the way to L2 each.
+    const int others = walk.parts - 1;
+    PartPlace asked = FirstPart(walk, mine.begin);
+    const auto ask = [&](float4(&part)[kChunkLoads]) {
+      if (asked.chunk == mine.end) return;
+      const float4* from = Partial(asked.cluster, rank) + asked.chunk * kChunkLoads * 128;
+#pragma unroll
+      for (int i = 0; i < kChunkLoads; ++i) part[i] = __ldcg(from + i * 128);
+      asked = NextPart(walk, asked);
+    };
+    // This cluster's sums of chunk c, then the others' in the order of K: the same on every run.
+    int c = mine.begin, left = others;
+    float sums[4 * kChunkLoads];
+    const auto add = [&](float4(&part)[kChunkLoads]) {
+#pragma unroll
+      for (int i = 0; i < kSums; ++i)
+        if (left == others && i / (4 * kChunkLoads) == c) sums[i % (4 * kChunkLoads)] = acc[i];
+#pragma unroll
+      for (int i = 0; i < kChunkLoads; ++i) {
+        sums[4 * i] += part[i].x;
+        sums[4 * i + 1] += part[i].y;
+        sums[4 * i + 2] += part[i].z;
+        sums[4 * i + 3] += part[i].w;
+      }
+      ask(part);
+      if (--left > 0) return;
+      epilogue.StoreChunk(p.out, sums, c, epilogue.Inputs(c));
+      if (c + 1 == mine.middle()) HalfStored(0);
+      ++c;
+      left = others;
+    };
+    float4 even[kChunkLoads], odd[kChunkLoads];
+    ask(even);
+    ask(odd);
+#pragma unroll 1
+    while (true) {
+      add(even);
+      if (c == mine.end) break;
+      add(odd);
+      if (c == mine.end) break;
+    }
+    OutputsStored();
+    NamedBarrierSync(1 + warpgroup, 128);
+    if (thread == 0) AddWrapping(count, parts + min(parts, uint32_t{Config::kChunks}) - 1);
+  }
+
+  __device__ void Run(int rank) {
+    const WideWalk<Config> walk(p);
+    uint32_t even[16], odd[16];
+    const Place start{0, 0};
+    Convert(LoadRaw(start), start, {1, 0}, even);
+    // The first weights; no tokens go with them.
+    if (thread % 32 == Config::kClusterCtas)
+      MbarrierArriveCluster(empty_address + (Config::kStages - 1) * 8);
+    for (int t = 0; t < walk.whole; ++t) {
+      float acc[kTokens / 2];
+      Multiply(acc, even, odd, 0, walk.units);
+      // Under the last products: which tile this is, and what the epilogue needs of memory.
+      const WideEpilogue<Epilogue> epilogue = MakeEpilogue(walk.At(t).tile, rank);
+      WaitForBuffers();
+      EndMultiply(acc);
+      const auto half_stored = [this] { HalfStored(0); };
+      const auto store = [&](const float(&sums)[kSums]) {
+        if (p.out == OutType::kBf16) {
+          epilogue.StoreTile(OutType::kBf16, sums, half_stored);
+        } else {
+          epilogue.StoreTile(OutType::kF16, sums, half_stored);
+        }
+      };
+      if constexpr (Config::kGroups > 1) {
+        float sums[kSums];
+        Share(acc, sums);
+        store(sums);
+      } else {
+        store(acc);
+      }
+      OutputsStored();
+    }
+    if (walk.count == walk.whole) return;
+    // A part of a tile in a loop of its own: what it takes after its products would cost the loop
+    // above registers.
+    const WideWork work = walk.At(walk.whole);
+    float acc[kTokens / 2];
+    Multiply(acc, even, odd, work.begin, work.end);
+    const WideOutput mine = walk.OutputAt(walk.whole);
+    const WideEpilogue<Epilogue> epilogue = MakeEpilogue(mine.tile, rank);
+    EndMultiply(acc);
+    if constexpr (Config::kGroups > 1) {
+      float sums[kSums];
+      Share(acc, sums);
+      FinishShare(sums, walk, mine, epilogue, rank);
+    } else {
+      FinishShare(acc, walk, mine, epilogue, rank);
+    }
+  }
+};
+
+}  // namespace fireq::sm90

@@ -1,0 +1,137 @@
+// The wide kernel's last four warps, which keep copies going: tokens, weights, token scales,
+// outputs.
+#pragma once
+
+#include <cuda.h>
+
+#include "fireq/backends/sm90/gemm_i4f8/params.h"
+#include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/wide_shared.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/wide_walk.cuh"
+#include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/tma.cuh"
+
+namespace fireq::sm90 {
+
+// One thread: this CTA's half of the cluster's tokens, to both CTAs.
+template <class Config>
+__device__ __forceinline__ void WideCopyTokens(const GemmI4F8Params& p, const CUtensorMap& x_map,
+                                               const WideShared<Config>& shared, int rank) {
+  constexpr int kHalf = Config::kTokens / Config::kClusterCtas;
+  const WideWalk<Config> walk(p);
+  RingPlace<Config::kStages> at{0, 1};
+  for (int t = 0; t < walk.count; ++t) {
+    const WideWork work = walk.At(t);  // its divisions before the wait
+    if (t == 0) GridDependencyWait();
+    const int token = work.tile.token_tile * Config::kTokens + rank * kHalf;
+    for (int s = kWideUnitSteps * work.begin; s < kWideUnitSteps * work.end; ++s, at.Next()) {
+      MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
+      MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kXBytes);
+#pragma unroll
+      for (int g = 0; g < Config::kGroups; ++g)
+        TmaLoad2DMulticast(shared.x(at.stage) + g * Config::kXGroupBytes + rank * kHalf * kGroup,
+                           &x_map, (s * Config::kGroups + g) * kGroup, token,
+                           shared.x_full(at.stage), (1 << Config::kClusterCtas) - 1, kEvictLast);
+    }
+  }
+  // The last arrivals of the other CTA's consumers land while this CTA is still there: one that
+  // came later would count on a barrier of whatever runs here next.
+  for (int s = 0; s < Config::kStages; ++s, at.Next())
+    MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
+}
+
+// One thread: this CTA's weights. Rows and groups past the weight's end arrive as zeros. Consumers
+// read a step ahead, and so one beyond the last.
+inline constexpr int kWideReadAhead = 1;
+
+template <class Config>
+__device__ __forceinline__ void WideCopyWeights(const GemmI4F8Params& p, const CUtensorMap& w_map,
+                                                const WideShared<Config>& shared, int rank) {
+  const WideWalk<Config> walk(p);
+  RingPlace<Config::kStages> at{0, 1};
+  for (int t = 0; t <= walk.count; ++t) {
+    const bool beyond = t == walk.count;
+    const WideWork work = walk.At(beyond ? t - 1 : t);
+    const int block = work.tile.row_pair * Config::kClusterCtas + rank;
+    const int begin = kWideUnitSteps * work.begin;
+    const int end = beyond ? begin + kWideReadAhead : kWideUnitSteps * work.end;
+    for (int s = begin; s < end; ++s, at.Next()) {
+      MbarrierWaitAsleep(shared.w_empty(at.stage), at.parity);
+      MbarrierArriveExpectTx(shared.w_full(at.stage), Config::kWBytes);
+      TmaLoad4D(shared.w(at.stage), &w_map, 0, 0, s * Config::kGroups, block * Config::kRowBlocks,
+                shared.w_full(at.stage), kEvictLast);
+    }
+  }
+}
+
+// One warp: the token scales of each output.
+template <class Config>
+__device__ __forceinline__ void WideCopyScales(const GemmI4F8Params& p,
+                                               const WideShared<Config>& shared, int lane) {
+  constexpr int kTurns = Config::kTokens / 32;
+  GridDependencyWait();
+  uint32_t parity = 1;
+  const WideWalk<Config> walk(p);
+  for (int t = 0; t < walk.count; ++t) {
+    const WideOutput output = walk.OutputAt(t);
+    if (output.begin == output.end) continue;
+    const int token = output.tile.token_tile * Config::kTokens + lane;
+    float scale[kTurns];
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i)
+      scale[i] = token + 32 * i < p.m ? __ldg(p.x_scales + token + 32 * i) : 0.0f;
+    MbarrierWaitAsleep(shared.scales_empty(), parity);
+#pragma unroll
+    for (int i = 0; i < kTurns; ++i) shared.scales()[32 * i + lane] = scale[i];
+    MbarrierArrive(shared.scales_full());
+    parity ^= 1;
+  }
+}
+
+// One thread: residuals to shared memory, outputs from there.
+template <class Config, class Epilogue>
+__device__ __forceinline__ void WideCopyOutputs(const GemmI4F8Params& p, const GemmMaps& maps,
+                                                const WideShared<Config>& shared, int rank) {
+  constexpr int kChunkBytes = kWideChunkBytes<Epilogue>;
+  PrefetchTensorMap(&maps.outputs);
+  if constexpr (kAddsResidual<Epilogue>) PrefetchTensorMap(&maps.residual);
+  GridDependencyWait();
+  uint32_t parity = 0;
+  const WideWalk<Config> walk(p);
+  for (int t = 0; t < walk.count; ++t) {
+    const WideOutput output = walk.OutputAt(t);
+    if (output.begin == output.end) continue;
+    const int block = (output.tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
+    const int tile_token = output.tile.token_tile * Config::kTokens;
+    for (int w = 0; w < Config::kWarpgroups; ++w) {
+      const int row = (block + Config::RowBlock(w)) * kWideOutRows<Epilogue>;
+      const int token = tile_token + Config::FirstToken(w);
+      if constexpr (kAddsResidual<Epilogue>) {
+        MbarrierArriveExpectTx(shared.out_ready(w), (output.end - output.begin) * kChunkBytes);
+        for (int c = output.begin; c < output.end; ++c)
+          TmaLoad2D(shared.out(w) + c * kChunkBytes, &maps.residual, row,
+                    token + c * kWideOutTokens, shared.out_ready(w), kEvictFirst);
+      } else {
+        MbarrierArrive(shared.out_ready(w));
+      }
+    }
+    // In halves: the first leaves while the second is scaled.
+    for (int half = 0; half < 2; ++half) {
+      const int begin = half == 0 ? output.begin : output.middle();
+      const int end = half == 0 ? output.middle() : output.end;
+      for (int w = 0; w < Config::kWarpgroups; ++w) {
+        const int row = (block + Config::RowBlock(w)) * kWideOutRows<Epilogue>;
+        const int token = tile_token + Config::FirstToken(w);
+        MbarrierWaitAsleep(shared.out_full(half, w), parity);
+        for (int c = begin; c < end; ++c)
+          TmaStore2D(&maps.outputs, row, token + c * kWideOutTokens,
+                     shared.out(w) + c * kChunkBytes);
+        BulkGroupCommit();
+      }
+    }
+    BulkGroupsWaitRead();
+    parity ^= 1;
+  }
+}
+
+}  // namespace fireq::sm90
