@@ -73,11 +73,11 @@ def seeds():
         return missing("accuracy_seeds.csv")
     groups = {}
     for r in rows:
-        groups.setdefault(r["row"].rsplit(", seed", 1)[0], []).append(float(r["kl"]))
-    lines = [[name, " / ".join(f"{kl:.4f}" for kl in kls), f"{statistics.mean(kls):.4f}",
+        groups.setdefault((scored_on(r), r["row"].rsplit(", seed", 1)[0]), []).append(float(r["kl"]))
+    lines = [[name, device, " / ".join(f"{kl:.4f}" for kl in kls), f"{statistics.mean(kls):.4f}",
               f"{statistics.stdev(kls):.4f}" if len(kls) > 1 else "-"]
-             for name, kls in groups.items()]
-    return table(["", "KL of each seed", "mean", "spread"], lines)
+             for (device, name), kls in sorted(groups.items(), key=lambda group: group[0][0], reverse=True)]
+    return table(["", "scored on", "KL of each seed", "mean", "spread"], lines)
 
 
 def texts():
