@@ -33,13 +33,13 @@ def speed():
 
 
 def llamacpp():
-    rows = read("llamacpp_speed.csv")
-    if rows is None:
-        return missing("llamacpp_speed.csv")
-    return table(["tokens/s", "FireQ", "llama.cpp", "ratio (lowest to highest)", "contract"],
-                 [[r["what"], r["fireq"], r["llamacpp"],
-                   f"{float(r['ratio']):.2f} ({float(r['lowest_ratio']):.2f} to {float(r['highest_ratio']):.2f})",
-                   r["contract"]] for r in rows])
+    lines = []
+    for cpu, name in (("AVX2", "llamacpp_speed.csv"), ("AVX-512", "llamacpp_speed_avx512.csv")):
+        for r in read(name) or []:
+            ratio, low, high = (float(r[key]) for key in ("ratio", "lowest_ratio", "highest_ratio"))
+            lines.append([r["what"], cpu, r["fireq"], r["llamacpp"],
+                          f"{ratio:.2f} ({low:.2f} to {high:.2f})", r["contract"]])
+    return table(["tokens/s", "two cores with", "FireQ", "llama.cpp", "ratio (lowest to highest)", "contract"], lines)
 
 
 def read_cards(name):
