@@ -113,56 +113,34 @@ class DecodeKernel {
     return piece_.first_cta >= 0 ? piece_.segment : schedule_.Find(unit);
   }
 
-  // What a lane of the loading warp knows of a unit; the loads of it may be on their way.
-  struct Unit {
-    int32_t page;  // of the sequence
-    int32_t head;
-    int32_t number;  // of the page in the cache
-    int32_t context;
-    int32_t first_query, end_query;
-  };
-  __device__ __forceinline__ Unit Ask(int32_t unit) const {
-    if (unit >= piece_.end) return {};
-    if (piece_.first_cta >= 0) {
-      const DecodeSegment& segment = piece_.segment;
-      const int32_t page = unit - segment.begin;
-      return {page, segment.head,   PageNumber(segment.sequence, page), segment.context,
-              0,    segment.queries};
-    }
-    const auto [sequence, track, page] = schedule_.FindPage(unit);
-    return {page,
-            schedule_.HeadOf(track),
-            LoadGlobalNow(p_.page_table + int64_t{sequence} * p_.max_pages + page),
-            LoadGlobalNow(p_.context_len + sequence),
-            LoadGlobalNow(p_.query_start + sequence),
-            LoadGlobalNow(p_.query_start + sequence + 1)};
-  }
-
-  // The loading warp: every lane asks for one unit's page, then they copy one after another, and
-  // meanwhile ask for the next.
+  // The loading warp: every lane finds the page of one unit, then they copy one after another.
   __device__ void Load() {
-    constexpr int kAskAt = 8;  // copies
     const int lane = threadIdx.x & 31;
     int stage = 0;
     uint32_t phase = 1;  // the first pass over the ring waits for nobody
     bool waited = false;
-    Unit next = Ask(piece_.begin + lane);
     for (int32_t base = piece_.begin; base < piece_.end; base += 32) {
-      const Unit unit = next;
-      const int32_t tokens = unit.context - unit.page * kTokensPerPage;  // from this page on
+      const int32_t unit = base + lane;
       const uint8_t* source = nullptr;
-      if (tokens > 0)
-        source = p_.pages + unit.number * (int64_t{kStageBytes} * p_.kv_heads) +
-                 int64_t{kStageBytes} * unit.head;
-      const int groups = min(kGroups, (tokens + kVGroupTokens - 1) / kVGroupTokens);
+      int groups = 0;
+      bool fresh = false;
+      if (unit < piece_.end) {
+        const DecodeSegment segment = Find(unit);
+        const int page = unit - segment.begin;
+        if (page * kTokensPerPage < segment.context) {
+          const int64_t number = PageNumber(segment.sequence, page);
+          source = p_.pages + number * (int64_t{kStageBytes} * p_.kv_heads) +
+                   int64_t{kStageBytes} * segment.head;
+          groups = min(kGroups, (segment.context - page * kTokensPerPage + kVGroupTokens - 1) /
+                                    kVGroupTokens);
+        }
+        fresh = (page + 1) * kTokensPerPage > segment.context - segment.queries;
+      }
       // Pages that this step's own tokens were written into wait for the kernel that wrote them;
       // older ones need not.
-      const bool fresh =
-          base + lane < piece_.end && tokens - (unit.end_query - unit.first_query) < kTokensPerPage;
       const uint32_t fresh_lanes = __ballot_sync(0xFFFFFFFFu, fresh);
       const int count = piece_.end - base < 32 ? piece_.end - base : 32;
       for (int i = 0; i < count; ++i) {
-        if (i == kAskAt) next = Ask(base + 32 + lane);
         if (!waited && (fresh_lanes >> i & 1) != 0) {
           GridDependencyWait();
           waited = true;

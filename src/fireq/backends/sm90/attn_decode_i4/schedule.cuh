@@ -92,13 +92,7 @@ class DecodeSchedule {
     if (lane == 0) Divide(total * tracks(), longest, warps, piece);
   }
 
-  // Where a unit of the line lies: all of it in shared memory.
-  struct Place {
-    int32_t sequence;
-    int32_t track;
-    int32_t page;  // of the sequence
-  };
-  __device__ __forceinline__ Place FindPage(int32_t unit) const {
+  __device__ DecodeSegment Find(int32_t unit) const {
     int low = 0;
     int high = p_.num_sequences;  // prefix[low] <= unit / tracks < prefix[high]
     while (high - low > 1) {
@@ -110,17 +104,7 @@ class DecodeSchedule {
       }
     }
     const int32_t pages = prefix_[low + 1] - prefix_[low];
-    const int32_t within = unit - prefix_[low] * tracks();
-    const int32_t track = Quotient(within, pages);
-    return {low, track, within - track * pages};
-  }
-  __device__ __forceinline__ int32_t HeadOf(int32_t track) const {
-    return p_.row_tiles == 1 ? track : track / p_.row_tiles;
-  }
-
-  __device__ DecodeSegment Find(int32_t unit) const {
-    const Place place = FindPage(unit);
-    return Segment(place.sequence, place.track);
+    return Segment(low, Quotient(unit - prefix_[low] * tracks(), pages));
   }
 
  private:
@@ -129,7 +113,7 @@ class DecodeSchedule {
     segment.pages = prefix_[sequence + 1] - prefix_[sequence];
     segment.begin = prefix_[sequence] * tracks() + track * segment.pages;
     segment.sequence = sequence;
-    segment.head = HeadOf(track);
+    segment.head = p_.row_tiles == 1 ? track : track / p_.row_tiles;
     segment.row_tile = track - segment.head * p_.row_tiles;
     segment.first_query = p_.query_start[sequence];
     segment.queries = p_.query_start[sequence + 1] - segment.first_query;
