@@ -3,7 +3,7 @@
 //   a = max |x| over the row in FP32;  x8 = rne(x * (127 / a));  scale = a / 127
 //   a zero row has x8 = 0 and scale = 1; a NaN poisons its own row only.
 // A rival's (QServe, arXiv 2405.04532), to be measured: no kernel of ours serves it.
-// Source: served arithmetic, "Token quantisation".
+// Source: docs/SERVED_ARITHMETIC.md, "Token quantisation".
 #pragma once
 
 #include <cstdint>

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <string>
 
 #include "tests/backends/cpu/kernel_sets.h"
 #include "tests/support/reference_attention.h"
@@ -68,6 +69,19 @@ std::vector<AttentionShape> Shapes() {
   return shapes;
 }
 
+// With probabilities rounded and not.
+void ExpectAgreesWithDoublePrecision(Backend& backend, const AttentionCase& c,
+                                     const std::string& what) {
+  for (const bool e4m3 : {true, false}) {
+    const Tensor out = RunAttention(backend, c, e4m3);
+    const std::vector<double> expected =
+        testing::ReferenceAttention(c, e4m3 ? ProbRounding::kE4M3 : ProbRounding::kNone);
+    const std::vector<float> actual(out.as<float>(), out.as<float>() + out.num_elements());
+    // A probability at a rounding boundary may fall to the other side: 1/16 of one term of many.
+    EXPECT_LT(testing::RelativeError(actual, expected), e4m3 ? 2e-3 : 1e-5) << what;
+  }
+}
+
 class CpuAttentionTest : public ::testing::TestWithParam<testing::KernelSet> {};
 
 TEST_P(CpuAttentionTest, AgreesWithDoublePrecision) {
@@ -75,15 +89,9 @@ TEST_P(CpuAttentionTest, AgreesWithDoublePrecision) {
   uint32_t seed = 7;
   for (const AttentionShape& shape : Shapes()) {
     const AttentionCase c = testing::MakeAttentionCase(shape, seed++);
-    for (const bool e4m3 : {true, false}) {
-      const Tensor out = RunAttention(*backend, c, e4m3);
-      const std::vector<double> expected =
-          testing::ReferenceAttention(c, e4m3 ? ProbRounding::kE4M3 : ProbRounding::kNone);
-      const std::vector<float> actual(out.as<float>(), out.as<float>() + out.num_elements());
-      // A probability at a rounding boundary may fall to the other side: 1/16 of one term of many.
-      EXPECT_LT(testing::RelativeError(actual, expected), e4m3 ? 2e-3 : 1e-5)
-          << "case " << seed << " heads " << shape.num_heads << " dim " << shape.layout.head_dim;
-    }
+    ExpectAgreesWithDoublePrecision(
+        *backend, c,
+        StrCat("case ", seed, " heads ", shape.num_heads, " dim ", shape.layout.head_dim));
   }
 }
 
@@ -106,14 +114,7 @@ TEST_P(CpuAttentionTest, ValuesOfOtherMagnitudeFromPageToPage) {
           SetKvScale(block, scale, zero, token % kTokensPerPage, s);
         }
       }
-      for (const bool e4m3 : {true, false}) {
-        const Tensor out = RunAttention(*backend, c, e4m3);
-        const std::vector<double> expected =
-            testing::ReferenceAttention(c, e4m3 ? ProbRounding::kE4M3 : ProbRounding::kNone);
-        const std::vector<float> actual(out.as<float>(), out.as<float>() + out.num_elements());
-        EXPECT_LT(testing::RelativeError(actual, expected), e4m3 ? 2e-3 : 1e-5)
-            << query << " growing " << growing;
-      }
+      ExpectAgreesWithDoublePrecision(*backend, c, StrCat(query, " growing ", growing));
     }
   }
 }
