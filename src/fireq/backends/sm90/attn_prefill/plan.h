@@ -27,6 +27,9 @@ constexpr int64_t PrefillTurn(int64_t k, int64_t cta, int64_t ctas) {
   return k * ctas + (k % 2 == 0 ? cta : ctas - 1 - cta);
 }
 
+// Items of a step at most: every sequence may have a tile that it does not fill.
+int64_t MaxPrefillItems(int64_t max_tokens, int64_t max_sequences, int64_t group);
+
 // Key tiles (pages) that the rows of `item` attend to; its cost.
 int64_t PrefillKeyTiles(int64_t tile, int64_t group, int64_t query_len, int64_t context_len);
 
