@@ -113,14 +113,16 @@ void BenchDecode(const Shape& s, bool programmatic) {
   std::fflush(stdout);
 }
 
-void BenchPrefill(const Shape& s, float deviation) {
+void BenchPrefill(const Shape& s, float deviation, const sm90::PrefillUnpackPolicy& policy) {
   const KvPageLayout layout{KvGrid::kAsymmetric, s.kv_heads, s.head_dim};
   const int64_t bytes = int64_t{s.batch} * s.context * s.heads * s.head_dim * 3;  // Q and out
   const Steps steps = MakeSteps({s.batch, s.context, s.context, s.heads, layout, deviation}, bytes);
   const std::vector<int32_t> lengths(static_cast<size_t>(s.batch), s.context);
-  const sm90::AttnPrefillPlan plan =
-      sm90::MakeAttnPrefillPlan(lengths, lengths, s.heads, s.kv_heads, s.head_dim, sm90::NumSms());
+  const sm90::AttnPrefillPlan plan = sm90::MakeAttnPrefillPlan(
+      lengths, lengths, s.heads, s.kv_heads, s.head_dim, sm90::NumSms(), policy);
   const sm90::DeviceBuffer<sm90::AttnPrefillItem> items(plan.items);
+  const sm90::DeviceBuffer<sm90::AttnPrefillTile> tiles(plan.tiles);
+  const sm90::DeviceBuffer<uint8_t> workspace(plan.workspace_bytes);
   const double operations =
       2.0 * s.batch * s.heads * double(s.context) * double(s.context) * s.head_dim;
   const int launches = std::clamp(static_cast<int>(4e12 / operations), 2, 20);
@@ -132,6 +134,8 @@ void BenchPrefill(const Shape& s, float deviation) {
                     .pages = step.pages.data(),
                     .page_table = step.page_table.data(),
                     .items = items.data(),
+                    .tiles = tiles.data(),
+                    .workspace = workspace.data(),
                     .out = step.out.data(),
                     .num_heads = s.heads,
                     .kv_heads = s.kv_heads,
@@ -208,12 +212,19 @@ std::vector<std::string> DecodeShapes() {
 void AddMeasures(CLI::App& app) {
   app.require_subcommand(1);
   auto deviation = std::make_shared<float>(1.0f);
-  AddMeasure(app, "prefill", "Causal prompts; half of 4 context^2 Dh operations a head",
-             "batch,context,heads,kv_heads,head_dim,median_us,tflops,low_us,high_us",
-             {"16x1024x32x8x128", "16x2048x32x8x128", "16x4096x32x8x128", "4x8192x32x8x128",
-              "1x32768x32x8x128"},
-             [=](const Shape& shape) { BenchPrefill(shape, *deviation); })
-      ->add_option("--deviation", *deviation, "Of the scores, in nats")
+  auto policy = std::make_shared<sm90::PrefillUnpackPolicy>();
+  CLI::App* prefill =
+      AddMeasure(app, "prefill", "Causal prompts; half of 4 context^2 Dh operations a head",
+                 "batch,context,heads,kv_heads,head_dim,median_us,tflops,low_us,high_us",
+                 {"16x1024x32x8x128", "16x2048x32x8x128", "16x4096x32x8x128", "4x8192x32x8x128",
+                  "1x32768x32x8x128"},
+                 [=](const Shape& shape) { BenchPrefill(shape, *deviation, *policy); });
+  prefill->add_option("--deviation", *deviation, "Of the scores, in nats")->capture_default_str();
+  prefill
+      ->add_option("--min-visits", policy->min_visits,
+                   "Visits a tile from which on tiles are unpacked in front of attention")
+      ->capture_default_str();
+  prefill->add_option("--workspace-limit", policy->workspace_limit, "Of their bytes")
       ->capture_default_str();
   const std::string decode =
       "batch,context,heads,kv_heads,head_dim,median_us,floor_us,ratio_floor,low_us,high_us";

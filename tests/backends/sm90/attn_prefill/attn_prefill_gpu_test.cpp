@@ -22,15 +22,29 @@ using testing::ProbRounding;
 using testing::ReferenceAttention;
 using testing::RelativeError;
 
-// The step's attention with poisoned outputs.
-std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device, bool e4m3_probs,
+enum class Unpack { kInKernel, kInFront };
+constexpr Unpack kBoth[] = {Unpack::kInKernel, Unpack::kInFront};
+
+PrefillUnpackPolicy PolicyOf(Unpack unpack) {
+  if (unpack == Unpack::kInKernel) return {.workspace_limit = 0};
+  return {.min_visits = 0.0, .workspace_limit = int64_t{1} << 40};
+}
+
+// The step's attention with poisoned outputs, and tiles in a poisoned workspace.
+std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device, Unpack unpack,
+                              bool e4m3_probs = true,
                               int32_t exact_limit = AttnPrefillParams{}.exact_limit) {
   std::vector<int32_t> queries;
   for (int s = 0; s < c.num_sequences(); ++s)
     queries.push_back(c.query_start[s + 1] - c.query_start[s]);
-  const AttnPrefillPlan plan = MakeAttnPrefillPlan(queries, c.context_len, c.num_heads,
-                                                   c.layout.kv_heads, c.layout.head_dim, NumSms());
+  const AttnPrefillPlan plan =
+      MakeAttnPrefillPlan(queries, c.context_len, c.num_heads, c.layout.kv_heads, c.layout.head_dim,
+                          NumSms(), PolicyOf(unpack));
+  EXPECT_EQ(plan.tiles.empty(), unpack == Unpack::kInKernel);
   const DeviceBuffer<AttnPrefillItem> items(plan.items);
+  const DeviceBuffer<AttnPrefillTile> tiles(plan.tiles);
+  DeviceBuffer<uint8_t> workspace(plan.workspace_bytes);
+  workspace.FillBytes(0xFF);
   AttnPrefillArgs args;
   args.e4m3_probs = e4m3_probs;
   args.tensors = {.q = device.q.data(),
@@ -38,6 +52,8 @@ std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device,
                   .pages = device.pages.data(),
                   .page_table = device.page_table.data(),
                   .items = items.data(),
+                  .tiles = tiles.data(),
+                  .workspace = workspace.data(),
                   .out = device.out.data(),
                   .num_heads = c.num_heads,
                   .kv_heads = c.layout.kv_heads,
@@ -61,17 +77,19 @@ TEST(AttnPrefill, ChunksGiveTheSameBitsWithoutExactSums) {
   const AttentionCase whole =
       MakeAttentionCase({{tokens}, {tokens}, 32, {KvGrid::kAsymmetric, 8, 128}}, 1);
   AttentionOnDevice device(whole);
-  const std::vector<float> expected = RunPrefill(whole, device, true, 0);
+  const std::vector<float> expected = RunPrefill(whole, device, Unpack::kInKernel, true, 0);
   for (const int begin : {1, 7, 16, 31, 33, 100, 199}) {
     AttentionCase chunk = whole;
     chunk.query_start = {0, tokens - begin};
     chunk.q.erase(chunk.q.begin(), chunk.q.begin() + begin * 32 * 128);
     chunk.q_scale.erase(chunk.q_scale.begin(), chunk.q_scale.begin() + begin * 32);
     AttentionOnDevice chunk_device(chunk);
-    const std::vector<float> out = RunPrefill(chunk, chunk_device, true, 0);
-    EXPECT_EQ(
-        0, std::memcmp(out.data(), expected.data() + begin * 32 * 128, out.size() * sizeof(float)))
-        << "begins at " << begin;
+    for (const Unpack unpack : kBoth) {
+      const std::vector<float> out = RunPrefill(chunk, chunk_device, unpack, true, 0);
+      EXPECT_EQ(0, std::memcmp(out.data(), expected.data() + begin * 32 * 128,
+                               out.size() * sizeof(float)))
+          << "begins at " << begin;
+    }
   }
 }
 
@@ -81,8 +99,14 @@ TEST_P(AttnPrefillCases, MatchesTheReference) {
   FIREQ_NEEDS_HOPPER();
   const AttentionCase c = GetParam().Make();
   AttentionOnDevice device(c);
-  ExpectServedAttention(GetParam().name, c,
-                        [&](bool e4m3_probs) { return RunPrefill(c, device, e4m3_probs); });
+  ExpectServedAttention(GetParam().name, c, [&](bool e4m3_probs) {
+    return RunPrefill(c, device, Unpack::kInKernel, e4m3_probs);
+  });
+  for (const bool e4m3_probs : {true, false}) {
+    const std::vector<float> in_kernel = RunPrefill(c, device, Unpack::kInKernel, e4m3_probs);
+    const std::vector<float> in_front = RunPrefill(c, device, Unpack::kInFront, e4m3_probs);
+    EXPECT_EQ(0, std::memcmp(in_kernel.data(), in_front.data(), in_front.size() * sizeof(float)));
+  }
 }
 
 // Where one key has most of a row's weight, a rounding of P' that the last bits of a score turn is
@@ -117,8 +141,9 @@ TEST(AttnPrefill, ManyRaggedSequences) {
   }
   const AttentionCase c = MakeAttentionCase({queries, contexts, 8, {kAsym, 2, 128}}, rng());
   AttentionOnDevice device(c);
-  EXPECT_LE(RelativeError(RunPrefill(c, device, true), ReferenceAttention(c, ProbRounding::kE4M3)),
-            3e-3);
+  const std::vector<double> reference = ReferenceAttention(c, ProbRounding::kE4M3);
+  for (const Unpack unpack : kBoth)
+    EXPECT_LE(RelativeError(RunPrefill(c, device, unpack), reference), 3e-3);
 }
 
 // Scores that grow to the usual size, or shrink from it, by a factor of eight along the keys: the
@@ -143,10 +168,12 @@ TEST(AttnPrefill, UnitsFollowTheScores) {
       }
     }
     AttentionOnDevice device(c);
-    const double error =
-        RelativeError(RunPrefill(c, device, true), ReferenceAttention(c, ProbRounding::kE4M3));
-    std::printf("%s scores: served %.2e\n", growing ? "growing" : "shrinking", error);
-    EXPECT_LE(error, 3e-3);
+    const std::vector<double> reference = ReferenceAttention(c, ProbRounding::kE4M3);
+    for (const Unpack unpack : kBoth) {
+      const double error = RelativeError(RunPrefill(c, device, unpack), reference);
+      std::printf("%s scores: served %.2e\n", growing ? "growing" : "shrinking", error);
+      EXPECT_LE(error, 3e-3);
+    }
   }
 }
 
@@ -159,8 +186,8 @@ TEST(AttnPrefill, WideScoresGiveTheSameBitsAgain) {
       {{600, 900, 300, 700}, {600, 900, 800, 700}, 16, {kAsym, 4, 128}}, std::random_device{}());
   for (float& scale : c.q_scale) scale *= 3.0f;
   AttentionOnDevice device(c);
-  const std::vector<float> first = RunPrefill(c, device, true);
-  for (int i = 0; i < 5; ++i) EXPECT_EQ(RunPrefill(c, device, true), first);
+  const std::vector<float> first = RunPrefill(c, device, Unpack::kInKernel);
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(RunPrefill(c, device, kBoth[i % 2]), first);
   const double error = RelativeError(first, ReferenceAttention(c, ProbRounding::kE4M3));
   std::printf("wide scores: served %.2e\n", error);
   EXPECT_LE(error, 6e-3);

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
+#include "fireq/backends/sm90/attn_prefill/tile.h"
 #include "fireq/base/error.h"
 
 namespace fireq::sm90 {
@@ -46,6 +48,44 @@ TEST(AttnPrefillPlan, TheSnakeBalancesCausalWork) {
   EXPECT_EQ(std::count(taken.begin(), taken.end(), 1), pieces);
   const auto [low, high] = std::minmax_element(sums.begin(), sums.end());
   EXPECT_LE(*high - *low, 16);  // one piece of the longest
+}
+
+std::vector<std::pair<int, int>> TilesOf(const AttnPrefillPlan& plan) {
+  std::vector<std::pair<int, int>> tiles;
+  for (const AttnPrefillTile& tile : plan.tiles)
+    tiles.emplace_back(tile.sequence, tile.first_token);
+  return tiles;
+}
+
+TEST(AttnPrefillPlan, TilesAreThoseOfSequencesWithQueries) {
+  const std::vector<int32_t> queries = {0, 1, 3, 200};
+  const std::vector<int32_t> contexts = {700, 129, 0, 300};
+  const PrefillUnpackPolicy always{.min_visits = 0.0};
+  const AttnPrefillPlan plan = MakeAttnPrefillPlan(queries, contexts, 8, 2, 128, 132, always);
+  EXPECT_EQ(TilesOf(plan),
+            (std::vector<std::pair<int, int>>{{1, 0}, {1, 128}, {3, 0}, {3, 128}, {3, 256}}));
+  EXPECT_EQ(plan.workspace_bytes, 5 * 2 * int64_t{sizeof(PrefillTile<128>)});
+  for (const AttnPrefillItem& item : plan.items) {
+    if (contexts[item.sequence] == 0) continue;
+    EXPECT_EQ(plan.tiles[item.first_tile].sequence, item.sequence);
+    EXPECT_EQ(plan.tiles[item.first_tile].first_token, 0);
+  }
+  EXPECT_EQ(MakeAttnPrefillPlan(queries, contexts, 8, 2, 64, 132, always).workspace_bytes,
+            5 * 2 * int64_t{sizeof(PrefillTile<64>)});
+}
+
+TEST(AttnPrefillPlan, UnpacksInFrontWhereTilesAreVisitedOften) {
+  const auto tiles = [](int32_t queries, int32_t context, int64_t kv_heads,
+                        const PrefillUnpackPolicy& policy = {}) {
+    return MakeAttnPrefillPlan(std::vector{queries}, std::vector{context}, 32, kv_heads, 128, 132,
+                               policy)
+        .tiles.size();
+  };
+  EXPECT_EQ(tiles(4096, 4096, 8), 32u);
+  EXPECT_EQ(tiles(1024, 1024, 32), 0u);  // four visits a tile
+  EXPECT_EQ(tiles(128, 30000, 8), 0u);   // a chunk behind a long prefix: three
+  EXPECT_EQ(tiles(2048, 30000, 8), 235u);
+  EXPECT_EQ(tiles(4096, 4096, 8, {.workspace_limit = 1 << 20}), 0u);
 }
 
 TEST(AttnPrefillPlan, RefusesWhatNoKernelDoes) {

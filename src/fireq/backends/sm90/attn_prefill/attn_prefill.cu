@@ -1,23 +1,60 @@
 #include "fireq/backends/sm90/attn_prefill/kernel.cuh"
 #include "fireq/backends/sm90/attn_prefill/launch.h"
+#include "fireq/backends/sm90/attn_prefill/tile_pass.cuh"
 #include "fireq/backends/sm90/runtime/check.h"
 
 namespace fireq::sm90 {
 namespace {
 
-template <int kDim, int kTerms>
-void Launch(const AttnPrefillPlan& plan, AttnPrefillParams params, cudaStream_t stream) {
-  const auto kernel = AttnPrefill<kDim, kTerms>;
-  constexpr int kSharedBytes = static_cast<int>(sizeof(PrefillShared<kDim>));
+// `dependent`: may start before the kernel in front of it has ended, and waits for it by itself.
+template <class Kernel>
+void Launch(Kernel* kernel, dim3 grid, int threads, int shared_bytes, bool dependent,
+            const AttnPrefillParams& params, cudaStream_t stream) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = dependent ? 1 : 0;
+  FIREQ_CUDA(cudaLaunchKernelEx(&config, kernel, params));
+}
+
+template <int kDim, int kTerms, PrefillSource kSource>
+void LaunchAttention(const AttnPrefillPlan& plan, AttnPrefillParams params, cudaStream_t stream) {
+  const auto kernel = AttnPrefill<kDim, kTerms, kSource>;
+  constexpr int kSharedBytes = static_cast<int>(sizeof(PrefillShared<kDim, kSource>));
   static_assert(kSharedBytes <= 227 * 1024);
   // Of the current device, so at every launch.
   FIREQ_CUDA(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   for (int part = 0; part < kTerms; ++part) {
     params.first_channel = part * (kDim / kTerms);
-    kernel<<<static_cast<unsigned>(plan.ctas), kPrefillThreads, kSharedBytes, stream>>>(params);
-    CheckLaunch("attn_prefill");
+    Launch(kernel, dim3(static_cast<unsigned>(plan.ctas)), kPrefillThreads, kSharedBytes,
+           kSource == PrefillSource::kTiles && part == 0, params, stream);
   }
+}
+
+template <int kDim, PrefillSource kSource>
+void LaunchTerms(const AttnPrefillPlan& plan, const AttnPrefillParams& params, bool e4m3_probs,
+                 cudaStream_t stream) {
+  (e4m3_probs ? LaunchAttention<kDim, 1, kSource> : LaunchAttention<kDim, 2, kSource>)(plan, params,
+                                                                                       stream);
+}
+
+template <int kDim>
+void LaunchDim(const AttnPrefillPlan& plan, const AttnPrefillParams& params, bool e4m3_probs,
+               cudaStream_t stream) {
+  if (plan.tiles.empty()) {
+    return LaunchTerms<kDim, PrefillSource::kPages>(plan, params, e4m3_probs, stream);
+  }
+  Launch(UnpackPrefillTiles<kDim>,
+         dim3(static_cast<unsigned>(plan.tiles.size()), static_cast<unsigned>(params.kv_heads)),
+         kTilePassThreads, 0, false, params, stream);
+  LaunchTerms<kDim, PrefillSource::kTiles>(plan, params, e4m3_probs, stream);
 }
 
 }  // namespace
@@ -32,13 +69,11 @@ void LaunchAttnPrefill(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
   FIREQ_CHECK(pieces < int64_t{1} << 31, kInvalidArgument, "prefill attention: ", pieces,
               " pieces of work");
   if (pieces == 0) return;
+  FIREQ_CHECK(plan.tiles.empty() || (params.tiles != nullptr && params.workspace != nullptr),
+              kInvalidArgument, "prefill attention: a plan with tiles, and no workspace");
   params.group = params.num_heads / params.kv_heads;
   params.num_items = static_cast<int32_t>(plan.items.size());
-  if (plan.head_dim == 128) {
-    (args.e4m3_probs ? Launch<128, 1> : Launch<128, 2>)(plan, params, stream);
-  } else {
-    (args.e4m3_probs ? Launch<64, 1> : Launch<64, 2>)(plan, params, stream);
-  }
+  (plan.head_dim == 128 ? LaunchDim<128> : LaunchDim<64>)(plan, params, args.e4m3_probs, stream);
 }
 
 }  // namespace fireq::sm90

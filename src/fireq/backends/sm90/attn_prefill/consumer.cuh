@@ -40,10 +40,10 @@
 namespace fireq::sm90 {
 
 // kTerms E4M3 numbers a P': 1 is the served arithmetic, 2 keeps 8 bits of it.
-template <int kDim, int kTerms>
+template <int kDim, int kTerms, PrefillSource kSource>
 class PrefillConsumer : PrefillFragment {
  public:
-  using Shared = PrefillShared<kDim>;
+  using Shared = PrefillShared<kDim, kSource>;
 
   // `group` is the warpgroup's number, from a shuffle, as everything that control flow around wgmma
   // depends on: it must be provably uniform, or ptxas serialises wgmma (C7520).
@@ -488,7 +488,7 @@ class PrefillConsumer : PrefillFragment {
   const int group_;
   const uint32_t c_;  // lane % 4
   int buffer_ = 0;    // of the piece and its rows
-  RingPlace<kPrefillStages> place_;
+  RingPlace<Shared::kStages> place_;
   int32_t careful_tiles_ = 0;  // still to take two passes
   float out_[kValues];         // sums of P V in units of u
 };

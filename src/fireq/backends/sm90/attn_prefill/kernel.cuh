@@ -4,45 +4,54 @@
 
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "fireq/backends/sm90/attn_prefill/consumer.cuh"
-#include "fireq/backends/sm90/attn_prefill/producer.cuh"
+#include "fireq/backends/sm90/attn_prefill/page_producer.cuh"
 #include "fireq/backends/sm90/attn_prefill/shared.cuh"
+#include "fireq/backends/sm90/attn_prefill/tile_producer.cuh"
 
 namespace fireq::sm90 {
 
-template <int kDim>
-__device__ __forceinline__ void InitPrefillShared(PrefillShared<kDim>& shared) {
+template <class Shared>
+__device__ __forceinline__ void InitPrefillShared(Shared& shared) {
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kPrefillStages; ++i) {
-      MbarrierInit(&shared.full[i], 4);                       // the producer's warps
+    for (int i = 0; i < Shared::kStages; ++i) {
+      MbarrierInit(&shared.full[i], Shared::kFillers);
       MbarrierInit(&shared.empty[i], 4 * kPrefillConsumers);  // the consumers' warps
     }
     for (int i = 0; i < 2; ++i) {
-      MbarrierInit(&shared.piece_full[i], 4);
-      MbarrierInit(&shared.queries_full[i], 128);  // the producer's threads
+      MbarrierInit(&shared.piece_full[i], Shared::kAnnouncers);
+      MbarrierInit(&shared.queries_full[i], 32 * Shared::kAnnouncers);
       MbarrierInit(&shared.piece_empty[i], 4 * kPrefillConsumers);
     }
-    for (int i = 0; i < 4 * kPrefillRawPages; ++i) MbarrierInit(&shared.raw_full[0][0] + i, 1);
+    if constexpr (Shared::kTilesFrom == PrefillSource::kPages) {
+      for (int i = 0; i < 4 * Shared::kRawPages; ++i) MbarrierInit(&shared.raw_full[0][0] + i, 1);
+    }
     FenceMbarrierInit();
   }
   __syncthreads();
 }
 
-// 128 x 56 + 384 x 152 registers are what 512 x 128 gave the CTA: asking for more hangs.
-template <int kDim, int kTerms>
+template <int kDim, PrefillSource kSource>
+using PrefillProducer = std::conditional_t<kSource == PrefillSource::kPages,
+                                           PrefillPageProducer<kDim>, PrefillTileProducer<kDim>>;
+
+template <int kDim, int kTerms, PrefillSource kSource>
 __global__ void __launch_bounds__(kPrefillThreads, 1)
     AttnPrefill(const __grid_constant__ AttnPrefillParams p) {
+  using Shared = PrefillShared<kDim, kSource>;
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
-  PrefillShared<kDim>& shared = *reinterpret_cast<PrefillShared<kDim>*>(dynamic_shared);
-  InitPrefillShared<kDim>(shared);
+  Shared& shared = *reinterpret_cast<Shared*>(dynamic_shared);
+  InitPrefillShared(shared);
   const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);
   const int group = warp / 4;
   if (group == kPrefillConsumers) {
-    RegistersDecrease<56>();
-    PrefillProducer<kDim>(p, shared).Run();
+    RegistersDecrease<Shared::kProducerRegisters>();
+    PrefillProducer<kDim, kSource>(p, shared).Run();
   } else {
-    RegistersIncrease<152>();
-    PrefillConsumer<kDim, kTerms>(p, shared, group).Run();
+    RegistersIncrease<Shared::kConsumerRegisters>();
+    PrefillConsumer<kDim, kTerms, kSource>(p, shared, group).Run();
   }
 }
 

@@ -15,7 +15,16 @@ struct AttnPrefillItem {
   int32_t first_token = 0;  // of the sequence's queries in the step
   int32_t query_len = 0;
   int32_t prefix = 0;      // keys in front of query 0
-  int32_t unused[3] = {};  // 32 bytes: one piece is two loads
+  int32_t first_tile = 0;  // of the sequence's among AttnPrefillPlan::tiles, if there are any
+  int32_t unused[2] = {};  // 32 bytes: one piece is two loads
+};
+
+// 128 keys of a sequence, to be unpacked in front of attention.
+struct AttnPrefillTile {
+  int32_t sequence = 0;
+  int32_t first_token = 0;  // of the sequence's context
+  int32_t context = 0;      // tokens
+  int32_t unused = 0;       // one load
 };
 
 // Everything on the device.
@@ -25,6 +34,8 @@ struct AttnPrefillParams {
   const uint8_t* pages = nullptr;          // KvPageLayout pages of one layer
   const int32_t* page_table = nullptr;     // i32 [S, max_pages]
   const AttnPrefillItem* items = nullptr;  // AttnPrefillPlan::items
+  const AttnPrefillTile* tiles = nullptr;  // AttnPrefillPlan::tiles
+  void* workspace = nullptr;               // AttnPrefillPlan::workspace_bytes, of any content
   bf16_t* out = nullptr;                   // bf16 [T, H, Dh]
   int32_t num_items = 0;
   int32_t num_heads = 0;  // H

@@ -1,28 +1,18 @@
-// What the warpgroups of a prefill CTA share: the ring of packed pages, the ring of unpacked tiles,
-// and the pieces of work, which the producer hands on.
+// What the warpgroups of a prefill CTA share: the ring of tiles, where the producer unpacks also
+// that of packed pages, and the pieces of work, which the producer hands on.
 #pragma once
 
 #include <cstdint>
 
 #include "fireq/backends/sm90/attn_prefill/params.h"
 #include "fireq/backends/sm90/attn_prefill/plan.h"
+#include "fireq/backends/sm90/attn_prefill/tile.h"
 #include "fireq/backends/sm90/ptx/mbarrier.cuh"
-#include "fireq/formats/kv_page.h"
 
 namespace fireq::sm90 {
 
-inline constexpr int kPrefillPages = kPrefillKeys / kTokensPerPage;  // of a tile
-inline constexpr int kPrefillConsumers = kPrefillRows / 64;          // warpgroups
+inline constexpr int kPrefillConsumers = kPrefillRows / 64;  // warpgroups
 inline constexpr int kPrefillThreads = 128 * (kPrefillConsumers + 1);
-
-// What a key's score and probability are multiplied by, in the order of its page.
-struct PrefillScales {
-  float score[kTokensPerPage];  // s_k 2^9: codes enter the product as (q - z) 2^-9
-  float value[kTokensPerPage];  // 256 s_v / r
-  float log_r;                  // r: power of two >= |s_v| of the page
-  float inverse_r;
-  float unused[30];  // 128-byte multiples
-};
 
 // What the producer tells the consumers about a row of a piece of work.
 struct PrefillRow {
@@ -37,6 +27,9 @@ struct PrefillPiece {
   int32_t masked_tiles[kPrefillConsumers];  // the last, seen in part by some row
 };
 
+// Where a CTA's tiles come from: unpacked by its producer, or copied from the workspace.
+enum class PrefillSource { kPages, kTiles };
+
 // One piece of work: kPrefillRows rows of a sequence and KV head.
 struct PrefillWork {
   int32_t sequence;
@@ -45,6 +38,7 @@ struct PrefillWork {
   int32_t rows;         // of the sequence: query_len * group
   int32_t first_token;  // of the sequence's queries in the step
   int32_t prefix;       // keys that query 0 sees besides its own
+  int32_t first_tile;   // of the sequence's in the workspace
 
   // Keys that row `row` sees; rows past the last see what the last does.
   __device__ __forceinline__ int32_t Limit(int row, int group) const {
@@ -69,16 +63,57 @@ struct alignas(16) PrefillLane {
   float unit[2];   // u
 };
 
+// Each producer warp's piece of work.
+struct PrefillWarpWork : PrefillWork {
+  int32_t context;      // keys of the sequence
+  const uint8_t* half;  // of page 0: K's codes of the KV head, or V's
+};
+
+// What a CTA's shared memory holds by where its tiles come from, and how its registers are split:
+// 512 x 128, more hangs.
+template <int kDim, PrefillSource kSource>
+struct PrefillRing;
+
+// Four warps unpack.
 template <int kDim>
-struct PrefillShared {
-  static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
-  // E4M3 [64 tokens][Dh] a page, K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token
-  // KeyOfRow(n), so that a thread's columns of S are the k of its A fragment of P.
-  alignas(1024) uint8_t k[kPrefillStages][kPrefillPages][kTokensPerPage * kDim];
+struct PrefillRing<kDim, PrefillSource::kPages> {
+  static constexpr int kStages = 3;  // tiles
+  static constexpr int kFillers = 4;
+  static constexpr int kFirstAnnouncer = 0;
+  static constexpr int kProducerRegisters = 56;
+  static constexpr int kConsumerRegisters = 152;
+  static constexpr int kRawPages = 2;  // packed halves of pages on their way, a producer warp
+  // Packed codes of K or of V, then the scales and zero points of both, as the page has them.
+  static constexpr int kRawScales = kTokensPerPage * kDim / 2;
+  static constexpr int kRawBytes = kRawScales + 6 * kTokensPerPage;
+  alignas(128) uint8_t raw[4][kRawPages][kRawBytes];
+  Mbarrier raw_full[4][kRawPages];
+};
+
+// One warp copies tiles, the others hand pieces on.
+template <int kDim>
+struct PrefillRing<kDim, PrefillSource::kTiles> {
+  static constexpr int kStages = 4;
+  static constexpr int kFillers = 1;
+  static constexpr int kFirstAnnouncer = 1;
+  static constexpr int kProducerRegisters = 32;
+  static constexpr int kConsumerRegisters = 160;
+};
+
+template <int kDim, PrefillSource kSource>
+struct PrefillShared : PrefillRing<kDim, kSource> {
+  using Ring = PrefillRing<kDim, kSource>;
+  using Tile = PrefillTile<kDim>;
+  static constexpr PrefillSource kTilesFrom = kSource;
+  static constexpr int kStages = Ring::kStages;
+  static constexpr int kAnnouncers = 4 - Ring::kFirstAnnouncer;  // warps
+  static_assert(128 * Ring::kProducerRegisters +
+                    128 * kPrefillConsumers * Ring::kConsumerRegisters <=
+                65536);
+  alignas(1024) typename Tile::Keys k[kStages];
   // E4M3 [64 rows][Dh] a consumer, swizzled as K, of this piece of work and of the next.
   alignas(1024) uint8_t q[2][kPrefillConsumers][64 * kDim];
-  // E4M3 [Dh][64 tokens] a page in the 64-byte swizzle: V^T.
-  alignas(512) uint8_t v[kPrefillStages][kPrefillPages][kDim * kTokensPerPage];
+  alignas(512) typename Tile::Values v[kStages];
   PrefillRow rows[2][kPrefillRows];
   PrefillPiece piece[2];
   PrefillLane lanes[kPrefillConsumers][128];
@@ -87,33 +122,14 @@ struct PrefillShared {
   // By the parity of a tile, counted from the piece's end: that number, once a warp of the group
   // has found its units too low in it; 0 before.
   int32_t low_units[kPrefillConsumers][2];
-  alignas(128) PrefillScales scales[kPrefillStages][kPrefillPages];
-  // Packed codes of K or of V, then the scales and zero points of both, as the page has them.
-  static constexpr int kRawScales = kTokensPerPage * kDim / 2;
-  static constexpr int kRawKeyZeros = kRawScales + 4 * kTokensPerPage;
-  static constexpr int kRawBytes = kRawKeyZeros + 2 * kTokensPerPage;
-  alignas(128) uint8_t raw[4][kPrefillRawPages][kRawBytes];
-  // Each producer warp's piece of work.
-  struct Work : PrefillWork {
-    int32_t context;      // keys of the sequence
-    const uint8_t* half;  // of page 0: K's codes of the KV head, or V's
-  };
-  Work work[4];
-  Mbarrier full[kPrefillStages];
-  Mbarrier empty[kPrefillStages];
-  Mbarrier raw_full[4][kPrefillRawPages];
+  alignas(128) typename Tile::Scales scales[kStages];
+  PrefillWarpWork work[4];
+  Mbarrier full[kStages];
+  Mbarrier empty[kStages];
   Mbarrier piece_full[2];
   Mbarrier queries_full[2];
   Mbarrier piece_empty[2];
 };
-
-// Row of the K tile for token 16 b + 4 c + e: S's columns 8 j + 2 c + i then hold, for lane c, the
-// four tokens 16 b + 4 c .. + 3 that lane c needs as bytes of P.
-__device__ constexpr int RowOfKey(int token) {
-  const int c = token >> 2 & 3;
-  const int e = token & 3;
-  return (token & ~15) + 2 * c + (e & 1) + 8 * (e >> 1);
-}
 
 // A position in a ring of kCount barriers.
 template <int kCount>
@@ -139,12 +155,14 @@ __device__ __forceinline__ bool NextPrefillWork(const AttnPrefillParams& p, int3
   const uint32_t heads = static_cast<uint32_t>(p.kv_heads);
   const int4* item = reinterpret_cast<const int4*>(p.items + number / heads);
   const int4 head = __ldg(item);
+  const int2 more = __ldg(reinterpret_cast<const int2*>(item + 1));
   work.sequence = head.x;
   work.kv_head = static_cast<int32_t>(number % heads);
   work.first_row = head.y * kPrefillRows;
   work.first_token = head.z;
   work.rows = head.w * p.group;
-  work.prefix = __ldg(&item[1].x);
+  work.prefix = more.x;
+  work.first_tile = more.y;
   return true;
 }
 

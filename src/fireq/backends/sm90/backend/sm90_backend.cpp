@@ -1,7 +1,7 @@
 #include "fireq/backends/sm90/backend/sm90_backend.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cstddef>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -160,8 +160,6 @@ class Sm90Backend final : public Backend, public StreamOwner {
     return static_cast<int64_t>(free);
   }
 
-  int64_t Reserve(const StepLimits& limits) override;
-
   std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) override {
     Validate(spec);
     return std::make_shared<Sm90Linear>(std::move(spec), stream_);
@@ -211,12 +209,15 @@ class Sm90Backend final : public Backend, public StreamOwner {
   bool SumWithNorm(const CodesToMake& codes);
   bool RunResident(const LinearArgs& args, const GemmShape& shape, GemmI4F8Args gemm);
 
-  const Tensor& HalfLogits(int64_t count);
-  const Tensor& DecodeWorkspace(int64_t bytes);
   void LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w);
   void RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType out, void* y);
   void Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len);
   void Prefill(const AttentionArgs& args, int64_t first_sequence);
+  Tensor UploadBytes(std::span<const std::byte> bytes) {
+    const Tensor host = Tensor::Empty(DType::kU8, {std::ssize(bytes)});
+    std::copy(bytes.begin(), bytes.end(), static_cast<std::byte*>(host.data()));
+    return Upload(host);
+  }
 
   std::string name_;
   std::shared_ptr<Stream> stream_;
@@ -239,47 +240,9 @@ class Sm90Backend final : public Backend, public StreamOwner {
   std::optional<PrefillShape> planned_;
   AttnPrefillPlan prefill_plan_;
   Tensor prefill_items_;
+  Tensor prefill_tiles_;
+  Tensor prefill_workspace_;  // the largest of the plans so far
 };
-
-int64_t Sm90Backend::Reserve(const StepLimits& limits) {
-  int64_t held = 0;
-  const int64_t n = limits.lm_head->n();
-  if (limits.lm_head->quantized()) {
-    held += HalfLogits(limits.max_logit_rows * n).size_bytes();
-  } else if (limits.reduction == Reduction::kBatchInvariant) {
-    held += bf16_gemm_.ReserveBlocks(n, limits.lm_head->k());
-  }
-  // Of the most and of the fewest query rows a tile; of any number of sequences.
-  for (const int64_t max_query_len : {int64_t{1}, kDecodeQueries}) {
-    const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = 1,
-                                                    .num_heads = limits.num_heads,
-                                                    .kv_heads = limits.kv_heads,
-                                                    .head_dim = limits.head_dim,
-                                                    .max_query_len = max_query_len,
-                                                    .num_sms = device_.num_sms});
-    DecodeWorkspace(plan.workspace_bytes);
-  }
-  for (const auto& [bytes, workspace] : decode_workspaces_) held += bytes;
-  // Items of two steps behind each other.
-  return held + 2 * static_cast<int64_t>(sizeof(AttnPrefillItem)) *
-                    MaxPrefillItems(limits.max_tokens, limits.max_sequences,
-                                    limits.num_heads / limits.kv_heads);
-}
-
-const Tensor& Sm90Backend::HalfLogits(int64_t count) {
-  if (!half_logits_.defined() || half_logits_.num_elements() < count)
-    half_logits_ = Allocate(DType::kF16, {count});
-  return half_logits_;
-}
-
-const Tensor& Sm90Backend::DecodeWorkspace(int64_t bytes) {
-  Tensor& workspace = decode_workspaces_[bytes];
-  if (!workspace.defined()) {
-    workspace = Allocate(DType::kU8, {bytes});
-    FIREQ_CUDA(cudaMemsetAsync(workspace.data(), 0, static_cast<size_t>(bytes), stream_->get()));
-  }
-  return workspace;
-}
 
 void Sm90Backend::Embed(const EmbedArgs& args) {
   Validate(args);
@@ -363,9 +326,10 @@ void Sm90Backend::Linear(const LinearArgs& args) {
 void Sm90Backend::LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w) {
   FIREQ_CHECK(args.epilogue == Epilogue::kNone, kUnsupported,
               "FP32 results of an INT4 linear with an epilogue");
-  const Tensor& halves = HalfLogits(args.y.num_elements());
-  RunGemm(args, w, OutType::kF16, halves.data());
-  LaunchHalfToFloat(halves.as<uint16_t>(), args.y.num_elements(), args.y.as<float>(),
+  if (!half_logits_.defined() || half_logits_.num_elements() < args.y.num_elements())
+    half_logits_ = Allocate(DType::kF16, {args.y.num_elements()});
+  RunGemm(args, w, OutType::kF16, half_logits_.data());
+  LaunchHalfToFloat(half_logits_.as<uint16_t>(), args.y.num_elements(), args.y.as<float>(),
                     stream_->get());
 }
 
@@ -472,6 +436,12 @@ void Sm90Backend::Decode(const AttentionArgs& args, int64_t num_sequences, int64
                                                   .max_query_len = max_query_len,
                                                   .num_sms = device_.num_sms,
                                                   .max_pages = batch.page_table.dim(1)});
+  Tensor& workspace = decode_workspaces_[plan.workspace_bytes];
+  if (!workspace.defined()) {
+    workspace = Allocate(DType::kU8, {plan.workspace_bytes});
+    FIREQ_CUDA(cudaMemsetAsync(workspace.data(), 0, static_cast<size_t>(plan.workspace_bytes),
+                               stream_->get()));
+  }
   AttnDecodeArgs launch;
   launch.tensors = {.q = args.q.values.as<uint8_t>(),
                     .scale_q = args.q.scale.as<float>(),
@@ -480,7 +450,7 @@ void Sm90Backend::Decode(const AttentionArgs& args, int64_t num_sequences, int64
                     .context_len = batch.context_len.as<int32_t>(),
                     .page_table = batch.page_table.as<int32_t>(),
                     .out = args.out.as<bf16_t>(),
-                    .workspace = static_cast<float*>(DecodeWorkspace(plan.workspace_bytes).data()),
+                    .workspace = static_cast<float*>(workspace.data()),
                     .num_sequences = static_cast<int32_t>(num_sequences),
                     .num_heads = static_cast<int32_t>(args.num_heads),
                     .kv_heads = args.kv.layout.kv_heads,
@@ -506,10 +476,12 @@ void Sm90Backend::Prefill(const AttentionArgs& args, int64_t first_sequence) {
       item.sequence += static_cast<int32_t>(first);
       item.first_token += first_token;
     }
-    const Tensor items = Tensor::Empty(
-        DType::kU8, {static_cast<int64_t>(prefill_plan_.items.size() * sizeof(AttnPrefillItem))});
-    std::memcpy(items.data(), prefill_plan_.items.data(), static_cast<size_t>(items.size_bytes()));
-    prefill_items_ = Upload(items);
+    for (AttnPrefillTile& tile : prefill_plan_.tiles) tile.sequence += static_cast<int32_t>(first);
+    prefill_items_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.items)));
+    prefill_tiles_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.tiles)));
+    const int64_t workspace = prefill_plan_.workspace_bytes;
+    if (!prefill_workspace_.defined() || prefill_workspace_.size_bytes() < workspace)
+      prefill_workspace_ = Allocate(DType::kU8, {workspace});
     planned_ = std::move(shape);
   }
   AttnPrefillArgs launch;
@@ -519,6 +491,8 @@ void Sm90Backend::Prefill(const AttentionArgs& args, int64_t first_sequence) {
   tensors.pages = args.kv.pages.as<uint8_t>();
   tensors.page_table = batch.page_table.as<int32_t>();
   tensors.items = static_cast<const AttnPrefillItem*>(prefill_items_.data());
+  tensors.tiles = static_cast<const AttnPrefillTile*>(prefill_tiles_.data());
+  tensors.workspace = prefill_workspace_.data();
   tensors.out = args.out.as<bf16_t>();
   tensors.num_items = static_cast<int32_t>(prefill_plan_.items.size());
   tensors.num_heads = static_cast<int32_t>(args.num_heads);

@@ -64,6 +64,16 @@ __device__ __forceinline__ void TmaStore2D(const CUtensorMap* map, int x, int y,
 __device__ __forceinline__ void BulkGroupCommit() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
+// cp.async.bulk: `bytes` from shared to device memory. Completes with the thread's bulk group.
+__device__ __forceinline__ void BulkStore(void* global, const void* shared, uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+               "r"(SharedAddress(shared)), "r"(bytes)
+               : "memory");
+}
+// Until all groups of this thread have been written.
+__device__ __forceinline__ void BulkGroupsWait() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
 // Until all groups of this thread have read their shared memory.
 __device__ __forceinline__ void BulkGroupsWaitRead() {
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
