@@ -53,10 +53,19 @@ class PrefillAnnouncer {
   // What the consumers must know of the piece and its rows.
   __device__ __forceinline__ void Announce(uint32_t turn) const {
     const int buffer = static_cast<int>(turn & 1);
+    constexpr int kThreads = 32 * Shared::kAnnouncers;
+    constexpr int kRows = (kPrefillRows + kThreads - 1) / kThreads;  // a thread
+    PrefillRow rows[kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int row = Announcer() + kThreads * i;
+      if (row < kPrefillRows) rows[i] = Row(Work(), Work().first_row + row);
+    }
     MbarrierWait(&shared_.piece_empty[buffer], ~(turn >> 1) & 1);
-#pragma unroll 1
-    for (int row = Announcer(); row < kPrefillRows; row += 32 * Shared::kAnnouncers) {
-      shared_.rows[buffer][row] = Row(Work(), Work().first_row + row);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int row = Announcer() + kThreads * i;
+      if (row < kPrefillRows) shared_.rows[buffer][row] = rows[i];
     }
     if (Announcer() < kPrefillConsumers) {
       Describe(Work(), Announcer(), shared_.piece[buffer]);
@@ -104,10 +113,10 @@ class PrefillAnnouncer {
   __device__ __forceinline__ PrefillRow Row(const PrefillWork& work, int row) const {
     constexpr float kLog2eOverRoot =
         1.4426950408889634f * (kDim == 128 ? 0.08838834764831845f : 0.125f);
-    if (row >= work.rows) return {1.0f, work.Limit(row, p_.group), -1};
+    if (row >= work.rows) return {1.0f, work.Limit(row, p_.group), -1, 0};
     const int64_t index = work.Index(row, p_.group, p_.num_heads);
     return {p_.scale_q[index] * kLog2eOverRoot, work.Limit(row, p_.group),
-            static_cast<int32_t>(index)};
+            static_cast<int32_t>(index), 0};
   }
   // Of consumer `i`.
   __device__ __forceinline__ void Describe(const PrefillWork& work, int i,

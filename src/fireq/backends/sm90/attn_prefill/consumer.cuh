@@ -100,6 +100,7 @@ class PrefillConsumer : PrefillFragment {
   __device__ __forceinline__ PrefillLane& Lane() const {
     return shared_.lanes[group_][Thread() % 128];
   }
+
   __device__ __forceinline__ float2& Sums() const { return shared_.sums[group_][Thread() % 128]; }
 
   __device__ __forceinline__ const PrefillPiece& Piece() const { return shared_.piece[buffer_]; }
@@ -114,8 +115,6 @@ class PrefillConsumer : PrefillFragment {
     Sums() = make_float2(0.0f, 0.0f);
     // All have read what was written of the piece before, and none writes before the next turn.
     if (Thread() % 128 < 2) shared_.low_units[group_][Thread() % 128] = 0;
-    shared_.places[group_][Thread() % 128] =
-        make_int4(Row(0).limit - 4 * c_, Row(1).limit - 4 * c_, Row(0).index, Row(1).index);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) out_[i] = 0.0f;
   }
@@ -142,7 +141,8 @@ class PrefillConsumer : PrefillFragment {
     // All tiles take two passes where a row's bits may not depend on the rows beside it: from
     // OnePass a warp goes back for all of its rows.
     const bool whole = kTerms == 1 && !masked && p_.exact_limit != 0;
-    bool careful = !whole;
+    bool careful =
+        !whole && (kTerms == 2 || kSource == PrefillSource::kPages || first || p_.exact_limit == 0);
     Probs p;
     {
       Scores s;
@@ -161,7 +161,10 @@ class PrefillConsumer : PrefillFragment {
       }
       WgmmaWait<0>();
       PinRegisters(s);
-      if (careful || !OnePass(first, s, p)) {
+      const bool done = !careful && (kSource == PrefillSource::kTiles && masked
+                                         ? OnePass<true>(false, left, s, p)
+                                         : OnePass<false>(first, left, s, p));
+      if (!done) {
         if (!careful) {
           ExactScores<kPrefillKeys>(s);
         } else if (kTerms == 1 && first && Uniform(FirstLimit()) <= p_.exact_limit) {
@@ -308,11 +311,15 @@ class PrefillConsumer : PrefillFragment {
     }
   }
 
+  // Key 16 b + 4 c + e of those from `first` on is seen if 16 b + e is less.
+  __device__ __forceinline__ int32_t Limit(int h, int32_t first) const {
+    return Row(h).limit - first - 4 * static_cast<int32_t>(c_);
+  }
+
   // -infinity for the keys of a tile, `left` tiles from the end, that the row does not see.
   __device__ __forceinline__ void Mask(int32_t left, Scores& s, int32_t (&top)[2]) {
     const int32_t first = (Piece().group_tiles[group_] - left) * kPrefillKeys;
-    const int4 places = shared_.places[group_][Thread() % 128];
-    const int32_t limit[2] = {places.x - first, places.y - first};
+    const int32_t limit[2] = {Limit(0, first), Limit(1, first)};
 #pragma unroll
     for (int h = 0; h < 2; ++h) top[h] = INT32_MIN;
 #pragma unroll
@@ -354,13 +361,17 @@ class PrefillConsumer : PrefillFragment {
     for (int i = 0; i < kValues; ++i) out_[i] *= factor[i >> 1 & 1];
   }
 
-  // Products to P' in one pass, with the units as they are or, in a row's first tile, as its first
+  // Products to P' in one pass, kMasked of a tile `left` tiles from the end that is not seen whole,
+  // with the units as they are or, in a row's first tile, as its first
   // keys make them. False, and nothing added to the sums, where a probability may be too high for
   // them: of four positive numbers none is larger than their sum.
-  __device__ __forceinline__ bool OnePass(bool first, const Scores& s, Probs& p) {
+  template <bool kMasked>
+  __device__ __forceinline__ bool OnePass(bool first, int32_t left, const Scores& s, Probs& p) {
     constexpr float kHighestSum = 448.0f / 256.0f;
     constexpr uint32_t kSign = 0x80000000u;
     if (first) FirstUnits(s);
+    const int32_t first_key = kMasked ? (Piece().group_tiles[group_] - left) * kPrefillKeys : 0;
+    const int32_t limit[2] = {kMasked ? Limit(0, first_key) : 0, kMasked ? Limit(1, first_key) : 0};
     float total[2] = {};
     int32_t top = 0;
     uint32_t tops[kBlocks];
@@ -392,6 +403,7 @@ class PrefillConsumer : PrefillFragment {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             x[e] = Exp2Approx(__fmaf_rn(scale[h], s[Register(b, e, h)] * score[e], bias[h]));
+            if (kMasked && 16 * b + e >= limit[h]) x[e] = 0.0f;
           }
           four[h] = (x[0] + x[1]) + (x[2] + x[3]);
           sum[h] += four[h];
@@ -464,21 +476,48 @@ class PrefillConsumer : PrefillFragment {
     return QuadMax(highest) - QuadMin(highest) < kAlike ? kWideMargin : kMargin;
   }
 
+  // Through what was this warp's rows of Q, which all warps have multiplied, so that eight lanes
+  // write 128 bytes of a row: half of the channels at a time.
   __device__ __forceinline__ void Store() {
+    float sum[2] = {Sums().x, Sums().y};
+    float factor[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      float sum = h == 0 ? Sums().x : Sums().y;
-      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
-      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
-      const float factor = sum == 0.0f ? 0.0f : __fdividef(512.0f / 256.0f, sum);
-      const int4 places = shared_.places[group_][Thread() % 128];
-      const int64_t row = h == 0 ? places.z : places.w;  // of 64 bits from here on
-      if (row < 0) continue;
-      bf16_t* to = p_.out + row * kDim + (kTerms == 1 ? 0 : p_.first_channel) + 2 * (Thread() % 4);
+      sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 1);
+      sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 2);
+      factor[h] = sum[h] == 0.0f ? 0.0f : __fdividef(512.0f / 256.0f, sum[h]);
+    }
+    constexpr uint32_t kChunks = kDim / 16;  // of 8 channels
+    const uint32_t lane = Thread() % 32;
+    const uint32_t first_row = Thread() / 32 * 16;
+    uint8_t* staged = shared_.q[buffer_][0] + first_row * kDim;
+    const uint32_t to_row = lane % 16;
+    const uint32_t row = lane / kChunks;
 #pragma unroll
-      for (int j = 0; j < kChannels / 8; ++j) {
-        *reinterpret_cast<uint32_t*>(to + 8 * j) =
-            FloatsToBf16x2(out_[4 * j + 2 * h] * factor, out_[4 * j + 2 * h + 1] * factor);
+    for (uint32_t part = 0; part < kChannels / (8 * kChunks); ++part) {
+      if (part > 0) __syncwarp();
+#pragma unroll
+      for (uint32_t j = 0; j < kChunks; j += 2) {
+        uint32_t words[4];
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) {
+          const uint32_t at = 4 * (part * kChunks + j + i / 2) + 2 * (i % 2);
+          words[i] = FloatsToBf16x2(out_[at] * factor[i % 2], out_[at + 1] * factor[i % 2]);
+        }
+        const uint32_t chunk = (j + lane / 16) ^ Swizzle(to_row);
+        StoreMatrix4(SharedAddress(staged + to_row * kDim + 16 * chunk),
+                     make_uint4(words[0], words[1], words[2], words[3]));
+      }
+      __syncwarp();
+#pragma unroll
+      for (uint32_t i = 0; i < 16; i += 32 / kChunks) {
+        const uint32_t chunk = lane % kChunks;
+        const uint4 words =
+            LoadShared128(staged + (row + i) * kDim + 16 * (chunk ^ Swizzle(row + i)));
+        const int64_t index = shared_.rows[buffer_][first_row + row + i].index;
+        if (index < 0) continue;
+        bf16_t* to = p_.out + index * kDim + (kTerms == 1 ? 0 : p_.first_channel);
+        *reinterpret_cast<uint4*>(to + 8 * (part * kChunks + chunk)) = words;
       }
     }
   }

@@ -15,10 +15,11 @@ inline constexpr int kPrefillConsumers = kPrefillRows / 64;  // warpgroups
 inline constexpr int kPrefillThreads = 128 * (kPrefillConsumers + 1);
 
 // What the producer tells the consumers about a row of a piece of work.
-struct PrefillRow {
+struct alignas(16) PrefillRow {
   float scale;    // scale_q log2(e) / sqrt(Dh)
   int32_t limit;  // keys that the row sees
   int32_t index;  // row of [T, H]; -1: none
+  int32_t unused;
 };
 // And about the piece.
 struct PrefillPiece {
@@ -118,7 +119,6 @@ struct PrefillShared : PrefillRing<kDim, kSource> {
   PrefillPiece piece[2];
   PrefillLane lanes[kPrefillConsumers][128];
   float2 sums[kPrefillConsumers][128];  // a lane's part of sum 2^(x - u)
-  int4 places[kPrefillConsumers][128];  // limits, less 4 (lane % 4), and indices of its two rows
   // By the parity of a tile, counted from the piece's end: that number, once a warp of the group
   // has found its units too low in it; 0 before.
   int32_t low_units[kPrefillConsumers][2];

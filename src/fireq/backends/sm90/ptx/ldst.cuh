@@ -135,6 +135,13 @@ __device__ __forceinline__ void StoreMatrix4Trans(uint32_t address, uint4 v) {
       : "memory");
 }
 
+// The same untransposed.
+__device__ __forceinline__ void StoreMatrix4(uint32_t address, uint4 v) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
 // atom.add.acq_rel.gpu: what the thread has written or seen (behind a barrier, its CTA) is visible
 // to whoever adds later, and the other way round. Lighter than __threadfence() on both sides.
 __device__ __forceinline__ int32_t AtomicAddAcqRel(int32_t* global, int32_t x) {
