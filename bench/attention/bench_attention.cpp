@@ -121,6 +121,7 @@ void BenchPrefill(const Shape& s, float deviation, const sm90::PrefillUnpackPoli
   const sm90::AttnPrefillPlan plan = sm90::MakeAttnPrefillPlan(
       lengths, lengths, s.heads, s.kv_heads, s.head_dim, sm90::NumSms(), policy);
   const sm90::DeviceBuffer<sm90::AttnPrefillItem> items(plan.items);
+  const sm90::DeviceBuffer<int32_t> pieces(plan.pieces);
   const sm90::DeviceBuffer<sm90::AttnPrefillTile> tiles(plan.tiles);
   const sm90::DeviceBuffer<uint8_t> workspace(plan.workspace_bytes);
   const double operations =
@@ -134,6 +135,7 @@ void BenchPrefill(const Shape& s, float deviation, const sm90::PrefillUnpackPoli
                     .pages = step.pages.data(),
                     .page_table = step.page_table.data(),
                     .items = items.data(),
+                    .pieces = pieces.data(),
                     .tiles = tiles.data(),
                     .workspace = workspace.data(),
                     .out = step.out.data(),

@@ -42,6 +42,7 @@ std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device,
                           NumSms(), PolicyOf(unpack));
   EXPECT_EQ(plan.tiles.empty(), unpack == Unpack::kInKernel);
   const DeviceBuffer<AttnPrefillItem> items(plan.items);
+  const DeviceBuffer<int32_t> pieces(plan.pieces);
   const DeviceBuffer<AttnPrefillTile> tiles(plan.tiles);
   DeviceBuffer<uint8_t> workspace(plan.workspace_bytes);
   workspace.FillBytes(0xFF);
@@ -52,6 +53,7 @@ std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device,
                   .pages = device.pages.data(),
                   .page_table = device.page_table.data(),
                   .items = items.data(),
+                  .pieces = pieces.data(),
                   .tiles = tiles.data(),
                   .workspace = workspace.data(),
                   .out = device.out.data(),
@@ -99,11 +101,14 @@ TEST_P(AttnPrefillCases, MatchesTheReference) {
   FIREQ_NEEDS_HOPPER();
   const AttentionCase c = GetParam().Make();
   AttentionOnDevice device(c);
-  for (const Unpack unpack : kBoth) {
-    ExpectServedAttention(GetParam().name, c, [&](bool e4m3_probs) {
-      return RunPrefill(c, device, unpack, e4m3_probs);
-    });
-  }
+  ExpectServedAttention(GetParam().name, c, [&](bool e4m3_probs) {
+    return RunPrefill(c, device, Unpack::kInFront, e4m3_probs);
+  });
+  // What differs is in how many passes tiles at the diagonal are done.
+  const std::vector<float> in_front = RunPrefill(c, device, Unpack::kInFront);
+  EXPECT_LE(RelativeError(RunPrefill(c, device, Unpack::kInKernel),
+                          std::vector<double>(in_front.begin(), in_front.end())),
+            1e-3);
 }
 
 // In batch-invariant mode, in which no row's bits depend on other rows.

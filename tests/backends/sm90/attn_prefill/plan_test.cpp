@@ -32,22 +32,38 @@ TEST(AttnPrefillPlan, TilesEndAtTheLastRowsDiagonal) {
   EXPECT_EQ(PrefillKeyTiles(0, 4, 1, 0), 0);
 }
 
-TEST(AttnPrefillPlan, TheSnakeBalancesCausalWork) {
+TEST(AttnPrefillPlan, CtasGetTheSameWork) {
   const std::vector<int32_t> lengths(16, 1024);
   const AttnPrefillPlan plan = MakeAttnPrefillPlan(lengths, lengths, 32, 8, 128, 132);
-  const int64_t pieces = static_cast<int64_t>(plan.items.size()) * 8;
-  std::vector<int64_t> sums(132, 0);
+  const size_t pieces = plan.items.size() * 8;
+  ASSERT_EQ(plan.pieces.size(), pieces + 133);
+  std::vector<int64_t> sums;
   std::vector<int> taken(pieces, 0);
-  for (int64_t cta = 0; cta < 132; ++cta) {
-    for (int64_t k = 0; PrefillTurn(k, cta, 132) < pieces; ++k) {
-      const int64_t piece = PrefillTurn(k, cta, 132);
+  for (int cta = 0; cta < plan.ctas; ++cta) {
+    int64_t sum = 0;
+    for (const int32_t piece : plan.PiecesOf(cta)) {
       ++taken[piece];
-      sums[cta] += PrefillKeyTiles(plan.items[piece / 8].tile, 4, 1024, 1024);
+      sum += PrefillKeyTiles(plan.items[piece / 8].tile, 4, 1024, 1024) + 2;
     }
+    sums.push_back(sum);
   }
-  EXPECT_EQ(std::count(taken.begin(), taken.end(), 1), pieces);
+  EXPECT_EQ(std::count(taken.begin(), taken.end(), 1), static_cast<int64_t>(pieces));
   const auto [low, high] = std::minmax_element(sums.begin(), sums.end());
-  EXPECT_LE(*high - *low, 16);  // one piece of the longest
+  EXPECT_LE(*high - *low, 6);  // of 240 pages
+}
+
+// CTAs of a moment read the same keys: of 128 sequences and heads, twelve at a time.
+TEST(AttnPrefillPlan, PiecesOfASequenceAndHeadAreDoneTogether) {
+  const std::vector<int32_t> lengths(16, 4096);
+  const AttnPrefillPlan plan = MakeAttnPrefillPlan(lengths, lengths, 32, 8, 128, 132);
+  for (int cta = 0; cta < plan.ctas; ++cta) {
+    const auto pieces = plan.PiecesOf(cta);
+    const auto stream = [&](int32_t piece) {
+      return plan.items[piece / 8].sequence * 8 + piece % 8;
+    };
+    for (size_t i = 1; i < pieces.size(); ++i)
+      EXPECT_GT(stream(pieces[i]), stream(pieces[i - 1]) - 12);
+  }
 }
 
 std::vector<std::pair<int, int>> TilesOf(const AttnPrefillPlan& plan) {

@@ -46,15 +46,15 @@ void LaunchTerms(const AttnPrefillPlan& plan, const AttnPrefillParams& params, b
 }
 
 template <int kDim>
-void LaunchDim(const AttnPrefillPlan& plan, const AttnPrefillParams& params, bool e4m3_probs,
-               cudaStream_t stream) {
+void LaunchDim(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
+               const AttnPrefillParams& params, cudaStream_t stream) {
   if (plan.tiles.empty()) {
-    return LaunchTerms<kDim, PrefillSource::kPages>(plan, params, e4m3_probs, stream);
+    return LaunchTerms<kDim, PrefillSource::kPages>(plan, params, args.e4m3_probs, stream);
   }
   Launch(UnpackPrefillTiles<kDim>,
          dim3(static_cast<unsigned>(plan.tiles.size()), static_cast<unsigned>(params.kv_heads)),
-         kTilePassThreads, 0, false, params, stream);
-  LaunchTerms<kDim, PrefillSource::kTiles>(plan, params, e4m3_probs, stream);
+         kTilePassThreads, 0, args.programmatic, params, stream);
+  LaunchTerms<kDim, PrefillSource::kTiles>(plan, params, args.e4m3_probs, stream);
 }
 
 }  // namespace
@@ -72,8 +72,7 @@ void LaunchAttnPrefill(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
   FIREQ_CHECK(plan.tiles.empty() || (params.tiles != nullptr && params.workspace != nullptr),
               kInvalidArgument, "prefill attention: a plan with tiles, and no workspace");
   params.group = params.num_heads / params.kv_heads;
-  params.num_items = static_cast<int32_t>(plan.items.size());
-  (plan.head_dim == 128 ? LaunchDim<128> : LaunchDim<64>)(plan, params, args.e4m3_probs, stream);
+  (plan.head_dim == 128 ? LaunchDim<128> : LaunchDim<64>)(plan, args, params, stream);
 }
 
 }  // namespace fireq::sm90

@@ -81,8 +81,8 @@ class PrefillConsumer : PrefillFragment {
   static constexpr float kAlike = 5.0f;
   // Blocks of 16 keys between whose probabilities and the loads of whose scales ptxas may not look
   // ahead in OnePass: fewer wait, more spill.
-  static constexpr int kScoreLag = 3;
-  static constexpr int kValueLag = 1;
+  static constexpr int kScoreLag = 5;
+  static constexpr int kValueLag = 2;
   static constexpr int kExactKeys = 32;
   static constexpr int kExactAhead = 8;          // loads of eight keys in front of their products
   static constexpr int kCarefulTiles = 16;       // in two passes behind a raise

@@ -9,8 +9,11 @@
 namespace fireq::sm90 {
 
 struct AttnPrefillArgs {
-  AttnPrefillParams tensors;  // items: the plan's, copied to the device; num_items is the plan's
+  AttnPrefillParams tensors;  // items, pieces, tiles: the plan's, copied to the device
   bool e4m3_probs = true;     // false: P' as the sum of two E4M3 numbers, in two launches
+  // Whether the pass in front of attention, where the plan has one, may start before the kernel in
+  // front of it has ended. It then waits for it by itself.
+  bool programmatic = false;
 };
 
 // out[T,H,Dh] = bf16(softmax(q k^T / sqrt(Dh)) v): query i of n of a sequence sees its keys

@@ -34,13 +34,13 @@ struct AttnPrefillParams {
   const uint8_t* pages = nullptr;          // KvPageLayout pages of one layer
   const int32_t* page_table = nullptr;     // i32 [S, max_pages]
   const AttnPrefillItem* items = nullptr;  // AttnPrefillPlan::items
+  const int32_t* pieces = nullptr;         // AttnPrefillPlan::pieces
   const AttnPrefillTile* tiles = nullptr;  // AttnPrefillPlan::tiles
   void* workspace = nullptr;               // AttnPrefillPlan::workspace_bytes, of any content
   bf16_t* out = nullptr;                   // bf16 [T, H, Dh]
-  int32_t num_items = 0;
-  int32_t num_heads = 0;  // H
-  int32_t kv_heads = 0;   // Hk
-  int32_t group = 0;      // H / Hk; set by the launch
+  int32_t num_heads = 0;                   // H
+  int32_t kv_heads = 0;                    // Hk
+  int32_t group = 0;                       // H / Hk; set by the launch
   // Where the first of 64 rows sees no more keys than this, the scores of all 64 rows' first keys
   // are exact sums. 0: nowhere, so that a row's bits do not depend on which rows are beside it.
   int32_t exact_limit = 32;

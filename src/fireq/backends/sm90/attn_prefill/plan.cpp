@@ -1,6 +1,8 @@
 #include "fireq/backends/sm90/attn_prefill/plan.h"
 
 #include <algorithm>
+#include <functional>
+#include <queue>
 #include <utility>
 
 #include "fireq/backends/sm90/attn_prefill/tile.h"
@@ -47,6 +49,80 @@ void AddTiles(std::span<const int32_t> context_len, int64_t group, int64_t kv_he
   plan.workspace_bytes = bytes;
 }
 
+// A piece of work: an item and KV head, and how long it takes.
+struct Piece {
+  int32_t number;
+  int32_t cost;
+};
+
+// Deals pieces to CTAs, the longest first, each to whoever has least so far.
+class Dealer {
+ public:
+  explicit Dealer(int ctas) : of_cta_(static_cast<size_t>(ctas)) {
+    for (int cta = 0; cta < ctas; ++cta) free_.emplace(0, cta);
+  }
+
+  void Deal(std::vector<Piece>& pieces) {
+    std::stable_sort(pieces.begin(), pieces.end(),
+                     [](const Piece& a, const Piece& b) { return a.cost > b.cost; });
+    for (const Piece& piece : pieces) {
+      const auto [load, cta] = free_.top();
+      free_.pop();
+      of_cta_[static_cast<size_t>(cta)].push_back(piece.number);
+      free_.emplace(load + piece.cost, cta);
+    }
+    pieces.clear();
+  }
+
+  // As AttnPrefillPlan::pieces.
+  std::vector<int32_t> Pieces() const {
+    std::vector<int32_t> pieces;
+    auto begin = static_cast<int32_t>(of_cta_.size()) + 1;
+    for (const auto& numbers : of_cta_) {
+      pieces.push_back(begin);
+      begin += static_cast<int32_t>(numbers.size());
+    }
+    pieces.push_back(begin);
+    for (const auto& numbers : of_cta_) pieces.insert(pieces.end(), numbers.begin(), numbers.end());
+    return pieces;
+  }
+
+ private:
+  using Load = std::pair<int64_t, int>;
+  std::vector<std::vector<int32_t>> of_cta_;
+  std::priority_queue<Load, std::vector<Load>, std::greater<>> free_;
+};
+
+// Sequences and heads in batches whose keys the L2 holds: the CTAs of a moment then read the same
+// tiles, and those come out of device memory once.
+std::vector<int32_t> DealPieces(const AttnPrefillPlan& plan, std::span<const int32_t> context_len,
+                                int64_t group, int64_t kv_heads) {
+  constexpr int64_t kBatchBytes = int64_t{12} << 20;
+  constexpr int32_t kPieceCost = 2;  // in pages: what a piece takes besides its keys
+  Dealer dealer(plan.ctas);
+  std::vector<Piece> batch;
+  int64_t bytes = 0;
+  for (size_t begin = 0, end = 0; begin < plan.items.size(); begin = end) {
+    const int32_t sequence = plan.items[begin].sequence;
+    while (end < plan.items.size() && plan.items[end].sequence == sequence) ++end;
+    const int64_t context = context_len[static_cast<size_t>(sequence)];
+    for (int64_t head = 0; head < kv_heads; ++head) {
+      for (size_t i = begin; i < end; ++i) {
+        const AttnPrefillItem& item = plan.items[i];
+        const int64_t pages = PrefillKeyTiles(item.tile, group, item.query_len, context);
+        batch.push_back({static_cast<int32_t>(static_cast<int64_t>(i) * kv_heads + head),
+                         static_cast<int32_t>(pages) + kPieceCost});
+      }
+      bytes += CeilDiv<int64_t>(context, kPrefillKeys) * TileBytes(plan.head_dim);
+      if (bytes < kBatchBytes) continue;
+      dealer.Deal(batch);
+      bytes = 0;
+    }
+  }
+  dealer.Deal(batch);
+  return dealer.Pieces();
+}
+
 }  // namespace
 
 AttnPrefillPlan MakeAttnPrefillPlan(std::span<const int32_t> query_len,
@@ -73,14 +149,9 @@ AttnPrefillPlan MakeAttnPrefillPlan(std::span<const int32_t> query_len,
     first_token += query_len[s];
   }
   AddTiles(context_len, group, kv_heads, policy, plan);
-  const auto cost = [&](const AttnPrefillItem& item) {
-    return PrefillKeyTiles(item.tile, group, query_len[item.sequence], context_len[item.sequence]);
-  };
-  std::stable_sort(
-      plan.items.begin(), plan.items.end(),
-      [&](const AttnPrefillItem& a, const AttnPrefillItem& b) { return cost(a) > cost(b); });
   plan.ctas = static_cast<int>(
       std::min<int64_t>(num_sms, static_cast<int64_t>(plan.items.size()) * kv_heads));
+  plan.pieces = DealPieces(plan, context_len, group, kv_heads);
   return plan;
 }
 

@@ -12,29 +12,32 @@ namespace fireq::sm90 {
 inline constexpr int kPrefillRows = 192;  // query rows of a CTA: 64 a consumer warpgroup
 
 // When the step's pages are unpacked once, in front of attention, instead of by every CTA that
-// visits them. It is a matter of time alone: the bits are the same.
+// visits them. It is a matter of time alone.
 struct PrefillUnpackPolicy {
-  // The pass costs what unpacking a tile in so many visits does: eight with a workspace that the L2
-  // holds, fourteen with one of 500 MB.
-  double min_visits = 10.0;
-  int64_t workspace_limit = int64_t{288} << 20;  // bytes
+  double min_visits = 10.0;  // of a tile, on average; measured: NOTES.md, "Ready tiles"
+  // Bytes of device memory. The largest that pays is 16 prompts of 4096 tokens with 32 KV heads;
+  // a step of 16,896 tokens with 8 takes 37 MB.
+  int64_t workspace_limit = int64_t{544} << 20;
 };
 
 struct AttnPrefillPlan {
   int head_dim = 0;
   int ctas = 0;
-  // Longest first; CTA c takes item-and-head number k of its turn in a snake (PrefillTurn), so
-  // every CTA gets nearly the same sum.
-  std::vector<AttnPrefillItem> items;
+  std::vector<AttnPrefillItem> items;  // in the order of the sequences
+  // Item and KV head, items' numbers times KV heads plus head, in the order in which CTAs do them.
+  // CTA c's begin at pieces[c] and end where the next's begin, which the first ctas + 1 numbers
+  // are.
+  std::vector<int32_t> pieces;
   // What the pass in front of attention unpacks; none: attention does it.
   std::vector<AttnPrefillTile> tiles;
   int64_t workspace_bytes = 0;  // that the tiles of all KV heads take
-};
 
-// The k-th piece of work of CTA `cta` of `ctas`: there and back again over work sorted by length.
-constexpr int64_t PrefillTurn(int64_t k, int64_t cta, int64_t ctas) {
-  return k * ctas + (k % 2 == 0 ? cta : ctas - 1 - cta);
-}
+  std::span<const int32_t> PiecesOf(int cta) const {
+    const auto begin = static_cast<size_t>(pieces[static_cast<size_t>(cta)]);
+    const auto end = static_cast<size_t>(pieces[static_cast<size_t>(cta) + 1]);
+    return std::span(pieces).subspan(begin, end - begin);
+  }
+};
 
 // Key tiles (pages) that the rows of `item` attend to; its cost.
 int64_t PrefillKeyTiles(int64_t tile, int64_t group, int64_t query_len, int64_t context_len);

@@ -149,9 +149,9 @@ __device__ __forceinline__ bool NextPrefillWork(const AttnPrefillParams& p, int3
                                                 PrefillWork& work) {
   uint32_t cta;  // read anew: what follows from it would be kept in a register
   asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(cta));
-  const int64_t index = PrefillTurn(turn, cta, gridDim.x);
-  if (index >= int64_t{p.num_items} * p.kv_heads) return false;
-  const uint32_t number = static_cast<uint32_t>(index);  // fits: the host checks
+  const int32_t at = __ldg(p.pieces + cta) + turn;
+  if (at >= __ldg(p.pieces + cta + 1)) return false;
+  const uint32_t number = static_cast<uint32_t>(__ldg(p.pieces + at));
   const uint32_t heads = static_cast<uint32_t>(p.kv_heads);
   const int4* item = reinterpret_cast<const int4*>(p.items + number / heads);
   const int4 head = __ldg(item);

@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kTilePassThreads)
                   (int64_t{blockIdx.x} * p.kv_heads + blockIdx.y),
               &tile, sizeof(tile));
     BulkGroupCommit();
-    BulkGroupsWait();
+    BulkGroupsWaitRead();  // the rest is done by the end of the grid
   }
 }
 

@@ -240,6 +240,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   std::optional<PrefillShape> planned_;
   AttnPrefillPlan prefill_plan_;
   Tensor prefill_items_;
+  Tensor prefill_pieces_;
   Tensor prefill_tiles_;
   Tensor prefill_workspace_;  // the largest of the plans so far
 };
@@ -478,6 +479,7 @@ void Sm90Backend::Prefill(const AttentionArgs& args, int64_t first_sequence) {
     }
     for (AttnPrefillTile& tile : prefill_plan_.tiles) tile.sequence += static_cast<int32_t>(first);
     prefill_items_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.items)));
+    prefill_pieces_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.pieces)));
     prefill_tiles_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.tiles)));
     const int64_t workspace = prefill_plan_.workspace_bytes;
     if (!prefill_workspace_.defined() || prefill_workspace_.size_bytes() < workspace)
@@ -491,16 +493,17 @@ void Sm90Backend::Prefill(const AttentionArgs& args, int64_t first_sequence) {
   tensors.pages = args.kv.pages.as<uint8_t>();
   tensors.page_table = batch.page_table.as<int32_t>();
   tensors.items = static_cast<const AttnPrefillItem*>(prefill_items_.data());
+  tensors.pieces = static_cast<const int32_t*>(prefill_pieces_.data());
   tensors.tiles = static_cast<const AttnPrefillTile*>(prefill_tiles_.data());
   tensors.workspace = prefill_workspace_.data();
   tensors.out = args.out.as<bf16_t>();
-  tensors.num_items = static_cast<int32_t>(prefill_plan_.items.size());
   tensors.num_heads = static_cast<int32_t>(args.num_heads);
   tensors.kv_heads = args.kv.layout.kv_heads;
   tensors.max_pages = static_cast<int32_t>(batch.page_table.dim(1));
   // Chunks of a prompt begin elsewhere in another batch, and so do runs of 64 rows.
   if (args.reduction == Reduction::kBatchInvariant) tensors.exact_limit = 0;
   launch.e4m3_probs = args.e4m3_probs;
+  launch.programmatic = true;
   LaunchAttnPrefill(prefill_plan_, launch, stream_->get());
 }
 

@@ -70,10 +70,6 @@ __device__ __forceinline__ void BulkStore(void* global, const void* shared, uint
                "r"(SharedAddress(shared)), "r"(bytes)
                : "memory");
 }
-// Until all groups of this thread have been written.
-__device__ __forceinline__ void BulkGroupsWait() {
-  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-}
 // Until all groups of this thread have read their shared memory.
 __device__ __forceinline__ void BulkGroupsWaitRead() {
   asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
