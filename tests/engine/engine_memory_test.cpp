@@ -16,6 +16,7 @@ class CountingBackend final : public Backend {
 
   CountingBackend() : cpu_(MakeCpuBackend({.num_threads = 1})) {}
   Count& count() { return *count_; }
+  int64_t scratch_bytes() const { return scratch_.size_bytes(); }
 
   std::string name() const override { return cpu_->name(); }
   Tensor Allocate(DType dtype, Shape shape) override {
@@ -31,6 +32,13 @@ class CountingBackend final : public Backend {
   void Copy(const Tensor& from, const Tensor& to) override { cpu_->Copy(from, to); }
   void UploadTo(const Tensor& host, const Tensor& to) override { cpu_->UploadTo(host, to); }
   void Synchronize() override { cpu_->Synchronize(); }
+  // As a device that needs memory of its own.
+  int64_t Reserve(const StepLimits& limits) override {
+    scratch_ = {};
+    scratch_ = Allocate(DType::kU8,
+                        {limits.max_tokens * 640 + limits.max_logit_rows * limits.lm_head->n()});
+    return scratch_.size_bytes();
+  }
   std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) override {
     return cpu_->Prepare(std::move(spec));
   }
@@ -57,6 +65,7 @@ class CountingBackend final : public Backend {
 
   std::unique_ptr<Backend> cpu_;
   std::shared_ptr<Count> count_ = std::make_shared<Count>();
+  Tensor scratch_;  // behind what counts it
 };
 
 TEST(EngineMemory, IsSizedFromTheBudgetAndNeverExceedsIt) {
@@ -70,6 +79,8 @@ TEST(EngineMemory, IsSizedFromTheBudgetAndNeverExceedsIt) {
     const Runner& runner = engine.runner();
     const int64_t page_bytes = runner.cache_bytes() / runner.num_pages();
     EXPECT_LE(runner.working_bytes() + runner.cache_bytes(), budget);
+    EXPECT_EQ(engine.metrics().working_bytes, runner.working_bytes());
+    EXPECT_EQ(engine.metrics().cache_bytes, runner.cache_bytes());
     EXPECT_GT(runner.working_bytes() + runner.cache_bytes() + page_bytes, budget);
 
     Outcomes outcomes;
@@ -93,7 +104,7 @@ TEST(EngineMemory, IsSizedFromTheBudgetAndNeverExceedsIt) {
     EXPECT_GT(backend.count().most - weights, budget * 9 / 10 - histories);
     backend.count().most = 0;
   }
-  EXPECT_EQ(backend.count().now, weights);
+  EXPECT_EQ(backend.count().now, weights + backend.scratch_bytes());
 }
 
 TEST(EngineMemory, TooSmallABudgetIsRefusedWithItsFigures) {

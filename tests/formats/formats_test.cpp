@@ -199,6 +199,35 @@ TEST(KvI4, ZeroAndNanVectors) {
   EXPECT_LE(KvCode(NAN, AsymmetricKvScale(-1, 1)), 15);
 }
 
+// Every scale there is; values at and beside every border between two codes, and others.
+TEST(KvI4, CodesWithoutADivisionAreTheDividedOnes) {
+  std::mt19937 rng(5);
+  std::uniform_real_distribution<float> uniform(-15.9f, 15.9f);
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const KvScale s{static_cast<bf16_t>(bits), static_cast<uint8_t>(rng() % 16)};
+    const float scale = Bf16ToFloat(s.scale);
+    if (scale == 0.0f) continue;
+    if (!IsFinite(s)) {
+      for (const float x : {0.0f, -3.0f, 1e38f, INFINITY, -INFINITY, NAN})
+        ASSERT_EQ(KvCodeOfNoScale(x, s), KvCode(x, s)) << x << " scale " << scale;
+      continue;
+    }
+    const KvCoder coder(s);
+    const auto check = [&](float x) {
+      if (!std::isfinite(x)) return;  // of a scale near the largest float
+      ASSERT_EQ(coder(x * coder.factor()), KvCode(x, s)) << x << " scale " << scale;
+    };
+    for (int border = -15; border <= 14; ++border) {
+      float x = (static_cast<float>(border) + 0.5f) * scale;
+      for (int i = 0; i < 2; ++i) x = std::nextafter(x, -INFINITY);
+      for (int i = 0; i < 5; ++i, x = std::nextafter(x, INFINITY)) check(x);
+    }
+    for (int i = 0; i < 8; ++i) check(uniform(rng) * scale);
+    check(0.0f);
+    check(-0.0f);
+  }
+}
+
 TEST(ActInt8, CodesAreTheNearestOf255) {
   std::mt19937 engine(8);
   std::normal_distribution<float> normal(0.0f, 3.0f);

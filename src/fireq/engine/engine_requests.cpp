@@ -20,6 +20,8 @@ Engine::Engine(Backend& backend, const Model& model, const EngineOptions& option
       pool_(runner_.num_pages()),
       cache_(pool_),
       queue_(static_cast<size_t>(std::max<int64_t>(options.queue_capacity, 1))) {
+  now_.cache_bytes = runner_.cache_bytes();
+  now_.working_bytes = runner_.working_bytes();
   Publish();
 }
 

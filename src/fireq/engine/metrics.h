@@ -9,6 +9,9 @@
 namespace fireq {
 
 struct EngineMetrics {
+  // Taken of the memory budget at the start: the cache, and everything else.
+  int64_t cache_bytes = 0;
+  int64_t working_bytes = 0;
   // Sums since the start.
   int64_t num_accepted = 0;
   std::array<int64_t, kNumFinishReasons> num_finished{};  // by FinishReason

@@ -42,6 +42,19 @@ int64_t RoundPages(int64_t pages) {
   return rounded;
 }
 
+StepLimits LimitsOf(const RunnerOptions& options, int64_t max_logit_rows,
+                    const ForwardContext& context, const Model& model) {
+  return {.max_tokens = options.max_tokens,
+          .max_sequences = max_logit_rows,  // fillers included
+          .max_context = options.max_context,
+          .max_logit_rows = max_logit_rows,
+          .lm_head = model.weights.lm_head.get(),
+          .num_heads = model.config.num_heads,
+          .kv_heads = model.config.num_kv_heads,
+          .head_dim = model.config.head_dim,
+          .reduction = context.reduction};
+}
+
 ForwardContext MakeRunnerContext(Backend& backend, const Model& model,
                                  const RunnerOptions& options) {
   ForwardContext context = MakeContext(backend, model, options.max_context, options.products);
@@ -63,7 +76,8 @@ Runner::Runner(Backend& backend, const Model& model, const RunnerOptions& option
       sampled_(backend.Allocate(context_.border(), {options_.max_sequences, model.config.hidden})),
       chosen_(backend.Allocate(DType::kI32, {options_.max_sequences})),
       arrays_(backend, options_.max_tokens, max_decode_, MaxPageWidth(options_)),
-      sampler_(std::move(sampler)) {
+      sampler_(std::move(sampler)),
+      reserved_bytes_(backend.Reserve(LimitsOf(options_, max_decode_, context_, model))) {
   MakeCache();
 }
 
@@ -73,7 +87,7 @@ int64_t Runner::working_bytes() const {
       options_.max_sequences * SizeBytes(DType::kI32);  // rows that sample
   return context_.rope_cos.size_bytes() + context_.rope_sin.size_bytes() + buffers_.size_bytes() +
          logits_.size_bytes() + sampled_.size_bytes() + chosen_.size_bytes() +
-         arrays_.size_bytes() + sampling;
+         arrays_.size_bytes() + sampling + reserved_bytes_;
 }
 
 void Runner::MakeCache() {
@@ -85,8 +99,9 @@ void Runner::MakeCache() {
   num_pages_ = std::max<int64_t>(0, options_.memory_bytes - working) / page_bytes - 1;
   if (options_.max_pages > 0) num_pages_ = std::min(num_pages_, options_.max_pages);
   FIREQ_CHECK(num_pages_ > 0, kOutOfMemory, "a budget of ", options_.memory_bytes,
-              " bytes does not hold activations, logits and tables of ", working,
-              " bytes and two pages of the cache of ", page_bytes);
+              " bytes does not hold activations, logits, tables and the backend's own ",
+              reserved_bytes_, " bytes, together ", working,
+              " bytes, and two pages of the cache of ", page_bytes);
   cache_.emplace(backend_, config, model_.quant.arithmetic.kv, config.num_layers, num_pages_ + 1);
 }
 

@@ -22,7 +22,7 @@ struct RunnerOptions {
   int64_t max_context = 0;    // tokens a sequence; 0: what the model states
   int64_t max_tokens = 2048;  // of a step
   int64_t max_sequences = 256;
-  int64_t memory_bytes = 0;  // for cache, activations, logits and tables together
+  int64_t memory_bytes = 0;  // for cache, activations, logits, tables and the backend's own needs
   int64_t max_pages = 0;     // of the cache; 0: what memory_bytes leaves
   Products products = Products::kServed;
   // Sums of a row do not depend on the other rows of a step; then products cannot either, and
@@ -73,7 +73,7 @@ class Runner {
 
   int64_t num_pages() const { return num_pages_; }
   int64_t max_context() const { return options_.max_context; }
-  int64_t working_bytes() const;  // everything but the cache
+  int64_t working_bytes() const;  // everything but the cache, the backend's own needs included
   int64_t cache_bytes() const { return cache_->size_bytes(); }
 
  private:
@@ -102,6 +102,7 @@ class Runner {
   Tensor chosen_;   // I32 [S]: the choices of the last step that sampled
   BatchArrays arrays_;
   std::unique_ptr<TokenSampler> sampler_;
+  int64_t reserved_bytes_;  // by the backend, for itself
   int64_t num_pages_ = 0;
   std::optional<KvCache> cache_;  // one page more than num_pages_: the fillers' own
   std::map<std::pair<int64_t, int64_t>, DecodeWork> decode_;  // by sequences and pages

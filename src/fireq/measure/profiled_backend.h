@@ -47,6 +47,7 @@ class ProfiledBackend final : public Backend {
   void Copy(const Tensor& from, const Tensor& to) override { inner_.Copy(from, to); }
   void Synchronize() override { inner_.Synchronize(); }
   int64_t FreeBytes() override { return inner_.FreeBytes(); }
+  int64_t Reserve(const StepLimits& limits) override { return inner_.Reserve(limits); }
   std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) override {
     return inner_.Prepare(std::move(spec));
   }

@@ -110,6 +110,19 @@ struct LinearArgs {
   Tensor y;         // border [T, N] (kSiluMul: [T, N/2]); F32 [T, V] for logits
 };
 
+// How large the steps of a model become, at most.
+struct StepLimits {
+  int64_t max_tokens = 0;
+  int64_t max_sequences = 0;
+  int64_t max_context = 0;     // tokens of a sequence
+  int64_t max_logit_rows = 0;  // of a call of `lm_head`
+  const PreparedLinear* lm_head = nullptr;
+  int64_t num_heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  Reduction reduction = Reduction::kFastest;
+};
+
 // One layer's K and V pages.
 struct KvLayer {
   Tensor pages;         // U8 [num_pages, layout.page_bytes()]

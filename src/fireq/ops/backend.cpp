@@ -53,6 +53,8 @@ int64_t Backend::FreeBytes() {
   return static_cast<int64_t>(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
 }
 
+int64_t Backend::Reserve(const StepLimits&) { return 0; }
+
 std::unique_ptr<Arrival> Backend::StartDownload(const Tensor& tensor) {
   return std::make_unique<Arrived>(Download(tensor));
 }

@@ -51,6 +51,9 @@ class Backend {
   virtual void Copy(const Tensor& from, const Tensor& to) = 0;  // same dtype and size, same memory
   virtual void Synchronize() = 0;
   virtual int64_t FreeBytes();  // that Allocate could still have; this one: the machine's
+  // Takes what ops of steps within `limits` need besides their tensors, so that none of them takes
+  // more; returns how many bytes of Allocate's memory are held for it. This one needs nothing.
+  virtual int64_t Reserve(const StepLimits& limits);
 
   virtual std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) = 0;
   // Random weights, equal on every backend. These make them on the host and hand them over.

@@ -1,4 +1,5 @@
 // A whole model on the device: against the CPU backend, recorded against not, served against alone.
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -7,6 +8,7 @@
 
 #include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/backends/sm90/backend/sm90_backend.h"
+#include "fireq/backends/sm90/runtime/check.h"
 #include "fireq/engine/engine.h"
 #include "fireq/engine/generate.h"
 #include "fireq/measure/trace_compare.h"
@@ -133,6 +135,45 @@ TEST_F(DeviceModel, BatchInvariantOutputsAreThoseOfTheRequestAlone) {
         Generate(alone, requests[i].prompt,
                  {requests[i].max_new_tokens, requests[i].sampling, requests[i].stop_ids});
     EXPECT_EQ(served[i], expected.ids) << "request " << i;
+  }
+}
+
+// Bytes of the device's pool in use, and the most since this was called before.
+struct PoolUse {
+  int64_t now, most;
+};
+PoolUse ReadPool() {
+  cudaMemPool_t pool = nullptr;
+  FIREQ_CUDA(cudaDeviceGetDefaultMemPool(&pool, 0));
+  uint64_t now = 0, most = 0, reset = 0;
+  FIREQ_CUDA(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &now));
+  FIREQ_CUDA(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &most));
+  FIREQ_CUDA(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &reset));
+  return {static_cast<int64_t>(now), static_cast<int64_t>(most)};
+}
+
+// The largest steps there are: prompts of max_tokens, decode of max_sequences, all that sampling
+// may want.
+TEST_F(DeviceModel, AnEngineTakesNoMoreThanItsBudget) {
+  for (const WeightForm lm_head : {WeightForm::kBf16, WeightForm::kInt4}) {
+    for (const Reduction reduction : {Reduction::kFastest, Reduction::kBatchInvariant}) {
+      gpu_ = MakeSm90Backend();
+      model_ = MakeSyntheticModel(*gpu_, SyntheticConfig("tiny"), lm_head);
+      EngineOptions options = Options(0, reduction);
+      options.runner.memory_bytes = int64_t{24} << 20;
+      gpu_->Synchronize();
+      const int64_t before = ReadPool().now;
+      std::vector<Request> requests;
+      for (int i = 0; i < 100; ++i)
+        requests.push_back(
+            {.prompt = RandomIds(i % 4 == 0 ? 600 : 40),
+             .max_new_tokens = 50,
+             .sampling = {.repetition_penalty = 1.1f, .num_logprobs = kMaxLogprobs}});
+      Serve(options, requests);
+      const PoolUse after = ReadPool();
+      EXPECT_LE(after.most - before, options.runner.memory_bytes);
+      EXPECT_GE(after.most - before, options.runner.memory_bytes * 9 / 10);
+    }
   }
 }
 

@@ -12,6 +12,10 @@
 
 namespace fireq::sm90 {
 
+int64_t MaxPrefillItems(int64_t max_tokens, int64_t max_sequences, int64_t group) {
+  return max_tokens * group / kPrefillRows + max_sequences;
+}
+
 int64_t PrefillKeyTiles(int64_t tile, int64_t group, int64_t query_len, int64_t context_len) {
   const int64_t last_row = std::min((tile + 1) * kPrefillRows, query_len * group) - 1;
   const int64_t keys = context_len - query_len + last_row / group + 1;

@@ -39,6 +39,9 @@ struct AttnPrefillPlan {
   }
 };
 
+// Items of a step at most: every sequence may have a tile that it does not fill.
+int64_t MaxPrefillItems(int64_t max_tokens, int64_t max_sequences, int64_t group);
+
 // Key tiles (pages) that the rows of `item` attend to; its cost.
 int64_t PrefillKeyTiles(int64_t tile, int64_t group, int64_t query_len, int64_t context_len);
 

@@ -21,6 +21,8 @@ class Bf16Gemm {
   // The same in blocks of one number of rows, so that a row's sums do not depend on how many there
   // are.
   void RunInBlocks(const Tensor& x, const Tensor& w, const Tensor& y);
+  // Takes what RunInBlocks needs for w BF16 [N, K], if it has not; returns its bytes.
+  int64_t ReserveBlocks(int64_t n, int64_t k);
 
  private:
   const LtProblem& ProblemFor(int64_t m, int64_t n, int64_t k);

@@ -160,6 +160,8 @@ class Sm90Backend final : public Backend, public StreamOwner {
     return static_cast<int64_t>(free);
   }
 
+  int64_t Reserve(const StepLimits& limits) override;
+
   std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) override {
     Validate(spec);
     return std::make_shared<Sm90Linear>(std::move(spec), stream_);
@@ -209,6 +211,8 @@ class Sm90Backend final : public Backend, public StreamOwner {
   bool SumWithNorm(const CodesToMake& codes);
   bool RunResident(const LinearArgs& args, const GemmShape& shape, GemmI4F8Args gemm);
 
+  const Tensor& HalfLogits(int64_t count);
+  const Tensor& DecodeWorkspace(int64_t bytes);
   void LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w);
   void RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType out, void* y);
   void Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len);
@@ -244,6 +248,46 @@ class Sm90Backend final : public Backend, public StreamOwner {
   Tensor prefill_tiles_;
   Tensor prefill_workspace_;  // the largest of the plans so far
 };
+
+int64_t Sm90Backend::Reserve(const StepLimits& limits) {
+  int64_t held = 0;
+  const int64_t n = limits.lm_head->n();
+  if (limits.lm_head->quantized()) {
+    held += HalfLogits(limits.max_logit_rows * n).size_bytes();
+  } else if (limits.reduction == Reduction::kBatchInvariant) {
+    held += bf16_gemm_.ReserveBlocks(n, limits.lm_head->k());
+  }
+  // Of the most and of the fewest query rows a tile; of any number of sequences.
+  for (const int64_t max_query_len : {int64_t{1}, kDecodeQueries}) {
+    const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = 1,
+                                                    .num_heads = limits.num_heads,
+                                                    .kv_heads = limits.kv_heads,
+                                                    .head_dim = limits.head_dim,
+                                                    .max_query_len = max_query_len,
+                                                    .num_sms = device_.num_sms});
+    DecodeWorkspace(plan.workspace_bytes);
+  }
+  for (const auto& [bytes, workspace] : decode_workspaces_) held += bytes;
+  // Items of two steps behind each other.
+  return held + 2 * static_cast<int64_t>(sizeof(AttnPrefillItem)) *
+                    MaxPrefillItems(limits.max_tokens, limits.max_sequences,
+                                    limits.num_heads / limits.kv_heads);
+}
+
+const Tensor& Sm90Backend::HalfLogits(int64_t count) {
+  if (!half_logits_.defined() || half_logits_.num_elements() < count)
+    half_logits_ = Allocate(DType::kF16, {count});
+  return half_logits_;
+}
+
+const Tensor& Sm90Backend::DecodeWorkspace(int64_t bytes) {
+  Tensor& workspace = decode_workspaces_[bytes];
+  if (!workspace.defined()) {
+    workspace = Allocate(DType::kU8, {bytes});
+    FIREQ_CUDA(cudaMemsetAsync(workspace.data(), 0, static_cast<size_t>(bytes), stream_->get()));
+  }
+  return workspace;
+}
 
 void Sm90Backend::Embed(const EmbedArgs& args) {
   Validate(args);
@@ -327,10 +371,9 @@ void Sm90Backend::Linear(const LinearArgs& args) {
 void Sm90Backend::LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w) {
   FIREQ_CHECK(args.epilogue == Epilogue::kNone, kUnsupported,
               "FP32 results of an INT4 linear with an epilogue");
-  if (!half_logits_.defined() || half_logits_.num_elements() < args.y.num_elements())
-    half_logits_ = Allocate(DType::kF16, {args.y.num_elements()});
-  RunGemm(args, w, OutType::kF16, half_logits_.data());
-  LaunchHalfToFloat(half_logits_.as<uint16_t>(), args.y.num_elements(), args.y.as<float>(),
+  const Tensor& halves = HalfLogits(args.y.num_elements());
+  RunGemm(args, w, OutType::kF16, halves.data());
+  LaunchHalfToFloat(halves.as<uint16_t>(), args.y.num_elements(), args.y.as<float>(),
                     stream_->get());
 }
 
@@ -437,12 +480,6 @@ void Sm90Backend::Decode(const AttentionArgs& args, int64_t num_sequences, int64
                                                   .max_query_len = max_query_len,
                                                   .num_sms = device_.num_sms,
                                                   .max_pages = batch.page_table.dim(1)});
-  Tensor& workspace = decode_workspaces_[plan.workspace_bytes];
-  if (!workspace.defined()) {
-    workspace = Allocate(DType::kU8, {plan.workspace_bytes});
-    FIREQ_CUDA(cudaMemsetAsync(workspace.data(), 0, static_cast<size_t>(plan.workspace_bytes),
-                               stream_->get()));
-  }
   AttnDecodeArgs launch;
   launch.tensors = {.q = args.q.values.as<uint8_t>(),
                     .scale_q = args.q.scale.as<float>(),
@@ -451,7 +488,7 @@ void Sm90Backend::Decode(const AttentionArgs& args, int64_t num_sequences, int64
                     .context_len = batch.context_len.as<int32_t>(),
                     .page_table = batch.page_table.as<int32_t>(),
                     .out = args.out.as<bf16_t>(),
-                    .workspace = static_cast<float*>(workspace.data()),
+                    .workspace = static_cast<float*>(DecodeWorkspace(plan.workspace_bytes).data()),
                     .num_sequences = static_cast<int32_t>(num_sequences),
                     .num_heads = static_cast<int32_t>(args.num_heads),
                     .kv_heads = args.kv.layout.kv_heads,

@@ -1,16 +1,17 @@
 // A vector (one token of one head) belongs to neighbouring lanes; lane j of them holds the values
 // d = P j .. + P - 1 and Dh/2 + P j .. + P - 1, both members of P RoPE pairs. A CTA has 16 tokens
-// of one head (P = 8), where a page's group of 16 tokens has one writer (this CTA), or one token of
-// some heads, where no sequence has more than 8 tokens in the step: then no two of its tokens are 8
-// apart and share a byte. Few such tokens are spread over four times as many lanes (P = 2): a warp
-// alone on its scheduler issues an instruction in four or five clocks, and everybody waits for the
-// kernel.
+// of one head after another (P = 8), where a page's group of 16 tokens has one writer (this CTA)
+// and rotations are read once for some heads, or one token of some heads, where no sequence has
+// more than 8 tokens in the step: then no two of its tokens are 8 apart and share a byte. Few such
+// tokens are spread over four times as many lanes (P = 2): a warp alone on its scheduler issues an
+// instruction in four or five clocks, and everybody waits for the kernel.
 #pragma once
 
 #include <cstdint>
 
 #include "fireq/backends/sm90/ptx/cvt.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/minmax.cuh"
 #include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/formats/act_e4m3.h"
 #include "fireq/formats/kv_i4.h"
@@ -30,67 +31,100 @@ class RopeKvWriter {
   static constexpr int kValues = 2 * kPairs;
   static constexpr int kLanes = kDim / kValues;  // of a vector
   static constexpr int kThreads = kLanes * kVectors;
+  static constexpr int kCtasPerSm = (kShort ? 1 : 896) / kThreads;  // at least, for long runs
   static FIREQ_HD constexpr KvPageLayout Layout() { return {KvGrid::kAsymmetric, 1, kDim}; }
 
-  // `codes` [kVectors][kDim] in shared memory.
-  __device__ RopeKvWriter(const RopeKvWriteParams& p, uint8_t* codes)
+  static constexpr int kRotations = kShort ? 1 : 2 * kPairs / 4 * kThreads;  // float4
+
+  // `codes` [kVectors][kDim] and `rotations` in shared memory.
+  __device__ RopeKvWriter(const RopeKvWriteParams& p, uint8_t* codes, float4* rotations)
       : p_(p),
         codes_(codes),
+        rotations_(rotations),
         lane_(static_cast<int>(threadIdx.x) % kLanes),
         vector_(static_cast<int>(threadIdx.x) / kLanes) {}
 
   __device__ void Run() {
     const int sequence = blockIdx.z;
     const int32_t first = p_.query_start[sequence];
-    const int32_t queries = p_.query_start[sequence + 1] - first;
-    const int32_t start = p_.context_len[sequence] - queries;  // position of query 0
-    int32_t query;
+    queries_ = p_.query_start[sequence + 1] - first;
+    const int32_t start = p_.context_len[sequence] - queries_;  // position of query 0
     if constexpr (kShort) {
-      query = static_cast<int32_t>(blockIdx.x);
-      head_ = static_cast<int>(blockIdx.y) * kVectors + vector_;
+      RunVector(static_cast<int32_t>(blockIdx.x), first, start);
     } else {
       // Group of 16 positions number blockIdx.y from the one that holds query 0.
-      query = (start / kVGroupTokens + static_cast<int32_t>(blockIdx.y)) * kVGroupTokens + vector_ -
-              start;
-      head_ = static_cast<int>(blockIdx.x);
-      if (query - vector_ >= queries) return;  // the whole CTA
+      group_query_ =
+          (start / kVGroupTokens + static_cast<int32_t>(blockIdx.y)) * kVGroupTokens - start;
+      if (group_query_ < queries_) RunHeads(first, start);
     }
-    active_ = query >= 0 && query < queries && head_ < p_.num_heads + 2 * p_.kv_heads;
+  }
+
+ private:
+  __device__ __forceinline__ void RunVector(int32_t query, int32_t first, int32_t start) {
+    head_ = static_cast<int>(blockIdx.y) * kVectors + vector_;
+    active_ = query < queries_ && head_ < NumVectors();
     token_ = first + query;
     position_ = start + query;
     // What does not come from the kernel before this one is on its way while that one ends.
     if (active_) {
-      page_ = p_.page_table[int64_t{sequence} * p_.max_pages + position_ / kTokensPerPage];
-      if (head_ < p_.num_heads + p_.kv_heads) {
+      LoadPage();
+      if (head_ < FirstV()) {
         LoadRotation();
       } else if constexpr (kShort) {
-        LoadNeighbours(Block(head_ - p_.num_heads - p_.kv_heads));
+        LoadNeighbours(Block(head_ - FirstV()));
       }
     }
     GridDependencyWait();
-    if (active_) Load();
+    if (!active_) return;
+    Fetch(head_);
+    Unpack();
     Dispatch();
   }
 
- private:
-  __device__ __forceinline__ void Dispatch() {
-    const int kv_first = p_.num_heads;
-    const int v_first = kv_first + p_.kv_heads;
-    // Lanes of one vector agree; shuffles stay within a vector. A CTA of 16 tokens has one head.
-    if (head_ < kv_first) {
-      const int kv_head = head_ / (p_.num_heads / p_.kv_heads);
-      Rotate(p_.q_norm, p_.crs_q, nullptr, kv_head);
-      WriteQuery();
-    } else if (head_ < v_first) {
-      Rotate(p_.k_norm, p_.crs_k, p_.key_shift, head_ - kv_first);
-      WriteKey(head_ - kv_first);
-    } else {
-      WriteValue(min(head_ - v_first, p_.kv_heads - 1));
+  // A group's tokens that are not in the step go along with the nearest one that is, and store
+  // nothing: all lanes do the same.
+  __device__ __forceinline__ void RunHeads(int32_t first, int32_t start) {
+    const int32_t query = group_query_ + vector_;
+    const int32_t nearest = max(0, min(query, queries_ - 1));
+    active_ = query == nearest;
+    token_ = first + nearest;
+    position_ = start + nearest;
+    head_ = static_cast<int>(blockIdx.x) * p_.heads_per_cta;
+    const int end = min(head_ + p_.heads_per_cta, NumVectors());
+    LoadPage();
+    if (head_ < FirstV()) {
+      LoadRotation();
+      KeepRotation();
+    }
+    GridDependencyWait();
+    Fetch(head_);
+#pragma unroll 1
+    for (; head_ < end; ++head_) {
+      Unpack();
+      if (head_ + 1 < end) Fetch(head_ + 1);
+      Dispatch();
     }
   }
 
-  // All lanes of the vector, whatever the other vectors of the warp do.
+  __device__ __forceinline__ int FirstV() const { return p_.num_heads + p_.kv_heads; }
+  __device__ __forceinline__ int NumVectors() const { return FirstV() + p_.kv_heads; }  // a token
+
+  __device__ __forceinline__ void Dispatch() {
+    // Lanes of one vector agree; shuffles stay within a vector.
+    if (head_ < p_.num_heads) {
+      Rotate(p_.q_norm, p_.crs_q, nullptr);
+      WriteQuery();
+    } else if (head_ < FirstV()) {
+      Rotate(p_.k_norm, p_.crs_k, p_.key_shift);
+      WriteKey(head_ - p_.num_heads);
+    } else {
+      WriteValue(head_ - FirstV());
+    }
+  }
+
+  // All lanes of the vector, whatever the other vectors of the warp do if they have other heads.
   __device__ __forceinline__ uint32_t Mask() const {
+    if constexpr (!kShort) return 0xFFFFFFFFu;
     constexpr uint32_t kOnes = 0xFFFFFFFFu >> (32 - kLanes);
     return kOnes << (threadIdx.x % 32 / kLanes * kLanes);
   }
@@ -113,16 +147,23 @@ class RopeKvWriter {
     return kPairs * lane_ + (i < kPairs ? i : kDim / 2 + i - kPairs);
   }
 
-  __device__ __forceinline__ void Load() {
-    const bf16_t* from =
-        p_.qkv + (int64_t{token_} * (p_.num_heads + 2 * p_.kv_heads) + head_) * kDim;
+  __device__ __forceinline__ void LoadPage() {
+    page_ = p_.page_table[int64_t{blockIdx.z} * p_.max_pages + position_ / kTokensPerPage];
+  }
+
+  __device__ __forceinline__ void Fetch(int head) {
+    const bf16_t* from = p_.qkv + (int64_t{token_} * NumVectors() + head) * kDim;
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      fetched_[half] = *reinterpret_cast<const Pairs<bf16_t>*>(from + Dim(half * kPairs));
+  }
+  __device__ __forceinline__ void Unpack() {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const auto w = *reinterpret_cast<const Pairs<bf16_t>*>(from + Dim(half * kPairs));
 #pragma unroll
       for (int i = 0; i < kPairs / 2; ++i) {
-        x_[kPairs * half + 2 * i] = Bf16LowToFloat(w.words[i]);
-        x_[kPairs * half + 2 * i + 1] = Bf16HighToFloat(w.words[i]);
+        x_[kPairs * half + 2 * i] = Bf16LowToFloat(fetched_[half].words[i]);
+        x_[kPairs * half + 2 * i + 1] = Bf16HighToFloat(fetched_[half].words[i]);
       }
     }
   }
@@ -145,25 +186,50 @@ class RopeKvWriter {
     LoadFloats(p_.rope_cos + row, cosine_);
     LoadFloats(p_.rope_sin + row, sine_);
   }
-
-  __device__ __forceinline__ void Multiply(const float* factors) {
+  // A lane's own place in shared memory: it needs its registers between two heads.
+  __device__ __forceinline__ void KeepRotation() const {
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) x_[i] *= factors[Dim(i)];
+    for (int i = 0; i < kPairs; i += 4) {
+      rotations_[i / 4 * kThreads + threadIdx.x] =
+          make_float4(cosine_[i], cosine_[i + 1], cosine_[i + 2], cosine_[i + 3]);
+      rotations_[(kPairs + i) / 4 * kThreads + threadIdx.x] =
+          make_float4(sine_[i], sine_[i + 1], sine_[i + 2], sine_[i + 3]);
+    }
   }
-
-  __device__ __forceinline__ void Subtract(const float* centre) {
+  __device__ __forceinline__ void RecallRotation() {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float c[kPairs];
-      LoadFloats(centre + Dim(half * kPairs), c);
-#pragma unroll
-      for (int i = 0; i < kPairs; ++i) x_[kPairs * half + i] -= c[i];
+    for (int i = 0; i < kPairs; i += 4) {
+      const float4 c = rotations_[i / 4 * kThreads + threadIdx.x];
+      cosine_[i] = c.x, cosine_[i + 1] = c.y, cosine_[i + 2] = c.z, cosine_[i + 3] = c.w;
+      const float4 s = rotations_[(kPairs + i) / 4 * kThreads + threadIdx.x];
+      sine_[i] = s.x, sine_[i + 1] = s.y, sine_[i + 2] = s.z, sine_[i + 3] = s.w;
     }
   }
 
-  __device__ __forceinline__ void Rotate(const float* norm, const float* crs, const float* shift,
-                                         int kv_head) {
-    if (!active_) return;
+  // x = combine(x, other), value by value.
+  template <class Combine>
+  __device__ __forceinline__ void With(const float* others, Combine combine) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float other[kPairs];
+      LoadFloats(others + Dim(half * kPairs), other);
+#pragma unroll
+      for (int i = 0; i < kPairs; ++i)
+        x_[kPairs * half + i] = combine(x_[kPairs * half + i], other[i]);
+    }
+  }
+  __device__ __forceinline__ void Multiply(const float* factors) {
+    With(factors, [](float x, float factor) { return x * factor; });
+  }
+  __device__ __forceinline__ void Subtract(const float* centre) {
+    With(centre, [](float x, float c) { return x - c; });
+  }
+
+  __device__ __forceinline__ int KvHead() const {
+    return head_ < p_.num_heads ? head_ / (p_.num_heads / p_.kv_heads) : head_ - p_.num_heads;
+  }
+
+  __device__ __forceinline__ void Rotate(const float* norm, const float* crs, const float* shift) {
     if (norm != nullptr) {
       float squares = 0.0f;
 #pragma unroll
@@ -174,6 +240,7 @@ class RopeKvWriter {
       for (int i = 0; i < kValues; ++i) x_[i] *= inverse;
       Multiply(norm);
     }
+    if constexpr (!kShort) RecallRotation();
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       const float a = x_[i];
@@ -181,8 +248,8 @@ class RopeKvWriter {
       x_[i] = a * cosine_[i] - b * sine_[i];
       x_[i + kPairs] = b * cosine_[i] + a * sine_[i];
     }
-    if (crs != nullptr) Multiply(crs + int64_t{kv_head} * kDim);
-    if (shift != nullptr) Subtract(shift + int64_t{kv_head} * kDim);
+    if (crs != nullptr) Multiply(crs + int64_t{KvHead()} * kDim);
+    if (shift != nullptr) Subtract(shift + int64_t{KvHead()} * kDim);
     if (p_.hadamard) Hadamard();
   }
 
@@ -219,12 +286,12 @@ class RopeKvWriter {
     }
   }
 
-  // max |x| of the vector; as integers, so that a NaN wins.
+  // max |x| of the vector; a NaN wins.
   __device__ __forceinline__ float AbsMax() const {
-    uint32_t top = 0;
+    float top = 0.0f;
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) top = max(top, __float_as_uint(x_[i]) & 0x7FFFFFFFu);
-    return __uint_as_float(Reduce(top, [](uint32_t a, uint32_t b) { return max(a, b); }));
+    for (int i = 0; i < kValues; ++i) top = MaxOrNan(top, fabsf(x_[i]));
+    return Reduce(top, MaxOrNan);
   }
 
   // A byte a value, four a word in order, to the vector's place.
@@ -242,8 +309,7 @@ class RopeKvWriter {
     }
   }
 
-  __device__ __forceinline__ void WriteQuery() {
-    if (!active_) return;
+  __device__ __forceinline__ void WriteQuery() const {
     const TokenScale scale = MakeTokenScale(AbsMax());
     const int64_t row = int64_t{token_} * p_.num_heads + head_;
     uint32_t words[kValues / 4];
@@ -253,40 +319,48 @@ class RopeKvWriter {
       words[i] = FloatsToE4M3x4(x[0] * scale.inv_scale, x[1] * scale.inv_scale,
                                 x[2] * scale.inv_scale, x[3] * scale.inv_scale);
     }
+    if (!active_) return;
     StoreBytes(words, p_.q + row * kDim);
     if (lane_ == 0) p_.scale_q[row] = scale.scale;
   }
 
   // Scale, zero point and codes of the vector: four codes a word, in the order of the values.
-  __device__ __forceinline__ KvScale Quantize(uint32_t (&words)[kValues / 4]) const {
-    float low = 0.0f;
-    float high = 0.0f;
+  __device__ __forceinline__ KvScale Quantize(uint32_t (&words)[kValues / 4]) {
+    const KvScale scale = MakeScale();
+    if (!IsFinite(scale)) {
+      Encode(words, [&](float x) { return KvCodeOfNoScale(x, scale); });
+      return scale;
+    }
+    const KvCoder coder(scale);
+    if (coder.factor() != 1.0f) {
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      low = fminf(low, x_[i]);
-      high = fmaxf(high, x_[i]);
+      for (int i = 0; i < kValues; ++i) x_[i] *= coder.factor();
     }
-    const float absmax = AbsMax();
-    const bool is_nan = absmax != absmax;
-    KvScale scale;
-    if (p_.grid == KvGrid::kAsymmetric) {
-      low = Reduce(low, [](float a, float b) { return fminf(a, b); });
-      high = Reduce(high, [](float a, float b) { return fmaxf(a, b); });
-      scale = AsymmetricKvScale(is_nan ? absmax : low, is_nan ? absmax : high);
-    } else if (p_.grid == KvGrid::kSymmetric) {
-      scale = SymmetricKvScale(absmax);
-    } else {
-      scale = SignedKvScale(FirstExtreme(absmax));
-    }
+    Encode(words, coder);
+    return scale;
+  }
+  template <class Coder>
+  __device__ __forceinline__ void Encode(uint32_t (&words)[kValues / 4], const Coder& code) const {
 #pragma unroll
     for (int i = 0; i < kValues / 4; ++i) {
-      words[i] = 0;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        words[i] |= static_cast<uint32_t>(KvCode(x_[4 * i + e], scale)) << (8 * e);
-      }
+      const float* x = x_ + 4 * i;
+      words[i] = code(x[0]) | code(x[1]) << 8 | code(x[2]) << 16 | code(x[3]) << 24;
     }
-    return scale;
+  }
+  __device__ __forceinline__ KvScale MakeScale() const {
+    if (p_.grid == KvGrid::kAsymmetric) {
+      float low = 0.0f;
+      float high = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) {
+        low = MinOrNan(low, x_[i]);
+        high = MaxOrNan(high, x_[i]);
+      }
+      return AsymmetricKvScale(Reduce(low, MinOrNan), Reduce(high, MaxOrNan));
+    }
+    const float absmax = AbsMax();
+    return p_.grid == KvGrid::kSymmetric ? SymmetricKvScale(absmax)
+                                         : SignedKvScale(FirstExtreme(absmax));
   }
 
   // +-absmax with the sign of the first element that has this magnitude.
@@ -307,7 +381,7 @@ class RopeKvWriter {
   }
   __device__ __forceinline__ void WriteScale(uint8_t* block, int64_t scales, int64_t zeros,
                                              KvScale scale) const {
-    if (lane_ != 0) return;
+    if (lane_ != 0 || !active_) return;
     const int at = position_ % kTokensPerPage;
     *reinterpret_cast<bf16_t*>(block + scales + 2 * at) = scale.scale;
     block[zeros + at] = scale.zero;
@@ -317,7 +391,6 @@ class RopeKvWriter {
   // others, 16 / kPairs lanes further on. Two such lanes exchange, and each stores the bytes of one
   // half of d.
   __device__ __forceinline__ void WriteKey(int kv_head) {
-    if (!active_) return;
     uint32_t words[kValues / 4];
     const KvScale scale = Quantize(words);
     constexpr int kAway = 16 / kPairs;
@@ -329,8 +402,8 @@ class RopeKvWriter {
     if constexpr (kPairs == 2) {
       const uint32_t first = words[0] & 0xFFFFu, second = words[0] >> 16;
       const uint32_t theirs = __shfl_xor_sync(Mask(), upper ? first : second, kAway);
-      *reinterpret_cast<uint16_t*>(to) =
-          static_cast<uint16_t>(upper ? theirs | second << 4 : first | theirs << 4);
+      const uint32_t bytes = upper ? theirs | second << 4 : first | theirs << 4;
+      if (active_) *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(bytes);
     } else {
       uint32_t bytes[2];
 #pragma unroll
@@ -338,21 +411,19 @@ class RopeKvWriter {
         const uint32_t theirs = __shfl_xor_sync(Mask(), upper ? words[i] : words[2 + i], kAway);
         bytes[i] = upper ? theirs | words[2 + i] << 4 : words[i] | theirs << 4;
       }
-      *reinterpret_cast<uint2*>(to) = make_uint2(bytes[0], bytes[1]);
+      if (active_) *reinterpret_cast<uint2*>(to) = make_uint2(bytes[0], bytes[1]);
     }
     WriteScale(block, Layout().k_scale_offset(), Layout().k_zero_offset(), scale);
   }
 
   __device__ __forceinline__ void WriteValue(int kv_head) {
     uint32_t words[kValues / 4];
-    if (active_) {
-      const KvScale scale = Quantize(words);
-      WriteScale(Block(kv_head), Layout().v_scale_offset(), Layout().v_zero_offset(), scale);
-    }
+    const KvScale scale = Quantize(words);
+    WriteScale(Block(kv_head), Layout().v_scale_offset(), Layout().v_zero_offset(), scale);
     if constexpr (kShort) {
-      if (active_) ReplaceNibbles(Block(kv_head), words);
+      ReplaceNibbles(Block(kv_head), words);
     } else {
-      WriteGroup(kv_head, words);
+      WriteGroup(Block(kv_head), words);
     }
   }
 
@@ -378,63 +449,57 @@ class RopeKvWriter {
     }
   }
   // The CTA's 16 tokens, turned around through shared memory: thread d writes d's 8 bytes.
-  __device__ __forceinline__ void WriteGroup(int kv_head, const uint32_t (&words)[kValues / 4]) {
-    __shared__ int32_t page;
-    __shared__ int32_t group;
-    if (active_) {
-      StoreBytes(words, codes_ + vector_ * kDim);
-      if (lane_ == 0) {
-        page = page_;  // the same for every active vector: groups do not cross pages
-        group = position_ % kTokensPerPage / kVGroupTokens;
-      }
-    }
-    const uint32_t own = __ballot_sync(0xFFFFFFFFu, active_ && lane_ == 0);
-    __shared__ uint32_t active_lanes[kThreads / 32];
-    if (threadIdx.x % 32 == 0) active_lanes[threadIdx.x / 32] = own;
+  __device__ __forceinline__ void WriteGroup(uint8_t* block, const uint32_t (&words)[kValues / 4]) {
+    __syncthreads();  // the codes of the head before have been read
+    StoreBytes(words, codes_ + vector_ * kDim);
     __syncthreads();
-    uint32_t low[2] = {};
-    uint32_t kept[2] = {0xFFFFFFFFu, 0xFFFFFFFFu};  // nibbles of tokens that are not in the step
+    uint32_t bytes[2] = {};
+    uint32_t kept[2] = {};  // nibbles of tokens that are not in the step
 #pragma unroll
     for (int t = 0; t < kVGroupTokens; ++t) {
-      const bool present = active_lanes[t * kLanes / 32] >> (t * kLanes % 32) & 1;
-      if (!present) continue;
       const int shift = 8 * (t % 4) + 4 * (t / 8);
-      low[t % 8 / 4] |= static_cast<uint32_t>(codes_[t * kDim + threadIdx.x]) << shift;
-      kept[t % 8 / 4] &= ~(0xFu << shift);
+      bytes[t % 8 / 4] |= static_cast<uint32_t>(codes_[t * kDim + threadIdx.x]) << shift;
+      if (group_query_ + t < 0 || group_query_ + t >= queries_) kept[t % 8 / 4] |= 0xFu << shift;
     }
-    page_ = page;
-    uint2* to = reinterpret_cast<uint2*>(Block(kv_head) + Layout().v_offset() +
+    const int group = position_ % kTokensPerPage / kVGroupTokens;
+    uint2* to = reinterpret_cast<uint2*>(block + Layout().v_offset() +
                                          (group * kDim + threadIdx.x) * kVGroupBytes);
     if ((kept[0] | kept[1]) != 0) {
       const uint2 old = *to;
-      low[0] |= old.x & kept[0];
-      low[1] |= old.y & kept[1];
+      bytes[0] = (bytes[0] & ~kept[0]) | (old.x & kept[0]);
+      bytes[1] = (bytes[1] & ~kept[1]) | (old.y & kept[1]);
     }
-    *to = make_uint2(low[0], low[1]);
+    *to = make_uint2(bytes[0], bytes[1]);
   }
 
   const RopeKvWriteParams& p_;
   uint8_t* codes_;
+  float4* rotations_;
   const int lane_;
   const int vector_;
-  bool active_ = false;
-  int head_ = 0;  // of H + 2 Hk
+  bool active_ = false;      // what is computed is stored
+  int32_t queries_ = 0;      // of the sequence
+  int32_t group_query_ = 0;  // number of the group's first token, below 0 in front of the run
+  int head_ = 0;             // of H + 2 Hk
   int32_t token_ = 0;
   int32_t position_ = 0;
   int32_t page_ = 0;
-  float x_[kValues] = {};
-  float cosine_[kPairs] = {};
-  float sine_[kPairs] = {};
-  uint32_t neighbours_[kShort ? kValues : 1] = {};
+  Pairs<bf16_t> fetched_[2];
+  float x_[kValues];
+  float cosine_[kPairs];
+  float sine_[kPairs];
+  uint32_t neighbours_[kShort ? kValues : 1];
 };
 
 template <int kDim, RopeRuns kRuns>
-__global__ void __launch_bounds__(RopeKvWriter<kDim, kRuns>::kThreads)
+__global__ void __launch_bounds__(RopeKvWriter<kDim, kRuns>::kThreads,
+                                  RopeKvWriter<kDim, kRuns>::kCtasPerSm)
     RopeKvWrite(const __grid_constant__ RopeKvWriteParams p) {
   using Writer = RopeKvWriter<kDim, kRuns>;
   __shared__ __align__(16) uint8_t codes[Writer::kVectors * kDim];
+  __shared__ float4 rotations[Writer::kRotations];
   GridDependencyLaunch();
-  Writer(p, codes).Run();
+  Writer(p, codes, rotations).Run();
 }
 
 }  // namespace fireq::sm90

@@ -34,6 +34,7 @@ struct RopeKvWriteParams {
   int32_t num_heads = 0;      // H
   int32_t kv_heads = 0;       // Hk
   int32_t max_pages = 0;
+  int32_t heads_per_cta = 1;  // of long runs; LaunchRopeKvWrite sets it
   bool programmatic = false;  // may start before the kernel in front has ended
 };
 

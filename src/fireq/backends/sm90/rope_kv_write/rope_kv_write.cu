@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <type_traits>
 
 #include "fireq/backends/sm90/rope_kv_write/kernel.cuh"
@@ -11,6 +12,11 @@ namespace {
 // Vectors of a step up to which they are spread over more lanes: 128 tokens of 48 heads, a warp
 // each and a dozen a scheduler.
 constexpr int64_t kFewVectors = 6144;
+
+// Heads that a CTA of long runs takes one after another: as many as leave the GPU a CTA in every
+// place (132 SMs of seven).
+constexpr int kMostHeads = 4;
+constexpr int64_t kWave = 132 * 7;
 
 template <int kDim, RopeRuns kRuns>
 void Launch(const RopeKvWriteParams& p, dim3 grid, cudaStream_t stream) {
@@ -51,9 +57,15 @@ void LaunchDim(const RopeKvWriteParams& p, cudaStream_t stream) {
     const int groups = CeilDiv(p.max_query_len - 1, kVGroupTokens) + 1;
     FIREQ_CHECK(groups <= 65535, kUnsupported, "rope_kv_write: ", p.max_query_len,
                 " tokens of a sequence in a step");
-    // Heads first: CTAs that run together then read and write the same tokens' rows, and rotations.
+    // Heads first: CTAs that run together then read and write the same tokens' rows.
+    RopeKvWriteParams long_runs = p;
+    long_runs.heads_per_cta = std::clamp<int>(
+        static_cast<int>(int64_t{heads} * groups * p.num_sequences / kWave), 1, kMostHeads);
     Launch<kDim, RopeRuns::kLong>(
-        p, dim3(static_cast<unsigned>(heads), static_cast<unsigned>(groups), sequences), stream);
+        long_runs,
+        dim3(static_cast<unsigned>(CeilDiv(heads, long_runs.heads_per_cta)),
+             static_cast<unsigned>(groups), sequences),
+        stream);
   }
 }
 
