@@ -18,7 +18,8 @@ class Ranks {
   virtual Share share() const = 0;
   // values (border, of one shape on every rank, in this rank's memory) = their sum over the ranks,
   // in order with the backend's ops, with the same bits on every rank. All ranks make the same
-  // calls in the same order.
+  // calls in the same order. A norm to codes as the next op takes the sum along where that pays:
+  // the first rank has the sum afterwards, to add its next product to, and the others may not.
   virtual void Sum(const Tensor& values) = 0;
   // This rank has failed: the others are not left waiting for it. Their Sum and Check throw
   // kCancelled from then on, and sums that are under way end with whatever they have.

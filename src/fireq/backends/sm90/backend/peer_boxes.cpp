@@ -95,6 +95,7 @@ bool PeerBoxes::SumAndNorm(int rank, const Tensor& values, const CodesToMake& co
   launch.eps = codes.eps;
   launch.rows = rows;
   launch.k = k;
+  launch.ranks_with_sums = 1;  // the first one adds its next product to them (ops/ranks.h)
   launch.out = {codes.out.values.as<uint8_t>(), codes.out.scale.as<float>(),
                 codes.out.sums.as<float>()};
   LaunchPeerSumNorm(launch, stream);

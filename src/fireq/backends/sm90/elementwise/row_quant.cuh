@@ -84,6 +84,27 @@ __device__ __forceinline__ float RowAbsMax(const AnyRow& row, float* slots) {
   return __uint_as_float(CombineWarps<AnyRow::kThreads>({0.0f, LargestBits(row)}, slots).bits);
 }
 
+__device__ __forceinline__ void LoadWeights(const float* weights, int vector,
+                                            float (&out)[kVectorWidth]) {
+  const auto* from = reinterpret_cast<const float4*>(weights) + 2 * vector;
+  const float4 low = __ldg(from), high = __ldg(from + 1);
+  out[0] = low.x, out[1] = low.y, out[2] = low.z, out[3] = low.w;
+  out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
+}
+
+// row *= weight.
+template <class AnyRow>
+__device__ __forceinline__ void MultiplyByWeights(AnyRow& row, const float* weights) {
+#pragma unroll
+  for (int v = 0; v < AnyRow::kVectors; ++v) {
+    if (!row.Has(v)) continue;
+    float w[kVectorWidth];
+    LoadWeights(weights, row.Index(v), w);
+#pragma unroll
+    for (int i = 0; i < kVectorWidth; ++i) row.value[v][i] *= w[i];
+  }
+}
+
 // row *= weight; returns 1 / sqrt(mean of squares + eps), by which it is to be multiplied yet, and
 // the largest magnitude of that: one wait for the other warps instead of two.
 struct Normalised {
@@ -96,9 +117,8 @@ __device__ __forceinline__ Normalised Normalise(AnyRow& row, const float* weight
 #pragma unroll
   for (int v = 0; v < AnyRow::kVectors; ++v) {
     if (!row.Has(v)) continue;
-    const auto* weight = reinterpret_cast<const float4*>(weights) + 2 * row.Index(v);
-    const float4 low = __ldg(weight), high = __ldg(weight + 1);
-    const float w[kVectorWidth] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    float w[kVectorWidth];
+    LoadWeights(weights, row.Index(v), w);
 #pragma unroll
     for (int i = 0; i < kVectorWidth; ++i) {
       squares = fmaf(row.value[v][i], row.value[v][i], squares);

@@ -49,6 +49,9 @@ struct PeerSumNormParams {
   float eps = 0.0f;
   int64_t rows = 0;
   int64_t k = 0;  // a multiple of 64, at most kMaxPeerSumNormK
+  // Of long messages over more than two ranks: the ranks below this number have the sums
+  // afterwards, the others their norm's codes alone, and of the sums the rows that they added up.
+  int ranks_with_sums = 0;
   QuantizedRows out;
 };
 inline constexpr int64_t kMaxPeerSumNormK = 8192;

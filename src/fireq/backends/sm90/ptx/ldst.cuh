@@ -75,6 +75,12 @@ __device__ __forceinline__ uint4 LoadGlobalOnce128(const void* global) {
   return v;
 }
 
+// ld.global.nc whose value nobody wants: its sector is in the first-level cache then.
+__device__ __forceinline__ void PrefetchOnce(const float* global) {
+  [[maybe_unused]] float v;
+  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(v) : "l"(global));
+}
+
 // red.relaxed.gpu.inc: adds 1, or sets to 0 what is `last`.
 __device__ __forceinline__ void AddWrapping(uint32_t* count, uint32_t last) {
   asm volatile("red.relaxed.gpu.global.inc.u32 [%0], %1;" ::"l"(count), "r"(last) : "memory");
@@ -102,6 +108,28 @@ __device__ __forceinline__ uint4 LoadSystem128(const void* global) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(global)
                : "memory");
+  return v;
+}
+
+// The same of eight and of four bytes.
+__device__ __forceinline__ void StoreSystem64(void* global, uint2 v) {
+  asm volatile("st.relaxed.sys.global.v2.u32 [%0], {%1, %2};" ::"l"(global), "r"(v.x), "r"(v.y)
+               : "memory");
+}
+__device__ __forceinline__ uint2 LoadSystem64(const void* global) {
+  uint2 v;
+  asm volatile("ld.relaxed.sys.global.v2.u32 {%0, %1}, [%2];"
+               : "=r"(v.x), "=r"(v.y)
+               : "l"(global)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void StoreSystem32(void* global, uint32_t v) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(global), "r"(v) : "memory");
+}
+__device__ __forceinline__ uint32_t LoadSystem32(const void* global) {
+  uint32_t v;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(global) : "memory");
   return v;
 }
 
