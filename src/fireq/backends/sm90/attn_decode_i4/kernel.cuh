@@ -12,6 +12,7 @@
 #include <cuda_fp16.h>
 
 #include "fireq/backends/sm90/attn_decode_i4/params.h"
+#include "fireq/backends/sm90/attn_decode_i4/parts.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/plan.h"
 #include "fireq/backends/sm90/attn_decode_i4/schedule.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/warp_tile.cuh"
@@ -42,6 +43,7 @@ class DecodeKernel {
 
   __device__ DecodeKernel(const AttnDecodeParams& p, const AttnDecodeShared& shared, uint8_t* base)
       : p_(p),
+        workspace_{p.workspace},
         ring_(base),
         parts_(reinterpret_cast<float*>(base + shared.parts)),
         part_stats_(reinterpret_cast<float2*>(base + shared.part_stats)),
@@ -338,8 +340,8 @@ class DecodeKernel {
       if (share.whole) {
         Store(index, d, total, sum);
       } else {
-        *reinterpret_cast<float4*>(PartSums(slot) + row * kDim + d) = total;
-        if (d == 0) PartStats(slot)[row] = make_float2(top, sum);
+        *reinterpret_cast<float4*>(workspace_.Sums(slot) + row * kDim + d) = total;
+        if (d == 0) workspace_.Stats(slot)[row] = make_float2(top, sum);
       }
     }
   }
@@ -375,15 +377,6 @@ class DecodeKernel {
     top = next;
   }
 
-  static __device__ __forceinline__ void AddPart(float4 part, float part_sum, float factor,
-                                                 float4& total, float& sum) {
-    sum += part_sum * factor;
-    total.x += part.x * factor;
-    total.y += part.y * factor;
-    total.z += part.z * factor;
-    total.w += part.w * factor;
-  }
-
   // Which of the sequence's queries a row of the segment's tile belongs to.
   __device__ int QueryOf(const DecodeSegment& segment, int row) const {
     return segment.queries == 1 ? 0 : (segment.row_tile * kRows + row) / p_.group;
@@ -415,74 +408,28 @@ class DecodeKernel {
         2 * first + (piece_.first_cta >= 0 || first * piece_.size >= segment.begin ? 0 : 1);
     ComputeBarrier();  // every thread has written its part
     if (threadIdx.x == 0) {
-      const int32_t before = AtomicAddAcqRel(Counters() + first, 1);
+      const int32_t before = AtomicAddAcqRel(workspace_.Counters() + first, 1);
       *flag = before == count - 1;
-      if (before == count - 1) Counters()[first] = 0;  // ready for the next launch
+      if (before == count - 1) workspace_.Counters()[first] = 0;  // ready for the next launch
     }
     ComputeBarrier();
     if (*flag == 0) return;
     for (int item = threadIdx.x; item < kRows * (kDim / 4); item += kComputeThreads) {
       const int row = item / (kDim / 4);
       const int64_t index = RowIndex(segment, row);
-      if (index >= 0) CombineRow(index, row, item % (kDim / 4) * 4, first_slot, count, step);
+      const int d = item % (kDim / 4) * 4;
+      if (index < 0) continue;
+      float4 total = {};
+      float sum = 0.0f;
+      workspace_.Add(row, d, first_slot, count, step, total, sum);
+      Store(index, d, total, sum);
     }
-  }
-
-  // Only the first of `count` parts, `step` CTAs apart, can lie in its CTA's second slot: the
-  // others begin with the CTA.
-  __device__ void CombineRow(int64_t index, int row, int d, int first_slot, int count, int step) {
-    const int stride = 2 * kDecodeMaxRows * step;  // rows from a slot to the next part's
-    const float2* stats = PartStats(first_slot & ~1) + row;
-    const float* sums = PartSums(first_slot & ~1) + row * kDim + d;
-    int32_t away = (first_slot & 1) * kDecodeMaxRows;
-    float top = kNoMaximum;
-    float sum = 0.0f;
-    float4 total = {};
-    constexpr int kBatch = 8;  // parts whose loads are in flight together
-    for (int left = count; left > 0; left -= kBatch) {
-      float2 stat[kBatch];
-      float4 part[kBatch];
-      float next = top;
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int32_t at = i * stride + (i == 0 ? away : 0);
-        stat[i] = make_float2(kNoMaximum, 0.0f);
-        part[i] = {};
-        if (i < left) stat[i] = __ldcg(stats + at);
-        if (i < left) part[i] = __ldcg(reinterpret_cast<const float4*>(sums + at * kDim));
-      }
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) next = fmaxf(next, stat[i].x);
-      const float factor = Exp2Approx(top - next);
-      sum *= factor;
-      total = {total.x * factor, total.y * factor, total.z * factor, total.w * factor};
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        AddPart(part[i], stat[i].y, Exp2Approx(stat[i].x - next), total, sum);
-      }
-      top = next;
-      stats += kBatch * stride;
-      sums += kBatch * stride * kDim;
-      away = 0;
-    }
-    Store(index, d, total, sum);
   }
 
   static __device__ void ComputeBarrier() { NamedBarrierSync(kComputeBarrier, kComputeThreads); }
 
-  // Workspace: sums [2 G][kDecodeMaxRows][Dh], statistics [2 G][kDecodeMaxRows], counters [G].
-  __device__ float* PartSums(int slot) const {
-    return p_.workspace + int64_t{slot} * (kDecodeMaxRows * kDim);
-  }
-  __device__ float2* PartStats(int slot) const {
-    return reinterpret_cast<float2*>(PartSums(2 * static_cast<int>(gridDim.x))) +
-           slot * kDecodeMaxRows;
-  }
-  __device__ int32_t* Counters() const {
-    return reinterpret_cast<int32_t*>(PartStats(2 * static_cast<int>(gridDim.x)));
-  }
-
   const AttnDecodeParams& p_;
+  const DecodeWorkspace<kDim> workspace_;
   uint8_t* ring_;
   float* parts_;
   float2* part_stats_;
