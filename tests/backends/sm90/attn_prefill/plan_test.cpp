@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <random>
 #include <set>
 #include <utility>
 
@@ -102,6 +103,48 @@ TEST(AttnPrefillPlan, UnpacksInFrontWhereTilesAreVisitedOften) {
   EXPECT_EQ(tiles(128, 30000, 8), 0u);   // a chunk behind a long prefix: three
   EXPECT_EQ(tiles(2048, 30000, 8), 235u);
   EXPECT_EQ(tiles(4096, 4096, 8, {.workspace_limit = 1 << 20}), 0u);
+}
+
+// Of random steps, and of those that want most: as many long contexts as have just enough queries.
+TEST(AttnPrefillPlan, NoPlanTakesMoreMemoryThanIsSaid) {
+  std::mt19937 rng(9);
+  const auto below = [&](int64_t end) {
+    return static_cast<int32_t>(rng() % static_cast<uint64_t>(end));
+  };
+  double fullest = 0.0;
+  for (int trial = 0; trial < 2000; ++trial) {
+    const int64_t kv_heads = int64_t{1} << below(4), group = 1 + below(8);
+    const PrefillLimits limits{.max_tokens = 1 + below(20000),
+                               .max_sequences = 1 + below(100),
+                               .max_context = 1 + below(5000),
+                               .num_heads = kv_heads * group,
+                               .kv_heads = kv_heads,
+                               .head_dim = trial % 2 == 0 ? 64 : 128,
+                               .num_sms = 132};
+    const PrefillUnpackPolicy policy{.workspace_limit = int64_t{1} << (20 + below(10))};
+    const PrefillMemory memory = MaxPrefillMemory(limits, policy);
+    const int64_t enough = (9 * kPrefillRows + group) / group;
+    std::vector<int32_t> queries, contexts;
+    int64_t left = limits.max_tokens;
+    while (left > 0 && std::ssize(queries) < limits.max_sequences) {
+      const int64_t wanted = trial % 3 == 0 ? enough : 1 + below(limits.max_tokens);
+      const int64_t count = std::min({wanted, left, limits.max_context});
+      queries.push_back(static_cast<int32_t>(count));
+      contexts.push_back(static_cast<int32_t>(
+          trial % 3 == 0 ? limits.max_context : count + below(limits.max_context - count + 1)));
+      left -= count;
+    }
+    const AttnPrefillPlan plan = MakeAttnPrefillPlan(queries, contexts, limits.num_heads, kv_heads,
+                                                     limits.head_dim, 132, policy);
+    const size_t lists = plan.items.size() * sizeof(AttnPrefillItem) +
+                         plan.tiles.size() * sizeof(AttnPrefillTile) +
+                         plan.pieces.size() * sizeof(int32_t);
+    ASSERT_LE(plan.workspace_bytes, memory.workspace) << trial;
+    ASSERT_LE(static_cast<int64_t>(lists), memory.lists) << trial;
+    if (plan.workspace_bytes > 0)
+      fullest = std::max(fullest, double(plan.workspace_bytes) / double(memory.workspace));
+  }
+  EXPECT_GT(fullest, 0.9);
 }
 
 TEST(AttnPrefillPlan, RefusesWhatNoKernelDoes) {

@@ -12,10 +12,6 @@
 
 namespace fireq::sm90 {
 
-int64_t MaxPrefillItems(int64_t max_tokens, int64_t max_sequences, int64_t group) {
-  return max_tokens * group / kPrefillRows + max_sequences;
-}
-
 int64_t PrefillKeyTiles(int64_t tile, int64_t group, int64_t query_len, int64_t context_len) {
   const int64_t last_row = std::min((tile + 1) * kPrefillRows, query_len * group) - 1;
   const int64_t keys = context_len - query_len + last_row / group + 1;
@@ -26,6 +22,19 @@ namespace {
 
 int64_t TileBytes(int64_t head_dim) {
   return head_dim == 128 ? sizeof(PrefillTile<128>) : sizeof(PrefillTile<64>);
+}
+
+// Tiles of a plan with them, at most. A sequence of q tokens and t tiles has (q group - 1) / rows +
+// 1 items at most, each of which visits t tiles at most. So that visits are v times the tiles, the
+// sum of t q group is at least (v - 1) rows + 1 times that of t; and it is at most the largest t
+// times all tokens.
+int64_t MaxTiles(const PrefillLimits& limits, const PrefillUnpackPolicy& policy) {
+  const int64_t of_sequence = CeilDiv<int64_t>(limits.max_context, kPrefillKeys);
+  const double rows = std::max(1.0, (policy.min_visits - 1.0) * kPrefillRows + 1.0);
+  const auto visited = static_cast<double>(limits.num_heads / limits.kv_heads * limits.max_tokens);
+  const auto tiles = static_cast<int64_t>(static_cast<double>(of_sequence) * visited / rows);
+  return std::min({tiles, of_sequence * limits.max_sequences,
+                   policy.workspace_limit / (limits.kv_heads * TileBytes(limits.head_dim))});
 }
 
 // Gives the plan tiles where that is worth it: `items` are there, in the order of the sequences.
@@ -128,6 +137,17 @@ std::vector<int32_t> DealPieces(const AttnPrefillPlan& plan, std::span<const int
 }
 
 }  // namespace
+
+PrefillMemory MaxPrefillMemory(const PrefillLimits& limits, const PrefillUnpackPolicy& policy) {
+  // Every sequence may have an item that it does not fill.
+  const int64_t group = limits.num_heads / limits.kv_heads;
+  const int64_t items = limits.max_tokens * group / kPrefillRows + limits.max_sequences;
+  const int64_t tiles = MaxTiles(limits, policy);
+  const auto bytes = [](int64_t count, size_t size) { return count * static_cast<int64_t>(size); };
+  return {tiles * limits.kv_heads * TileBytes(limits.head_dim),
+          bytes(items, sizeof(AttnPrefillItem)) + bytes(tiles, sizeof(AttnPrefillTile)) +
+              bytes(items * limits.kv_heads + limits.num_sms + 1, sizeof(int32_t))};
+}
 
 AttnPrefillPlan MakeAttnPrefillPlan(std::span<const int32_t> query_len,
                                     std::span<const int32_t> context_len, int64_t num_heads,

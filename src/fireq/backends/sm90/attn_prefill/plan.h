@@ -39,8 +39,22 @@ struct AttnPrefillPlan {
   }
 };
 
-// Items of a step at most: every sequence may have a tile that it does not fill.
-int64_t MaxPrefillItems(int64_t max_tokens, int64_t max_sequences, int64_t group);
+// Steps whose plans are to be had.
+struct PrefillLimits {
+  int64_t max_tokens = 0;
+  int64_t max_sequences = 0;
+  int64_t max_context = 0;
+  int64_t num_heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t num_sms = 0;
+};
+// Bytes of device memory that their plans take, at most.
+struct PrefillMemory {
+  int64_t workspace = 0;  // as AttnPrefillPlan::workspace_bytes
+  int64_t lists = 0;      // items, pieces and tiles
+};
+PrefillMemory MaxPrefillMemory(const PrefillLimits& limits, const PrefillUnpackPolicy& policy = {});
 
 // Key tiles (pages) that the rows of `item` attend to; its cost.
 int64_t PrefillKeyTiles(int64_t tile, int64_t group, int64_t query_len, int64_t context_len);

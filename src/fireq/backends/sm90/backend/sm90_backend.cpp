@@ -1,21 +1,17 @@
 #include "fireq/backends/sm90/backend/sm90_backend.h"
 
 #include <algorithm>
-#include <cstddef>
-#include <map>
-#include <numeric>
 #include <optional>
-#include <span>
 #include <utility>
 
-#include "fireq/backends/sm90/attn_decode_i4/launch.h"
-#include "fireq/backends/sm90/attn_prefill/launch.h"
 #include "fireq/backends/sm90/backend/arrivals.h"
 #include "fireq/backends/sm90/backend/awaited_codes.h"
 #include "fireq/backends/sm90/backend/bf16_gemm.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
+#include "fireq/backends/sm90/backend/paged_attention.h"
 #include "fireq/backends/sm90/backend/prepared.h"
-#include "fireq/backends/sm90/backend/rope_vectors.h"
+#include "fireq/backends/sm90/backend/rope_args.h"
+#include "fireq/backends/sm90/backend/short_sequences.h"
 #include "fireq/backends/sm90/backend/stream_owner.h"
 #include "fireq/backends/sm90/backend/upload_ring.h"
 #include "fireq/backends/sm90/elementwise/launch.h"
@@ -32,26 +28,10 @@ namespace fireq {
 namespace sm90 {
 namespace {
 
-// Sequences of up to this many new tokens go through the decode kernel.
-constexpr int64_t kDecodeQueries = 8;
-
 void CheckBorder(const Tensor& tensor, const char* what) {
   FIREQ_CHECK(
       tensor.dtype() == DType::kBF16, kUnsupported, what, " is ", Name(tensor.dtype()),
       ": the GPU runs quantised checkpoints with BF16 borders; the CPU backend runs the rest");
-}
-
-// Sequences [begin, end) of a batch and the longest of their runs of tokens.
-struct SequenceRange {
-  int64_t begin, end, max_query_len;
-};
-
-// How many of the first sequences go through the decode kernels: all, if all runs are short, else
-// those of one token.
-int64_t ShortSequences(const BatchView& batch) {
-  if (batch.max_query_len <= kDecodeQueries) return batch.num_sequences;
-  const auto end = std::ranges::find_if(batch.query_lens, [](int32_t n) { return n > 1; });
-  return end - batch.query_lens.begin();
 }
 
 // One variant whatever the number of tokens: a row's sums run along K in one order.
@@ -98,7 +78,8 @@ class Sm90Backend final : public Backend, public StreamOwner {
       : stream_(std::make_shared<Stream>()),
         device_(QueryGemmDevice()),
         gemm_workspace_(GemmWorkspaceBytes(device_)),
-        bf16_gemm_(stream_) {
+        bf16_gemm_(stream_),
+        attention_(stream_, ring_, device_.num_sms) {
     KeepFreedMemory(device);
     FIREQ_CUDA(cudaMemsetAsync(gemm_workspace_.data(), 0,
                                static_cast<size_t>(gemm_workspace_.size_bytes()), stream_->get()));
@@ -126,11 +107,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   void UploadTo(const Tensor& host, const Tensor& to) override {
     ValidateCopy(host, to);
     MakeCodes();
-    if (host.size_bytes() <= UploadRing::kSlotBytes) {
-      ring_.Copy(host.data(), host.size_bytes(), to.data(), stream_->get());
-    } else {
-      CopyToDevice(host, to, *stream_);
-    }
+    ring_.Upload(host, to, *stream_);
   }
   Tensor Download(const Tensor& tensor) override {
     MakeCodes(tensor.data());
@@ -212,16 +189,8 @@ class Sm90Backend final : public Backend, public StreamOwner {
   bool RunResident(const LinearArgs& args, const GemmShape& shape, GemmI4F8Args gemm);
 
   const Tensor& HalfLogits(int64_t count);
-  const Tensor& DecodeWorkspace(int64_t bytes);
   void LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w);
   void RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType out, void* y);
-  void Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len);
-  void Prefill(const AttentionArgs& args, int64_t first_sequence);
-  Tensor UploadBytes(std::span<const std::byte> bytes) {
-    const Tensor host = Tensor::Empty(DType::kU8, {std::ssize(bytes)});
-    std::copy(bytes.begin(), bytes.end(), static_cast<std::byte*>(host.data()));
-    return Upload(host);
-  }
 
   std::string name_;
   std::shared_ptr<Stream> stream_;
@@ -233,20 +202,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   Tensor half_logits_;
   AwaitedCodes awaited_;
   std::optional<AwaitedSum> awaited_sum_;
-  std::map<int64_t, Tensor> decode_workspaces_;  // by size; zeroed once, as the kernel wants it
-  // The prefill plan of the last batch and what it was made for: every layer of a step uses the
-  // same.
-  struct PrefillShape {
-    std::vector<int32_t> query_lens, context_lens;
-    int64_t first_sequence = 0, num_heads = 0, kv_heads = 0, head_dim = 0;
-    bool operator==(const PrefillShape&) const = default;
-  };
-  std::optional<PrefillShape> planned_;
-  AttnPrefillPlan prefill_plan_;
-  Tensor prefill_items_;
-  Tensor prefill_pieces_;
-  Tensor prefill_tiles_;
-  Tensor prefill_workspace_;  // the largest of the plans so far
+  PagedAttention attention_;
 };
 
 int64_t Sm90Backend::Reserve(const StepLimits& limits) {
@@ -257,36 +213,13 @@ int64_t Sm90Backend::Reserve(const StepLimits& limits) {
   } else if (limits.reduction == Reduction::kBatchInvariant) {
     held += bf16_gemm_.ReserveBlocks(n, limits.lm_head->k());
   }
-  // Of the most and of the fewest query rows a tile; of any number of sequences.
-  for (const int64_t max_query_len : {int64_t{1}, kDecodeQueries}) {
-    const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = 1,
-                                                    .num_heads = limits.num_heads,
-                                                    .kv_heads = limits.kv_heads,
-                                                    .head_dim = limits.head_dim,
-                                                    .max_query_len = max_query_len,
-                                                    .num_sms = device_.num_sms});
-    DecodeWorkspace(plan.workspace_bytes);
-  }
-  for (const auto& [bytes, workspace] : decode_workspaces_) held += bytes;
-  // Items of two steps behind each other.
-  return held + 2 * static_cast<int64_t>(sizeof(AttnPrefillItem)) *
-                    MaxPrefillItems(limits.max_tokens, limits.max_sequences,
-                                    limits.num_heads / limits.kv_heads);
+  return held + attention_.Reserve(limits);
 }
 
 const Tensor& Sm90Backend::HalfLogits(int64_t count) {
   if (!half_logits_.defined() || half_logits_.num_elements() < count)
     half_logits_ = Allocate(DType::kF16, {count});
   return half_logits_;
-}
-
-const Tensor& Sm90Backend::DecodeWorkspace(int64_t bytes) {
-  Tensor& workspace = decode_workspaces_[bytes];
-  if (!workspace.defined()) {
-    workspace = Allocate(DType::kU8, {bytes});
-    FIREQ_CUDA(cudaMemsetAsync(workspace.data(), 0, static_cast<size_t>(bytes), stream_->get()));
-  }
-  return workspace;
 }
 
 void Sm90Backend::Embed(const EmbedArgs& args) {
@@ -429,16 +362,13 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   const BatchView& batch = *args.batch;
   RopeKvWriteParams launch;
   launch.qkv = args.qkv.as<bf16_t>();
-  SetRopeVectors(args, launch);
+  SetRopeArgs(args, launch);
   if (args.key_shift.defined()) launch.key_shift = args.key_shift.as<float>();
   launch.hadamard = args.qk_hadamard;
   launch.grid = args.kv.layout.grid;
   launch.q = args.q.values.as<uint8_t>();
   launch.scale_q = args.q.scale.as<float>();
-  launch.pages = args.kv.pages.as<uint8_t>();
-  launch.num_heads = static_cast<int32_t>(args.num_heads);
   launch.kv_heads = args.kv.layout.kv_heads;
-  launch.max_pages = static_cast<int32_t>(batch.page_table.dim(1));
   launch.programmatic = true;
   // Token numbers in query_start are the step's, so a part of the sequences is pointers further
   // on.
@@ -462,86 +392,7 @@ void Sm90Backend::Attention(const AttentionArgs& args) {
   FIREQ_CHECK(args.kv.layout.grid != KvGrid::kFloat && args.q.values.dtype() == DType::kE4M3,
               kUnsupported, "the GPU's attention needs E4M3 queries over an INT4 cache");
   CheckBorder(args.out, "the output of attention");
-  if (args.batch->num_tokens == 0) return;
-  const BatchView& batch = *args.batch;
-  // The decode kernel splits the work of all sequences evenly, so its sums depend on the batch.
-  const int64_t decoding = args.reduction == Reduction::kBatchInvariant ? 0 : ShortSequences(batch);
-  if (decoding > 0)
-    Decode(args, decoding, decoding == batch.num_sequences ? batch.max_query_len : 1);
-  if (decoding < batch.num_sequences) Prefill(args, decoding);
-}
-
-void Sm90Backend::Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len) {
-  const BatchView& batch = *args.batch;
-  const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = num_sequences,
-                                                  .num_heads = args.num_heads,
-                                                  .kv_heads = args.kv.layout.kv_heads,
-                                                  .head_dim = args.kv.layout.head_dim,
-                                                  .max_query_len = max_query_len,
-                                                  .num_sms = device_.num_sms,
-                                                  .max_pages = batch.page_table.dim(1)});
-  AttnDecodeArgs launch;
-  launch.tensors = {.q = args.q.values.as<uint8_t>(),
-                    .scale_q = args.q.scale.as<float>(),
-                    .pages = args.kv.pages.as<uint8_t>(),
-                    .query_start = batch.query_start.as<int32_t>(),
-                    .context_len = batch.context_len.as<int32_t>(),
-                    .page_table = batch.page_table.as<int32_t>(),
-                    .out = args.out.as<bf16_t>(),
-                    .workspace = static_cast<float*>(DecodeWorkspace(plan.workspace_bytes).data()),
-                    .num_sequences = static_cast<int32_t>(num_sequences),
-                    .num_heads = static_cast<int32_t>(args.num_heads),
-                    .kv_heads = args.kv.layout.kv_heads,
-                    .max_pages = static_cast<int32_t>(batch.page_table.dim(1))};
-  launch.e4m3_probs = args.e4m3_probs;
-  launch.programmatic = true;
-  LaunchAttnDecodeI4(plan, launch, stream_->get());
-}
-
-// Sequences from `first_sequence` on.
-void Sm90Backend::Prefill(const AttentionArgs& args, int64_t first_sequence) {
-  const BatchView& batch = *args.batch;
-  PrefillShape shape{batch.query_lens, batch.context_lens,      first_sequence,
-                     args.num_heads,   args.kv.layout.kv_heads, args.kv.layout.head_dim};
-  if (planned_ != shape) {
-    const auto first = static_cast<size_t>(first_sequence);
-    prefill_plan_ = MakeAttnPrefillPlan(
-        std::span(batch.query_lens).subspan(first), std::span(batch.context_lens).subspan(first),
-        args.num_heads, args.kv.layout.kv_heads, args.kv.layout.head_dim, device_.num_sms);
-    const int32_t first_token = std::accumulate(
-        batch.query_lens.begin(), batch.query_lens.begin() + static_cast<ptrdiff_t>(first), 0);
-    for (AttnPrefillItem& item : prefill_plan_.items) {
-      item.sequence += static_cast<int32_t>(first);
-      item.first_token += first_token;
-    }
-    for (AttnPrefillTile& tile : prefill_plan_.tiles) tile.sequence += static_cast<int32_t>(first);
-    prefill_items_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.items)));
-    prefill_pieces_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.pieces)));
-    prefill_tiles_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.tiles)));
-    const int64_t workspace = prefill_plan_.workspace_bytes;
-    if (!prefill_workspace_.defined() || prefill_workspace_.size_bytes() < workspace)
-      prefill_workspace_ = Allocate(DType::kU8, {workspace});
-    planned_ = std::move(shape);
-  }
-  AttnPrefillArgs launch;
-  AttnPrefillParams& tensors = launch.tensors;
-  tensors.q = args.q.values.as<uint8_t>();
-  tensors.scale_q = args.q.scale.as<float>();
-  tensors.pages = args.kv.pages.as<uint8_t>();
-  tensors.page_table = batch.page_table.as<int32_t>();
-  tensors.items = static_cast<const AttnPrefillItem*>(prefill_items_.data());
-  tensors.pieces = static_cast<const int32_t*>(prefill_pieces_.data());
-  tensors.tiles = static_cast<const AttnPrefillTile*>(prefill_tiles_.data());
-  tensors.workspace = prefill_workspace_.data();
-  tensors.out = args.out.as<bf16_t>();
-  tensors.num_heads = static_cast<int32_t>(args.num_heads);
-  tensors.kv_heads = args.kv.layout.kv_heads;
-  tensors.max_pages = static_cast<int32_t>(batch.page_table.dim(1));
-  // Chunks of a prompt begin elsewhere in another batch, and so do runs of 64 rows.
-  if (args.reduction == Reduction::kBatchInvariant) tensors.exact_limit = 0;
-  launch.e4m3_probs = args.e4m3_probs;
-  launch.programmatic = true;
-  LaunchAttnPrefill(prefill_plan_, launch, stream_->get());
+  attention_.Run(args);
 }
 
 void Sm90Backend::Sample(const SampleArgs& args) {

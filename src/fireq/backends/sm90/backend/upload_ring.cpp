@@ -2,13 +2,20 @@
 
 #include <cstring>
 
+#include "fireq/backends/sm90/backend/prepared.h"
 #include "fireq/backends/sm90/small_copy/launch.h"
 
 namespace fireq::sm90 {
 
+void UploadRing::Upload(const Tensor& host, const Tensor& to, const Stream& stream) {
+  if (host.size_bytes() <= kSlotBytes) {
+    Copy(host.data(), host.size_bytes(), to.data(), stream.get());
+  } else {
+    CopyToDevice(host, to, stream);
+  }
+}
+
 void UploadRing::Copy(const void* from, int64_t bytes, void* to, cudaStream_t stream) {
-  FIREQ_CHECK(bytes <= kSlotBytes, kInvalidArgument, "an upload of ", bytes, " bytes in slots of ",
-              kSlotBytes);
   Slot& slot = slots_[next_];
   next_ = (next_ + 1) % slots_.size();
   slot.copied.Synchronize();

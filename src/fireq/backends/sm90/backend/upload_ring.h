@@ -1,5 +1,5 @@
-// Small uploads that neither wait for the GPU nor for the caller to keep his bytes: pinned memory
-// used in turn.
+// Uploads that neither wait for the GPU nor for the caller to keep his bytes, if they are small:
+// pinned memory used in turn.
 #pragma once
 
 #include <array>
@@ -7,18 +7,22 @@
 
 #include "fireq/backends/sm90/runtime/pinned_buffer.h"
 #include "fireq/backends/sm90/runtime/stream.h"
+#include "fireq/tensor/tensor.h"
 
 namespace fireq::sm90 {
 
 class UploadRing {
  public:
-  static constexpr int64_t kSlotBytes = int64_t{1} << 20;
-
-  // Queues the copy of `bytes` (at most kSlotBytes) to device memory; `from` may change on return.
-  // Waits only for the copy that used the slot before. One stream. Throws kCuda.
-  void Copy(const void* from, int64_t bytes, void* to, cudaStream_t stream);
+  // In order with the stream's work; `host` may change on return. One of more than kSlotBytes waits
+  // for the stream. Throws kCuda.
+  void Upload(const Tensor& host, const Tensor& to, const Stream& stream);
 
  private:
+  static constexpr int64_t kSlotBytes = int64_t{1} << 20;
+
+  // Of at most kSlotBytes. Waits only for the copy that used the slot before. One stream.
+  void Copy(const void* from, int64_t bytes, void* to, cudaStream_t stream);
+
   static constexpr int kSlots = 16;
   struct Slot {
     PinnedBuffer memory{kSlotBytes};

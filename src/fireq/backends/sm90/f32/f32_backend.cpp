@@ -5,7 +5,7 @@
 
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/prepared.h"
-#include "fireq/backends/sm90/backend/rope_vectors.h"
+#include "fireq/backends/sm90/backend/rope_args.h"
 #include "fireq/backends/sm90/backend/sm90_backend.h"
 #include "fireq/backends/sm90/backend/stream_owner.h"
 #include "fireq/backends/sm90/f32/f32_gemm.h"
@@ -208,18 +208,11 @@ void F32Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   const BatchView& batch = *args.batch;
   RopeF32Params launch;
   launch.qkv = args.qkv.as<float>();
-  SetRopeVectors(args, launch);
+  SetRopeArgs(args, launch);
   launch.q = args.q.values.as<float>();
-  launch.pages = args.kv.pages.as<uint8_t>();
   launch.layout = args.kv.layout;
   launch.positions = batch.positions.as<int32_t>();
-  launch.query_start = batch.query_start.as<int32_t>();
-  launch.context_len = batch.context_len.as<int32_t>();
-  launch.page_table = batch.page_table.as<int32_t>();
-  launch.max_pages = batch.page_table.dim(1);
   launch.num_tokens = static_cast<int32_t>(batch.num_tokens);
-  launch.num_sequences = static_cast<int32_t>(batch.num_sequences);
-  launch.num_heads = static_cast<int32_t>(args.num_heads);
   LaunchRopeKvWriteF32(launch, stream_->get());
 }
 

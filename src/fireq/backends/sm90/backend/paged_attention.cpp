@@ -1,0 +1,145 @@
+#include "fireq/backends/sm90/backend/paged_attention.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "fireq/backends/sm90/attn_decode_i4/launch.h"
+#include "fireq/backends/sm90/attn_prefill/launch.h"
+#include "fireq/backends/sm90/backend/device_memory.h"
+#include "fireq/backends/sm90/backend/short_sequences.h"
+#include "fireq/backends/sm90/runtime/check.h"
+
+namespace fireq::sm90 {
+
+void PagedAttention::Run(const AttentionArgs& args) {
+  const BatchView& batch = *args.batch;
+  if (batch.num_tokens == 0) return;
+  // The decode kernel splits the work of all sequences evenly, so its sums depend on the batch.
+  const int64_t decoding = args.reduction == Reduction::kBatchInvariant ? 0 : ShortSequences(batch);
+  if (decoding > 0)
+    Decode(args, decoding, decoding == batch.num_sequences ? batch.max_query_len : 1);
+  if (decoding < batch.num_sequences) Prefill(args, decoding);
+}
+
+int64_t PagedAttention::Reserve(const StepLimits& limits) {
+  // Of the most and of the fewest query rows a tile; of any number of sequences.
+  for (const int64_t max_query_len : {int64_t{1}, kDecodeQueries}) {
+    const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = 1,
+                                                    .num_heads = limits.num_heads,
+                                                    .kv_heads = limits.kv_heads,
+                                                    .head_dim = limits.head_dim,
+                                                    .max_query_len = max_query_len,
+                                                    .num_sms = num_sms_});
+    DecodeWorkspace(plan.workspace_bytes);
+  }
+  int64_t held = 0;
+  for (const auto& [bytes, workspace] : decode_workspaces_) held += bytes;
+  const PrefillMemory prefill = MaxPrefillMemory({.max_tokens = limits.max_tokens,
+                                                  .max_sequences = limits.max_sequences,
+                                                  .max_context = limits.max_context,
+                                                  .num_heads = limits.num_heads,
+                                                  .kv_heads = limits.kv_heads,
+                                                  .head_dim = limits.head_dim,
+                                                  .num_sms = num_sms_});
+  held += PrefillWorkspace(prefill.workspace).size_bytes();
+  return held + 2 * prefill.lists;  // of two steps behind each other
+}
+
+const Tensor& PagedAttention::PrefillWorkspace(int64_t bytes) {
+  if (!prefill_workspace_.defined() || prefill_workspace_.size_bytes() < bytes)
+    prefill_workspace_ = AllocateDevice(stream_, DType::kU8, {bytes});
+  return prefill_workspace_;
+}
+
+const Tensor& PagedAttention::DecodeWorkspace(int64_t bytes) {
+  Tensor& workspace = decode_workspaces_[bytes];
+  if (!workspace.defined()) {
+    workspace = AllocateDevice(stream_, DType::kU8, {bytes});
+    FIREQ_CUDA(cudaMemsetAsync(workspace.data(), 0, static_cast<size_t>(bytes), stream_->get()));
+  }
+  return workspace;
+}
+
+void PagedAttention::Decode(const AttentionArgs& args, int64_t num_sequences,
+                            int64_t max_query_len) {
+  const BatchView& batch = *args.batch;
+  const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = num_sequences,
+                                                  .num_heads = args.num_heads,
+                                                  .kv_heads = args.kv.layout.kv_heads,
+                                                  .head_dim = args.kv.layout.head_dim,
+                                                  .max_query_len = max_query_len,
+                                                  .num_sms = num_sms_,
+                                                  .max_pages = batch.page_table.dim(1)});
+  AttnDecodeArgs launch;
+  launch.tensors = {.q = args.q.values.as<uint8_t>(),
+                    .scale_q = args.q.scale.as<float>(),
+                    .pages = args.kv.pages.as<uint8_t>(),
+                    .query_start = batch.query_start.as<int32_t>(),
+                    .context_len = batch.context_len.as<int32_t>(),
+                    .page_table = batch.page_table.as<int32_t>(),
+                    .out = args.out.as<bf16_t>(),
+                    .workspace = static_cast<float*>(DecodeWorkspace(plan.workspace_bytes).data()),
+                    .num_sequences = static_cast<int32_t>(num_sequences),
+                    .num_heads = static_cast<int32_t>(args.num_heads),
+                    .kv_heads = args.kv.layout.kv_heads,
+                    .max_pages = static_cast<int32_t>(batch.page_table.dim(1))};
+  launch.e4m3_probs = args.e4m3_probs;
+  launch.programmatic = true;
+  LaunchAttnDecodeI4(plan, launch, stream_->get());
+}
+
+Tensor PagedAttention::UploadBytes(std::span<const std::byte> bytes) {
+  const Tensor host = Tensor::Empty(DType::kU8, {std::ssize(bytes)});
+  std::copy(bytes.begin(), bytes.end(), static_cast<std::byte*>(host.data()));
+  Tensor out = AllocateDevice(stream_, host.dtype(), host.shape());
+  ring_.Upload(host, out, *stream_);
+  return out;
+}
+
+// Sequences from `first_sequence` on.
+void PagedAttention::Prefill(const AttentionArgs& args, int64_t first_sequence) {
+  const BatchView& batch = *args.batch;
+  PrefillShape shape{batch.query_lens, batch.context_lens,      first_sequence,
+                     args.num_heads,   args.kv.layout.kv_heads, args.kv.layout.head_dim};
+  if (planned_ != shape) {
+    const auto first = static_cast<size_t>(first_sequence);
+    prefill_plan_ = MakeAttnPrefillPlan(
+        std::span(batch.query_lens).subspan(first), std::span(batch.context_lens).subspan(first),
+        args.num_heads, args.kv.layout.kv_heads, args.kv.layout.head_dim, num_sms_);
+    const int32_t first_token = std::accumulate(
+        batch.query_lens.begin(), batch.query_lens.begin() + static_cast<ptrdiff_t>(first), 0);
+    for (AttnPrefillItem& item : prefill_plan_.items) {
+      item.sequence += static_cast<int32_t>(first);
+      item.first_token += first_token;
+    }
+    for (AttnPrefillTile& tile : prefill_plan_.tiles) tile.sequence += static_cast<int32_t>(first);
+    prefill_items_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.items)));
+    prefill_pieces_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.pieces)));
+    prefill_tiles_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.tiles)));
+    planned_ = std::move(shape);
+  }
+  AttnPrefillArgs launch;
+  AttnPrefillParams& tensors = launch.tensors;
+  tensors.q = args.q.values.as<uint8_t>();
+  tensors.scale_q = args.q.scale.as<float>();
+  tensors.pages = args.kv.pages.as<uint8_t>();
+  tensors.page_table = batch.page_table.as<int32_t>();
+  tensors.items = static_cast<const AttnPrefillItem*>(prefill_items_.data());
+  tensors.pieces = static_cast<const int32_t*>(prefill_pieces_.data());
+  tensors.tiles = static_cast<const AttnPrefillTile*>(prefill_tiles_.data());
+  tensors.workspace = PrefillWorkspace(prefill_plan_.workspace_bytes).data();
+  tensors.out = args.out.as<bf16_t>();
+  tensors.num_heads = static_cast<int32_t>(args.num_heads);
+  tensors.kv_heads = args.kv.layout.kv_heads;
+  tensors.max_pages = static_cast<int32_t>(batch.page_table.dim(1));
+  // Chunks of a prompt begin elsewhere in another batch, and so do runs of 64 rows.
+  if (args.reduction == Reduction::kBatchInvariant) tensors.exact_limit = 0;
+  launch.e4m3_probs = args.e4m3_probs;
+  launch.programmatic = true;
+  LaunchAttnPrefill(prefill_plan_, launch, stream_->get());
+}
+
+}  // namespace fireq::sm90
