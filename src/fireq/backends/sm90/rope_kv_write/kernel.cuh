@@ -1,13 +1,14 @@
-// A vector (one token of one head) belongs to neighbouring lanes; lane j of them holds the values
-// d = P j .. + P - 1 and Dh/2 + P j .. + P - 1, both members of P RoPE pairs. A CTA has 16 tokens
-// of one head after another (P = 8), where a page's group of 16 tokens has one writer (this CTA)
-// and rotations are read once for some heads, or one token of some heads, where no sequence has
-// more than 8 tokens in the step: then no two of its tokens are 8 apart and share a byte. Few such
+// A vector (one token of one head) belongs to neighbouring lanes; lane j of them holds the values d
+// = P j .. + P - 1 and Dh/2 + P j .. + P - 1, both members of P RoPE pairs. A CTA has 16 tokens of
+// one head after another (P = 8), where a page's group of 16 tokens has one writer (this CTA) and
+// rotations are read once for some heads, or one token of some heads, where no sequence has more
+// than 8 tokens in the step: then no two of its tokens are 8 apart and share a byte. Few such
 // tokens are spread over four times as many lanes (P = 2): a warp alone on its scheduler issues an
-// instruction in four or five clocks, and everybody waits for the kernel.
+// instruction in four or five clocks.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "fireq/backends/sm90/ptx/cvt.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
@@ -218,12 +219,6 @@ class RopeKvWriter {
         x_[kPairs * half + i] = combine(x_[kPairs * half + i], other[i]);
     }
   }
-  __device__ __forceinline__ void Multiply(const float* factors) {
-    With(factors, [](float x, float factor) { return x * factor; });
-  }
-  __device__ __forceinline__ void Subtract(const float* centre) {
-    With(centre, [](float x, float c) { return x - c; });
-  }
 
   __device__ __forceinline__ int KvHead() const {
     return head_ < p_.num_heads ? head_ / (p_.num_heads / p_.kv_heads) : head_ - p_.num_heads;
@@ -238,7 +233,7 @@ class RopeKvWriter {
       const float inverse = 1.0f / sqrtf(squares / kDim + p_.norm_eps);
 #pragma unroll
       for (int i = 0; i < kValues; ++i) x_[i] *= inverse;
-      Multiply(norm);
+      With(norm, std::multiplies());
     }
     if constexpr (!kShort) RecallRotation();
 #pragma unroll
@@ -248,8 +243,8 @@ class RopeKvWriter {
       x_[i] = a * cosine_[i] - b * sine_[i];
       x_[i + kPairs] = b * cosine_[i] + a * sine_[i];
     }
-    if (crs != nullptr) Multiply(crs + int64_t{KvHead()} * kDim);
-    if (shift != nullptr) Subtract(shift + int64_t{KvHead()} * kDim);
+    if (crs != nullptr) With(crs + int64_t{KvHead()} * kDim, std::multiplies());
+    if (shift != nullptr) With(shift + int64_t{KvHead()} * kDim, std::minus());
     if (p_.hadamard) Hadamard();
   }
 
