@@ -3,8 +3,7 @@
 // one head after another (P = 8), where a page's group of 16 tokens has one writer (this CTA) and
 // rotations are read once for some heads, or one token of some heads, where no sequence has more
 // than 8 tokens in the step: then no two of its tokens are 8 apart and share a byte. Few such
-// tokens are spread over four times as many lanes (P = 2): a warp alone on its scheduler issues an
-// instruction in four or five clocks.
+// tokens are spread over four times as many lanes (P = 2).
 #pragma once
 
 #include <cstdint>
