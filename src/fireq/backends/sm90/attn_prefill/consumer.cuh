@@ -81,7 +81,7 @@ class PrefillConsumer : PrefillFragment {
   static constexpr float kAlike = 5.0f;
   // Blocks of 16 keys between whose probabilities and the loads of whose scales ptxas may not look
   // ahead in OnePass: fewer wait, more spill.
-  static constexpr int kScoreLag = 5;
+  static constexpr int kScoreLag = kSource == PrefillSource::kTiles ? 5 : 6;
   static constexpr int kValueLag = 2;
   static constexpr int kExactKeys = 32;
   static constexpr int kExactAhead = 8;          // loads of eight keys in front of their products
@@ -141,8 +141,7 @@ class PrefillConsumer : PrefillFragment {
     // All tiles take two passes where a row's bits may not depend on the rows beside it: from
     // OnePass a warp goes back for all of its rows.
     const bool whole = kTerms == 1 && !masked && p_.exact_limit != 0;
-    bool careful =
-        !whole && (kTerms == 2 || kSource == PrefillSource::kPages || first || p_.exact_limit == 0);
+    bool careful = !whole && (kTerms == 2 || first || p_.exact_limit == 0);
     Probs p;
     {
       Scores s;
@@ -161,9 +160,8 @@ class PrefillConsumer : PrefillFragment {
       }
       WgmmaWait<0>();
       PinRegisters(s);
-      const bool done = !careful && (kSource == PrefillSource::kTiles && masked
-                                         ? OnePass<true>(false, left, s, p)
-                                         : OnePass<false>(first, left, s, p));
+      const bool done = !careful && (masked ? OnePass<true>(false, left, s, p)
+                                            : OnePass<false>(first, left, s, p));
       if (!done) {
         if (!careful) {
           ExactScores<kPrefillKeys>(s);
@@ -375,14 +373,15 @@ class PrefillConsumer : PrefillFragment {
     float total[2] = {};
     int32_t top = 0;
     uint32_t tops[kBlocks];
-    const uint32_t at = SharedAddress(&shared_.scales[place_.stage][0]) + 16 * c_;
+    uint32_t at = SharedAddress(&shared_.scales[place_.stage][0]) + 16 * c_;
+    if (kMasked) at |= static_cast<uint32_t>(limit[0] & limit[1]) & Never();
 #pragma unroll
     for (int page = 0; page < kPrefillPages; ++page) {
       const PrefillScales& scales = shared_.scales[place_.stage][page];
       const PrefillLane& lane = Lane();
       const float scale[2] = {lane.scale[0], lane.scale[1]};
       const float bias[2] = {scales.log_r - lane.unit[0], scales.log_r - lane.unit[1]};
-      float sum[2] = {};
+      float sum[2];
 #pragma unroll
       for (int b = 4 * page; b < 4 * page + 4; ++b) {
         // The bit is never set (not of a NaN either: top is at least 0), but ptxas must keep these
@@ -406,7 +405,7 @@ class PrefillConsumer : PrefillFragment {
             if (kMasked && 16 * b + e >= limit[h]) x[e] = 0.0f;
           }
           four[h] = (x[0] + x[1]) + (x[2] + x[3]);
-          sum[h] += four[h];
+          sum[h] = b % 4 == 0 ? four[h] : sum[h] + four[h];
 #pragma unroll
           for (int e = 0; e < 4; ++e) x[e] *= value[e];
           p[2 * b + h] = FloatsToE4M3x4(x[0], x[1], x[2], x[3]);
@@ -417,8 +416,12 @@ class PrefillConsumer : PrefillFragment {
 #pragma unroll
       for (int h = 0; h < 2; ++h) total[h] = __fmaf_rn(sum[h], scales.inverse_r, total[h]);
     }
+    // In front of the vote where registers suffice.
+    float2 sums;
+    if (kSource == PrefillSource::kTiles) sums = Sums();
     if (__any_sync(0xFFFFFFFFu, top > __float_as_int(kHighestSum))) return false;
-    Sums() = make_float2(Sums().x + total[0], Sums().y + total[1]);
+    if (kSource == PrefillSource::kPages) sums = Sums();
+    Sums() = make_float2(sums.x + total[0], sums.y + total[1]);
     return true;
   }
 

@@ -111,7 +111,8 @@ class Dealer {
 std::vector<int32_t> DealPieces(const AttnPrefillPlan& plan, std::span<const int32_t> context_len,
                                 int64_t group, int64_t kv_heads) {
   constexpr int64_t kBatchBytes = int64_t{12} << 20;
-  constexpr int32_t kPieceCost = 2;  // in pages: what a piece takes besides its keys
+  constexpr int32_t kTileCost = 4;
+  constexpr int32_t kPieceCost = 5;  // besides its tiles
   Dealer dealer(plan.ctas);
   std::vector<Piece> batch;
   int64_t bytes = 0;
@@ -122,9 +123,10 @@ std::vector<int32_t> DealPieces(const AttnPrefillPlan& plan, std::span<const int
     for (int64_t head = 0; head < kv_heads; ++head) {
       for (size_t i = begin; i < end; ++i) {
         const AttnPrefillItem& item = plan.items[i];
-        const int64_t pages = PrefillKeyTiles(item.tile, group, item.query_len, context);
+        const int64_t tiles = CeilDiv<int64_t>(
+            PrefillKeyTiles(item.tile, group, item.query_len, context), kPrefillPages);
         batch.push_back({static_cast<int32_t>(static_cast<int64_t>(i) * kv_heads + head),
-                         static_cast<int32_t>(pages) + kPieceCost});
+                         kTileCost * static_cast<int32_t>(tiles) + kPieceCost});
       }
       bytes += CeilDiv<int64_t>(context, kPrefillKeys) * TileBytes(plan.head_dim);
       if (bytes < kBatchBytes) continue;
