@@ -113,6 +113,24 @@ TEST(GemmI4F8Plan, TilesOfOneRowBlockHaveHalfAsManySteps) {
   }
 }
 
+// Tiles of 64 rows and 256 tokens: as many clusters as tiles, never cut, units of half as many
+// steps.
+TEST(GemmI4F8Plan, OneTileACta) {
+  const GemmDevice device;
+  const int variant = FindGemmVariant("table_256x64");
+  for (const int64_t n : {64, 4096, 28672}) {
+    for (const int64_t k : {64, 576, 4096, 11008}) {
+      for (const int64_t m : {1, 256, 257, 4096}) {
+        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, 2, device, true);
+        EXPECT_FALSE(plan.cuts_tiles());
+        EXPECT_EQ(plan.num_clusters, plan.tiles);
+        EXPECT_EQ(plan.tiles, CeilDiv<int64_t>(n / 64, 2) * CeilDiv<int64_t>(m, 256));
+        EXPECT_EQ(plan.units, CeilDiv<int64_t>(k, 512));
+      }
+    }
+  }
+}
+
 TEST(GemmI4F8Plan, ServedPlansFollowTheTokenCountAlone) {
   for (const int64_t m : {1, 16, 17, 64, 127, 128, 129, 4096, 16384}) {
     const GemmPlan plan = MakeGemmPlan({m, 12288, 4096}, Products::kServed);

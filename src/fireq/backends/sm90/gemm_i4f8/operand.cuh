@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "fireq/backends/sm90/ptx/cvt.cuh"
+#include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/ptx/wgmma.cuh"
 #include "fireq/formats/weight_i4_tile.h"
@@ -87,14 +88,20 @@ __device__ __forceinline__ HalfScales MakeHalfScales(uint32_t packed) {
   return out;
 }
 
-// 64 twice, as the compiler cannot know from an address in shared memory: as a constant it would be
-// part of every permute and the selectors be moved into registers.
-__device__ __forceinline__ uint32_t OpaqueSixtyFours(uint32_t shared_address) {
-  return 0x54005400 | shared_address >> 31;
+// FP16's 64 for permutes, which read its byte 1 only, as the compiler cannot know from an address
+// in shared memory: as a constant it would be part of every permute and the selectors be moved into
+// registers.
+__device__ __forceinline__ uint32_t OpaqueSixtyFour(uint32_t shared_address) {
+  return 0x5400 | shared_address >> 31;
+}
+// The same with the clock's byte 0, so that no permute by it comes before this: the compiler would
+// convert codes between the products in front of which they were read, and hold these up.
+__device__ __forceinline__ uint32_t SixtyFourFromNow(uint32_t sixty_four) {
+  return sixty_four | (Clock() & 0xFF);
 }
 
 __device__ __forceinline__ void TableOperands(const CodeWords& codes, const HalfScales& scales,
-                                              uint32_t sixty_fours, uint32_t (&a)[16]) {
+                                              uint32_t sixty_four, uint32_t (&a)[16]) {
   constexpr uint32_t kHighNibble = 0xFFF0FFF0;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -102,7 +109,7 @@ __device__ __forceinline__ void TableOperands(const CodeWords& codes, const Half
     uint32_t even[2], odd[2];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const uint32_t both = PermuteBytes(codes.word[i], sixty_fours, j == 0 ? 0x5150 : 0x5352);
+      const uint32_t both = PermuteBytes(codes.word[i], sixty_four, j == 0 ? 0x5150 : 0x5352);
       const uint32_t high = both & kHighNibble;
       const uint32_t low = SubHalf2(both, high);
       even[j] = FmaHalf2(low, scales.low[h], scales.even[h]);

@@ -22,7 +22,7 @@ struct GemmI4F8Params {
   int groups;                // of 128 along K
   int super_blocks;          // CTA tiles along the packed rows
   int tiles;                 // CTA tiles in all: super_blocks x token tiles
-  int units;                 // pipeline steps along K, a tile (wide kernel: kWideUnitSteps)
+  int units;                 // pipeline steps along K, a tile (wide kernel: WideUnitSteps())
   int whole_tiles;           // wide kernel: the first tiles, not cut along K
   int parts;                 // wide kernel: and into how many the others are
   float* partials;           // wide kernel: sums of tiles that are

@@ -23,10 +23,11 @@ void CheckShape(const GemmShape& shape) {
 // tile is 128 KB a CTA through L2.
 void DealWide(GemmPlan& plan, int room, bool cut) {
   constexpr int kLeastUnits = 1;  // of a part
-  plan.num_clusters = std::min(plan.tiles, room);
+  const bool one_tile = WideOneTile(plan.kernel().tokens, plan.kernel().groups);
+  plan.num_clusters = one_tile ? plan.tiles : std::min(plan.tiles, room);
   plan.whole_tiles = plan.tiles;
   const int rest = plan.tiles % room;
-  if (!cut || rest == 0) return;
+  if (!cut || one_tile || rest == 0) return;
   const int parts = std::min(room / rest, plan.units / kLeastUnits);
   if (parts < 2) return;
   plan.whole_tiles = plan.tiles - rest;
@@ -132,7 +133,9 @@ GemmPlan BestWidePlan(const GemmShape& shape, const GemmDevice& device) {
 int GemmUnits(const GemmVariant& variant, int64_t k) {
   const int groups = static_cast<int>(CeilDiv<int64_t>(k, kGroup));
   const int steps = CeilDiv(groups, variant.groups);
-  return variant.kernel == GemmKernel::kWide ? CeilDiv(steps, kWideUnitSteps) : steps;
+  return variant.kernel == GemmKernel::kWide
+             ? CeilDiv(steps, WideUnitSteps(variant.tokens, variant.groups))
+             : steps;
 }
 
 int FindGemmVariant(std::string_view name) {

@@ -51,6 +51,7 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"table_192x128", GemmKernel::kWide, 192, 2, 1, 1},
     GemmVariant{"table_128x128", GemmKernel::kWide, 128, 2, 1, 1},
     GemmVariant{"table_128x64", GemmKernel::kWide, 128, 1, 2, 1},
+    GemmVariant{"table_256x64", GemmKernel::kWide, 256, 1, 2, 1},
 };
 
 struct GemmShape {
@@ -73,7 +74,7 @@ struct GemmPlan {
   int tiles_per_cluster = 0;  // stream kernel
   int super_blocks = 0;       // CTA tiles along the packed rows
   int tiles = 0;              // stream: CTA tiles; wide: pairs of CTA tiles
-  int units = 0;              // pipeline steps a tile (wide: kWideUnitSteps of them)
+  int units = 0;              // pipeline steps a tile (wide: WideUnitSteps() of them)
   int whole_tiles = 0;        // wide: tiles [0, whole_tiles) are not cut along K
   int parts = 1;              // wide: into how many the others are
   std::string why;            // one line

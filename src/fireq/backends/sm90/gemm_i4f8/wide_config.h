@@ -8,9 +8,13 @@ namespace fireq::sm90 {
 // Tokens that leave shared memory in one box.
 inline constexpr int kWideOutTokens = 32;
 
-// Steps along K that are multiplied in one go of the main loop, a stage of the rings each (what is
-// past K is zeros): the unit in which tiles are dealt along K.
-inline constexpr int kWideUnitSteps = 4;
+// Tiles of 64 rows and 256 tokens: no shared memory is left beside three stages, so that outputs
+// take the place of tokens. A CTA has one such tile, as many CTAs as there are tiles.
+constexpr bool WideOneTile(int tokens, int groups) { return tokens == 256 && groups == 2; }
+
+// Steps along K that are multiplied in one go of the main loop (what is past K is zeros): the unit
+// in which tiles are dealt along K.
+constexpr int WideUnitSteps(int tokens, int groups) { return WideOneTile(tokens, groups) ? 2 : 4; }
 
 // kTokens x (64 kRowBlocks) outputs a CTA; clusters of two CTAs share their tokens. Tokens and
 // weights have a ring each, of the same number of stages: a weight is read, and its stage free, a
@@ -26,6 +30,8 @@ struct WideConfig {
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumerThreads + 128;  // copies
   static constexpr int kClusterCtas = 2;
+  static constexpr bool kOneTile = WideOneTile(kTokens, kGroups);
+  static constexpr int kUnitSteps = WideUnitSteps(kTokens, kGroups);
 
   // A stage: a multiple of the swizzle's 1024.
   static constexpr int kXGroupBytes = kTokens * kGroup;
@@ -43,18 +49,21 @@ struct WideConfig {
   static constexpr int kScaleBytes = kTokens * 4;  // token scales
   static constexpr int kBarrierBytes = 320;
 
+  static constexpr int kSumBytes = kWarpgroups * (kOutBytes + kGivenBytes);
+  static constexpr int kRoom =
+      kSharedBytesPerCta - (kOneTile ? 0 : kSumBytes) - kScaleBytes - kBarrierBytes;
   static constexpr int kStages =
-      (kSharedBytesPerCta - kWarpgroups * (kOutBytes + kGivenBytes) - kScaleBytes - kBarrierBytes) /
-      (kXBytes + kWBytes) / kWideUnitSteps * kWideUnitSteps;
-  static constexpr int kOutOffset = kStages * kXBytes;  // a multiple of 1024: boxes are swizzled
+      kOneTile ? 3 : kRoom / (kXBytes + kWBytes) / kUnitSteps * kUnitSteps;
+  // A multiple of 1024: boxes are swizzled.
+  static constexpr int kOutOffset = kOneTile ? 0 : kStages * kXBytes;
   static constexpr int kGivenOffset = kOutOffset + kWarpgroups * kOutBytes;
-  static constexpr int kWOffset = kGivenOffset + kWarpgroups * kGivenBytes;
+  static constexpr int kWOffset = kStages * kXBytes + (kOneTile ? 0 : kSumBytes);
   static constexpr int kScaleOffset = kWOffset + kStages * kWBytes;
   static constexpr int kBarrierOffset = kScaleOffset + kScaleBytes;
-  static constexpr int kBarriers = 4 * kStages + 3 * kWarpgroups + 2;
+  static constexpr int kBarriers = 4 * kStages + 3 * kWarpgroups + 2 + (kOneTile ? 1 : 0);
   static constexpr int kSharedBytes = kBarrierOffset + kBarriers * 8;
-  static_assert((kStages == kWideUnitSteps || kStages == 2 * kWideUnitSteps) &&
-                kSharedBytes <= kSharedBytesPerCta);
+  static_assert((kOneTile || kStages == kUnitSteps || kStages == 2 * kUnitSteps) &&
+                kSumBytes <= kWOffset && kSharedBytes <= kSharedBytesPerCta);
   static_assert(kBarriers * 8 <= kBarrierBytes);
   static_assert(kXGroupBytes % 1024 == 0 && kWBytes % 128 == 0 && kChunkBytes % 1024 == 0 &&
                 kFinishedTokens % kWideOutTokens == 0);

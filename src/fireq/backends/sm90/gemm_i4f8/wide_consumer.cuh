@@ -18,6 +18,7 @@ namespace fireq::sm90 {
 template <class Config, class Epilogue>
 struct WideConsumer {
   static constexpr int kTokens = Config::kTokens;
+  static constexpr int kUnitSteps = Config::kUnitSteps;
   static constexpr int kSums = Config::kFinishedTokens / 2;  // of a thread, that it finishes
   static constexpr int kChunkLoads = kWideOutTokens / 8;     // of these, four at a time
   const GemmI4F8Params& p;
@@ -28,7 +29,7 @@ struct WideConsumer {
   uint32_t scales_address;
   uint32_t empty_address;  // of what this lane releases
   bool releases;
-  uint32_t sixty_fours;
+  uint32_t opaque_sixty_four;
   uint64_t x_descriptor;
   // Stages are known to the compiler but for where the unit's first one is: addresses worked out at
   // every step would be a tenth of its instructions, and instructions are what binds.
@@ -36,8 +37,12 @@ struct WideConsumer {
     int first;  // stage
     uint32_t parity;
     __device__ Unit Next() const {
-      if (Config::kStages == kWideUnitSteps) return {0, parity ^ 1};
-      return {first ^ kWideUnitSteps, parity ^ static_cast<uint32_t>(first / kWideUnitSteps)};
+      if constexpr (Config::kStages == kUnitSteps) return {0, parity ^ 1};
+      if constexpr (Config::kStages == 2 * kUnitSteps)
+        return {first ^ kUnitSteps, parity ^ static_cast<uint32_t>(first / kUnitSteps)};
+      const bool wraps = first + kUnitSteps >= Config::kStages;
+      return {first + kUnitSteps - (wraps ? Config::kStages : 0),
+              parity ^ static_cast<uint32_t>(wraps)};
     }
   };
   Unit unit{0, 0};
@@ -64,7 +69,8 @@ struct WideConsumer {
     empty_address = ClusterAddress(shared.x_empty(tokens ? 0 : 2 * Config::kStages),
                                    tokens ? lane : ClusterRank());
     asm volatile("" : "+r"(codes_address), "+r"(scales_address), "+r"(empty_address));
-    sixty_fours = OpaqueSixtyFours(codes_address);
+    opaque_sixty_four = OpaqueSixtyFour(codes_address);
+    asm volatile("" : "+r"(opaque_sixty_four));
   }
 
   struct Raw {
@@ -78,8 +84,11 @@ struct WideConsumer {
   };
   template <int step>
   __device__ Place PlaceOf() const {
-    const Unit of = step < kWideUnitSteps ? unit : unit.Next();
-    return {of.first + step % kWideUnitSteps, of.parity};
+    const Unit of = step < kUnitSteps ? unit : unit.Next();
+    const int stage = of.first + step % kUnitSteps;
+    if constexpr (Config::kStages % kUnitSteps != 0)
+      if (stage >= Config::kStages) return {stage - Config::kStages, of.parity ^ 1};
+    return {stage, of.parity};
   }
   __device__ Raw LoadRaw(const Place& at) const {
     if (!w_ready) MbarrierWait(shared.w_full(at.stage), at.parity);
@@ -90,10 +99,11 @@ struct WideConsumer {
   }
   // The operands of `at`, the step before `after`. Meanwhile the barriers of what comes next are
   // looked at: the answers are here when the operands are.
-  __device__ void Convert(const Raw& raw, const Place& at, const Place& after, uint32_t (&a)[16]) {
+  __device__ void Convert(const Raw& raw, uint32_t sixty_four, const Place& at, const Place& after,
+                          uint32_t (&a)[16]) {
     w_ready = MbarrierTestWait(shared.w_full(after.stage), after.parity);
     x_ready = MbarrierTestWait(shared.x_full(at.stage), at.parity);
-    TableOperands(raw.codes, MakeHalfScales(raw.scale_zeros), sixty_fours, a);
+    TableOperands(raw.codes, MakeHalfScales(raw.scale_zeros), sixty_four, a);
     PinRegisters(a);
   }
   // The tokens of a stage whose products have retired, and the weights of the one after.
@@ -101,37 +111,63 @@ struct WideConsumer {
     if (releases) MbarrierArriveCluster(empty_address + stage * 8);
   }
   __device__ int LastStageBefore() const {
-    return Config::kStages == kWideUnitSteps ? Config::kStages - 1
-                                             : (unit.first ^ kWideUnitSteps) + kWideUnitSteps - 1;
+    if constexpr (Config::kStages == kUnitSteps) return Config::kStages - 1;
+    if constexpr (Config::kStages == 2 * kUnitSteps)
+      return (unit.first ^ kUnitSteps) + kUnitSteps - 1;
+    return unit.first == 0 ? Config::kStages - 1 : unit.first - 1;
   }
 
   // Starts the products of `now` and makes `then` while they run. `then` was the operand of the
-  // products before: it may be written once these have retired. Codes are read only now: read
-  // earlier, the compiler would convert them between the products.
+  // products before: it may be written once these have retired. Its codes are asked for ahead of
+  // the products, which take as long to start as shared memory to answer.
   template <int step>
   __device__ void Step(float (&acc)[kTokens / 2], uint32_t (&now)[16], uint32_t (&then)[16],
                        bool first) {
     const Place at = PlaceOf<step>(), next = PlaceOf<step + 1>(), after = PlaceOf<step + 2>();
     if (!x_ready) MbarrierWait(shared.x_full(at.stage), at.parity);
+    const Raw raw = LoadRaw(next);
     WgmmaFence();
     MultiplyGroup<kTokens>(acc, now, x_descriptor + at.stage * (Config::kXBytes >> 4), !first);
     WgmmaCommit();
-    const Raw raw = LoadRaw(next);
+    const uint32_t sixty_four = SixtyFourFromNow(opaque_sixty_four);
     WgmmaWait<1>();
-    if (!first) Release(step == 0 ? LastStageBefore() : at.stage - 1);
-    Convert(raw, next, after, then);
+    if (!first) Release(step == 0 ? LastStageBefore() : PlaceOf<step - (step > 0)>().stage);
+    Convert(raw, sixty_four, next, after, then);
   }
 
   // Units [begin, end) of a tile; the last products are left running.
   __device__ __forceinline__ void Multiply(float (&acc)[kTokens / 2], uint32_t (&even)[16],
                                            uint32_t (&odd)[16], int begin, int end) {
+    if constexpr (Config::kOneTile) {
+      // Three units go twice round the ring of three: every stage and parity is known here, too.
+      unit = {0, 0};
 #pragma unroll 1
-    for (int g = begin; g < end; ++g) {
-      Step<0>(acc, even, odd, g == begin);
-      Step<1>(acc, odd, even, false);
+      for (int g = begin;; ++g) {
+        MultiplyUnit(acc, even, odd, g == begin);
+        unit = {2, 0};
+        if (++g == end) break;
+        MultiplyUnit(acc, even, odd, false);
+        unit = {1, 1};
+        if (++g == end) break;
+        MultiplyUnit(acc, even, odd, false);
+        unit = {0, 0};
+        if (g + 1 == end) break;
+      }
+    } else {
+#pragma unroll 1
+      for (int g = begin; g < end; ++g) {
+        MultiplyUnit(acc, even, odd, g == begin);
+        unit = unit.Next();
+      }
+    }
+  }
+  __device__ __forceinline__ void MultiplyUnit(float (&acc)[kTokens / 2], uint32_t (&even)[16],
+                                               uint32_t (&odd)[16], bool first) {
+    Step<0>(acc, even, odd, first);
+    Step<1>(acc, odd, even, false);
+    if constexpr (kUnitSteps == 4) {
       Step<2>(acc, even, odd, false);
       Step<3>(acc, odd, even, false);
-      unit = unit.Next();
     }
   }
   __device__ __forceinline__ void EndMultiply(float (&acc)[kTokens / 2]) {
@@ -285,16 +321,17 @@ struct WideConsumer {
     const WideWalk<Config> walk(p);
     uint32_t even[16], odd[16];
     const Place start{0, 0};
-    Convert(LoadRaw(start), start, {1, 0}, even);
+    Convert(LoadRaw(start), SixtyFourFromNow(opaque_sixty_four), start, {1, 0}, even);
     // The first weights; no tokens go with them.
     if (thread % 32 == Config::kClusterCtas)
       MbarrierArriveCluster(empty_address + (Config::kStages - 1) * 8);
-    for (int t = 0; t < walk.whole; ++t) {
+    const int tiles = Config::kOneTile ? 1 : walk.whole;
+    for (int t = 0; t < tiles; ++t) {
       float acc[kTokens / 2];
       Multiply(acc, even, odd, 0, walk.units);
       // Under the last products: which tile this is, and what the epilogue needs of memory.
       const WideEpilogue<Epilogue> epilogue = MakeEpilogue(walk.At(t).tile, rank);
-      WaitForBuffers();
+      if constexpr (!Config::kOneTile) WaitForBuffers();
       EndMultiply(acc);
       const auto half_stored = [this] { HalfStored(0); };
       const auto store = [&](const float(&sums)[kSums]) {
@@ -306,16 +343,25 @@ struct WideConsumer {
       };
       if constexpr (Config::kGroups > 1) {
         float sums[kSums];
+        if constexpr (Config::kOneTile) {
+          if (thread % 32 == 0) MbarrierArrive(shared.tokens_read());
+        }
         Share(acc, sums);
+        if constexpr (Config::kOneTile) WaitForBuffers();
         store(sums);
       } else {
         store(acc);
       }
       OutputsStored();
     }
-    if (walk.count == walk.whole) return;
-    // A part of a tile in a loop of its own: what it takes after its products would cost the loop
-    // above registers.
+    if constexpr (!Config::kOneTile)
+      if (walk.count > walk.whole) RunPart(walk, even, odd, rank);
+  }
+
+  // A part of a tile, in a loop of its own: what it takes after its products would cost the loop
+  // of whole tiles registers.
+  __device__ __forceinline__ void RunPart(const WideWalk<Config>& walk, uint32_t (&even)[16],
+                                          uint32_t (&odd)[16], int rank) {
     const WideWork work = walk.At(walk.whole);
     float acc[kTokens / 2];
     Multiply(acc, even, odd, work.begin, work.end);

@@ -24,7 +24,8 @@ __device__ __forceinline__ void WideCopyTokens(const GemmI4F8Params& p, const CU
     const WideWork work = walk.At(t);  // its divisions before the wait
     if (t == 0) GridDependencyWait();
     const int token = work.tile.token_tile * Config::kTokens + rank * kHalf;
-    for (int s = kWideUnitSteps * work.begin; s < kWideUnitSteps * work.end; ++s, at.Next()) {
+    for (int s = Config::kUnitSteps * work.begin; s < Config::kUnitSteps * work.end;
+         ++s, at.Next()) {
       MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
       MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kXBytes);
 #pragma unroll
@@ -53,8 +54,8 @@ __device__ __forceinline__ void WideCopyWeights(const GemmI4F8Params& p, const C
     const bool beyond = t == walk.count;
     const WideWork work = walk.At(beyond ? t - 1 : t);
     const int block = work.tile.row_pair * Config::kClusterCtas + rank;
-    const int begin = kWideUnitSteps * work.begin;
-    const int end = beyond ? begin + kWideReadAhead : kWideUnitSteps * work.end;
+    const int begin = Config::kUnitSteps * work.begin;
+    const int end = beyond ? begin + kWideReadAhead : Config::kUnitSteps * work.end;
     for (int s = begin; s < end; ++s, at.Next()) {
       MbarrierWaitAsleep(shared.w_empty(at.stage), at.parity);
       MbarrierArriveExpectTx(shared.w_full(at.stage), Config::kWBytes);
@@ -107,6 +108,7 @@ __device__ __forceinline__ void WideCopyOutputs(const GemmI4F8Params& p, const G
       const int row = (block + Config::RowBlock(w)) * kWideOutRows<Epilogue>;
       const int token = tile_token + Config::FirstToken(w);
       if constexpr (kAddsResidual<Epilogue>) {
+        if constexpr (Config::kOneTile) MbarrierWaitAsleep(shared.tokens_read(), 0);
         MbarrierArriveExpectTx(shared.out_ready(w), (output.end - output.begin) * kChunkBytes);
         for (int c = output.begin; c < output.end; ++c)
           TmaLoad2D(shared.out(w) + c * kChunkBytes, &maps.residual, row,

@@ -45,6 +45,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       } else {
         MbarrierInit(shared.scales_full(), 32);
         MbarrierInit(shared.scales_empty(), Config::kConsumerThreads / 32);
+        if constexpr (Config::kOneTile)
+          MbarrierInit(shared.tokens_read(), Config::kConsumerThreads / 32);
       }
     }
     FenceMbarrierInit();

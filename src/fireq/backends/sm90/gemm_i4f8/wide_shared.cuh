@@ -43,6 +43,8 @@ struct WideShared {
   }
   __device__ Mbarrier* scales_full() const { return out_full(2, 0); }
   __device__ Mbarrier* scales_empty() const { return scales_full() + 1; }
+  // One tile a CTA: all of its products are done, and outputs may take its tokens' place.
+  __device__ Mbarrier* tokens_read() const { return scales_empty() + 1; }
 };
 
 }  // namespace fireq::sm90

@@ -81,4 +81,11 @@ __device__ __forceinline__ void RegistersDecrease() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+// The multiprocessor's clock; read where it stands, after the products issued before.
+__device__ __forceinline__ uint32_t Clock() {
+  uint32_t clock;
+  asm volatile("mov.u32 %0, %%clock;" : "=r"(clock)::"memory");
+  return clock;
+}
+
 }  // namespace fireq::sm90
