@@ -8,17 +8,18 @@
 // probability would leave E4M3's range, and then by a margin more than it must.
 //
 // Most tiles take one pass from products to P', with the units as they are, and probabilities in
-// fours show afterwards whether one was too high for them: then, and in tiles that a row sees in
-// part, the careful path takes two. So do the warpgroup's tiles after one in which a warp raised a
-// unit, into the pieces that follow, until so many have raised none: scores that are wide raise
-// many, and to find that out afterwards costs the scores again. There the exponents x + log2 r - u
-// show what is too high without their maximum being known: only such an exponent is positive, and
-// positive floats compare as integers, three at a time.
+// fours show afterwards whether one was too high for them: then, and in a first tile that a row
+// sees in part, the careful path takes two. So do the warpgroup's tiles after one in which a warp
+// raised a unit, into the pieces that follow, until so many have raised none: scores that are wide
+// raise many, and to find that out afterwards costs the scores again. There the exponents
+// x + log2 r - u show what is too high without their maximum being known: only such an exponent is
+// positive, and positive floats compare as integers, three at a time.
 //
 // The tensor cores add FP8 products with 13 bits below the largest, so the sums of P V are added in
 // FP32 after every tile.
 //
-// Registers: 64 of scores or of a tile's P V, 64 of sums, 16 of P, and of 152 that is nearly all.
+// Registers: 64 of scores or of a tile's P V, 64 of sums, 16 of P, and of 152 or 160 that is nearly
+// all.
 // What a lane knows of its rows therefore lies in shared memory and is read anew with every tile.
 //
 // Lane l of warp w holds rows 16 w + l / 4 and + 8 (index h below), c = l % 4. P stays in
@@ -359,10 +360,10 @@ class PrefillConsumer : PrefillFragment {
     for (int i = 0; i < kValues; ++i) out_[i] *= factor[i >> 1 & 1];
   }
 
-  // Products to P' in one pass, kMasked of a tile `left` tiles from the end that is not seen whole,
-  // with the units as they are or, in a row's first tile, as its first
+  // Products to P' in one pass, with the units as they are or, in a row's first tile, as its first
   // keys make them. False, and nothing added to the sums, where a probability may be too high for
-  // them: of four positive numbers none is larger than their sum.
+  // them: of four positive numbers none is larger than their sum. kMasked: of a tile, `left` tiles
+  // from the end, that is not seen whole.
   template <bool kMasked>
   __device__ __forceinline__ bool OnePass(bool first, int32_t left, const Scores& s, Probs& p) {
     constexpr float kHighestSum = 448.0f / 256.0f;
@@ -374,6 +375,7 @@ class PrefillConsumer : PrefillFragment {
     int32_t top = 0;
     uint32_t tops[kBlocks];
     uint32_t at = SharedAddress(&shared_.scales[place_.stage][0]) + 16 * c_;
+    // Limits before the first scales, or ptxas has no registers for both.
     if (kMasked) at |= static_cast<uint32_t>(limit[0] & limit[1]) & Never();
 #pragma unroll
     for (int page = 0; page < kPrefillPages; ++page) {
