@@ -78,11 +78,6 @@ class FireqFfn {
   sm90::QuantizeRowsArgs quantize_;
 };
 
-double FireqFfnUs(FireqFfn& ffn, int repeats) {
-  const auto launch = [&](cudaStream_t stream, int i) { ffn.Launch(stream, i); };
-  return MedianUs(launch, CallsFor(MedianUs(launch, 2, 3)), repeats);
-}
-
 int BestAlgorithm(const CublasLtGemm& gemm, const void* x, const void* w, void* y) {
   int best = 0;
   double best_us = 1e30;
@@ -97,21 +92,37 @@ int BestAlgorithm(const CublasLtGemm& gemm, const void* x, const void* w, void* 
   return best;
 }
 
-double CublasFfn(const Ffn& f, int64_t m, const Arena& arena, const Between& between, int repeats) {
-  const CublasLtGemm up(m, 2 * f.ffn, f.hidden, false), down(m, f.hidden, f.ffn, false);
-  const int64_t count = 3 * f.ffn * f.hidden;
-  const int64_t copies = Copies(2 * count, 2 * arena.fp16.count());
-  uint16_t* gate_up = arena.y.data();
-  const int up_algorithm = BestAlgorithm(up, arena.x16.data(), arena.fp16.data(), gate_up);
-  const int down_algorithm = BestAlgorithm(down, between.h.data(), arena.fp16.data(), gate_up);
-  const auto launch = [&](cudaStream_t stream, int i) {
-    const uint16_t* w = arena.fp16.data() + i % copies * count;
-    up.Launch(up_algorithm, arena.x16.data(), w, gate_up, stream);
-    SiluMulF16(gate_up, m, f.ffn, between.h.data(), stream);
-    down.Launch(down_algorithm, between.h.data(), w + 2 * f.ffn * f.hidden, gate_up, stream);
-  };
-  return MedianUs(launch, CallsFor(MedianUs(launch, 2, 3)), repeats);
-}
+// The same by cuBLASLt in FP16, with a kernel for SiLU(gate) . up.
+class CublasFfn {
+ public:
+  CublasFfn(const Ffn& f, int64_t m, const Arena& arena, const Between& between)
+      : up_(m, 2 * f.ffn, f.hidden, false),
+        down_(m, f.hidden, f.ffn, false),
+        m_(m),
+        ffn_(f.ffn),
+        hidden_(f.hidden),
+        copies_(Copies(6 * f.ffn * f.hidden, 2 * arena.fp16.count())),
+        arena_(arena),
+        between_(between),
+        up_algorithm_(BestAlgorithm(up_, arena.x16.data(), arena.fp16.data(), arena.y.data())),
+        down_algorithm_(BestAlgorithm(down_, between.h.data(), arena.fp16.data(), arena.y.data())) {
+  }
+
+  void Launch(cudaStream_t stream, int i) const {
+    const uint16_t* w = arena_.fp16.data() + i % copies_ * (3 * ffn_ * hidden_);
+    uint16_t* gate_up = arena_.y.data();
+    up_.Launch(up_algorithm_, arena_.x16.data(), w, gate_up, stream);
+    SiluMulF16(gate_up, m_, ffn_, between_.h.data(), stream);
+    down_.Launch(down_algorithm_, between_.h.data(), w + 2 * ffn_ * hidden_, gate_up, stream);
+  }
+
+ private:
+  CublasLtGemm up_, down_;
+  int64_t m_, ffn_, hidden_, copies_;
+  const Arena& arena_;
+  const Between& between_;
+  int up_algorithm_, down_algorithm_;
+};
 
 double CopyUs(const Arena& arena, int64_t bytes) {
   // A copy of b bytes moves 2 b.
@@ -153,9 +164,12 @@ void BenchFfn(const Arena& arena, const std::vector<int64_t>& tokens,
   for (const Ffn& f : kFfns) {
     for (const int64_t m : tokens) {
       const int repeats = m >= 4096 ? 5 : 15;
-      const double theirs = CublasFfn(f, m, arena, between, repeats);
+      const CublasFfn cublas(f, m, arena, between);
       FireqFfn ffn(f, m, arena, between, device, tuned);
-      const double ours = FireqFfnUs(ffn, repeats);
+      const Launcher their = [&](cudaStream_t stream, int i) { cublas.Launch(stream, i); };
+      const Launcher our = [&](cudaStream_t stream, int i) { ffn.Launch(stream, i); };
+      const auto [theirs, ours] = MediansInTurn(
+          {their, our}, {CallsFor(MedianUs(their, 2, 3)), CallsFor(MedianUs(our, 2, 3))}, repeats);
       std::printf("%s,%ld,fireq,%.3f,%.3f,%.3f\n", f.model, static_cast<long>(m), ours, theirs,
                   theirs / ours);
       std::fflush(stdout);
