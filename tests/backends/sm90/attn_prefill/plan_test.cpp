@@ -16,11 +16,15 @@ namespace {
 TEST(AttnPrefillPlan, EveryRowIsInOnePiece) {
   const std::vector<int32_t> queries = {0, 1, 18, 19, 500};
   const std::vector<int32_t> contexts = {70, 1, 300, 19, 501};
+  const std::vector<int32_t> first_tokens = {0, 0, 1, 19, 38};
   const AttnPrefillPlan plan = MakeAttnPrefillPlan(queries, contexts, 28, 4, 128, 132);
   std::set<std::pair<int, int>> seen;
   for (const AttnPrefillItem& item : plan.items) {
     EXPECT_TRUE(seen.insert({item.sequence, item.tile}).second);
     EXPECT_LT(item.tile * kPrefillRows, queries[item.sequence] * 7);
+    EXPECT_EQ(item.query_len, queries[item.sequence]);
+    EXPECT_EQ(item.prefix, contexts[item.sequence] - queries[item.sequence]);
+    EXPECT_EQ(item.first_token, first_tokens[item.sequence]);
   }
   EXPECT_EQ(seen.size(), 0u + 1 + 1 + 1 + 19);  // ceil(7 queries / 192)
 }
@@ -28,6 +32,7 @@ TEST(AttnPrefillPlan, EveryRowIsInOnePiece) {
 TEST(AttnPrefillPlan, TilesEndAtTheLastRowsDiagonal) {
   EXPECT_EQ(PrefillKeyTiles(0, 4, 1, 1), 1);
   EXPECT_EQ(PrefillKeyTiles(0, 4, 64, 64), 1);      // rows of queries 0 .. 31
+  EXPECT_EQ(PrefillKeyTiles(0, 4, 900, 900), 1);    // rows of queries 0 .. 47
   EXPECT_EQ(PrefillKeyTiles(2, 4, 65, 65), 2);      // query 64 sees 65 keys
   EXPECT_EQ(PrefillKeyTiles(0, 1, 128, 1000), 16);  // a prefix of 872
   EXPECT_EQ(PrefillKeyTiles(0, 4, 1, 0), 0);
@@ -88,6 +93,7 @@ TEST(AttnPrefillPlan, TilesAreThoseOfSequencesWithQueries) {
     EXPECT_EQ(plan.tiles[item.first_tile].sequence, item.sequence);
     EXPECT_EQ(plan.tiles[item.first_tile].first_token, 0);
   }
+  for (const AttnPrefillTile& tile : plan.tiles) EXPECT_EQ(tile.context, contexts[tile.sequence]);
   EXPECT_EQ(MakeAttnPrefillPlan(queries, contexts, 8, 2, 64, 132, always).workspace_bytes,
             5 * 2 * int64_t{sizeof(PrefillTile<64>)});
 }
@@ -148,11 +154,51 @@ TEST(AttnPrefillPlan, NoPlanTakesMoreMemoryThanIsSaid) {
   EXPECT_GT(fullest, 0.9);
 }
 
+// What is said is no more than it must be, whatever of the three bounds it.
+TEST(AttnPrefillPlan, MemoryIsBoundByVisitsSequencesOrThePolicy) {
+  PrefillLimits limits{.max_tokens = 16896,
+                       .max_sequences = 256,
+                       .max_context = 1536,
+                       .num_heads = 32,
+                       .kv_heads = 8,
+                       .head_dim = 128,
+                       .num_sms = 132};
+  constexpr int64_t kTile = 8 * sizeof(PrefillTile<128>);  // of all KV heads
+  // Ten visits of each of twelve tiles take 1729 rows of a sequence.
+  EXPECT_EQ(MaxPrefillMemory(limits).workspace, int64_t{12} * 4 * 16896 / 1729 * kTile);
+  limits.max_sequences = 9;
+  EXPECT_EQ(MaxPrefillMemory(limits).workspace, 9 * 12 * kTile);
+  EXPECT_EQ(MaxPrefillMemory(limits, {.workspace_limit = 100 * kTile - 1}).workspace, 99 * kTile);
+  const int64_t items = 16896 * 4 / kPrefillRows + 9, tiles = 9 * 12;
+  EXPECT_EQ(MaxPrefillMemory(limits).lists, items * 32 + tiles * 16 + (items * 8 + 133) * 4);
+}
+
+// No sequence has queries: nothing is launched.
+TEST(AttnPrefillPlan, StepsWithoutQueriesHaveNoWork) {
+  const std::vector<int32_t> queries = {0, 0}, contexts = {700, 0};
+  for (const AttnPrefillPlan& plan : {MakeAttnPrefillPlan(queries, contexts, 8, 2, 128, 132),
+                                      MakeAttnPrefillPlan({}, {}, 8, 2, 128, 132)}) {
+    EXPECT_TRUE(plan.items.empty() && plan.tiles.empty());
+    EXPECT_EQ(plan.ctas, 0);
+    EXPECT_EQ(plan.workspace_bytes, 0);
+  }
+}
+
+// A step of few rows has a CTA a piece.
+TEST(AttnPrefillPlan, NoCtaIsWithoutWork) {
+  const std::vector<int32_t> queries = {40, 200}, contexts = {40, 900};
+  const AttnPrefillPlan plan = MakeAttnPrefillPlan(queries, contexts, 8, 2, 64, 132);
+  EXPECT_EQ(plan.ctas, (1 + 5) * 2);
+  for (int cta = 0; cta < plan.ctas; ++cta) EXPECT_EQ(plan.PiecesOf(cta).size(), 1u);
+}
+
 TEST(AttnPrefillPlan, RefusesWhatNoKernelDoes) {
   const std::vector<int32_t> one = {1};
   EXPECT_THROW(MakeAttnPrefillPlan(one, one, 32, 8, 80, 132), Error);
   EXPECT_THROW(MakeAttnPrefillPlan(one, one, 31, 8, 128, 132), Error);
+  EXPECT_THROW(MakeAttnPrefillPlan(one, one, 32, 0, 128, 132), Error);
   EXPECT_THROW(MakeAttnPrefillPlan(one, {}, 32, 8, 128, 132), Error);
+  EXPECT_THROW(MakeAttnPrefillPlan(one, one, 32, 8, 128, 0), Error);
 }
 
 }  // namespace
