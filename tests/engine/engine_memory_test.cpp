@@ -1,12 +1,13 @@
 // The engine's budget is what it takes from the backend, at most, from its first to its last step.
 #include <memory>
+#include <tuple>
 
 #include "tests/engine/engine_testing.h"
 
 namespace fireq::test {
 namespace {
 
-// The CPU backend with a count of the bytes that are out.
+// The CPU backend with a count of the bytes that are out, and of how large its steps are.
 class CountingBackend final : public Backend {
  public:
   struct Count {
@@ -17,6 +18,8 @@ class CountingBackend final : public Backend {
   CountingBackend() : cpu_(MakeCpuBackend({.num_threads = 1})) {}
   Count& count() { return *count_; }
   int64_t scratch_bytes() const { return scratch_.size_bytes(); }
+  const StepLimits& promised() const { return promised_; }
+  const StepLimits& most() const { return most_; }
 
   std::string name() const override { return cpu_->name(); }
   Tensor Allocate(DType dtype, Shape shape) override {
@@ -34,6 +37,7 @@ class CountingBackend final : public Backend {
   void Synchronize() override { cpu_->Synchronize(); }
   // As a device that needs memory of its own.
   int64_t Reserve(const StepLimits& limits) override {
+    promised_ = limits;
     scratch_ = {};
     scratch_ = Allocate(DType::kU8,
                         {limits.max_tokens * 640 + limits.max_logit_rows * limits.lm_head->n()});
@@ -45,15 +49,29 @@ class CountingBackend final : public Backend {
   void Embed(const EmbedArgs& args) override { cpu_->Embed(args); }
   void RmsNorm(const RmsNormArgs& args) override { cpu_->RmsNorm(args); }
   void Quantize(const QuantizeArgs& args) override { cpu_->Quantize(args); }
-  void Linear(const LinearArgs& args) override { cpu_->Linear(args); }
+  void Linear(const LinearArgs& args) override {
+    if (args.w == promised_.lm_head) Raise(most_.max_logit_rows, args.y.dim(0));
+    cpu_->Linear(args);
+  }
   void RopeKvWrite(const RopeKvWriteArgs& args) override { cpu_->RopeKvWrite(args); }
-  void Attention(const AttentionArgs& args) override { cpu_->Attention(args); }
+  void Attention(const AttentionArgs& args) override {
+    Raise(most_.max_tokens, args.batch->num_tokens);
+    Raise(most_.max_sequences, args.batch->num_sequences);
+    Raise(most_.max_context, args.batch->max_context);
+    most_.num_heads = args.num_heads;
+    most_.kv_heads = args.kv.layout.kv_heads;
+    most_.head_dim = args.kv.layout.head_dim;
+    most_.reduction = args.reduction;
+    cpu_->Attention(args);
+  }
   void GatherRows(const Tensor& x, const Tensor& rows, const Tensor& out) override {
     cpu_->GatherRows(x, rows, out);
   }
   void Sample(const SampleArgs& args) override { cpu_->Sample(args); }
 
  private:
+  static void Raise(int64_t& most, int64_t to) { most = std::max(most, to); }
+
   Tensor Counted(const Tensor& tensor) {
     const int64_t bytes = tensor.size_bytes();
     count_->now += bytes;
@@ -65,6 +83,7 @@ class CountingBackend final : public Backend {
 
   std::unique_ptr<Backend> cpu_;
   std::shared_ptr<Count> count_ = std::make_shared<Count>();
+  StepLimits promised_, most_;
   Tensor scratch_;  // behind what counts it
 };
 
@@ -82,6 +101,10 @@ TEST(EngineMemory, IsSizedFromTheBudgetAndNeverExceedsIt) {
     EXPECT_EQ(engine.metrics().working_bytes, runner.working_bytes());
     EXPECT_EQ(engine.metrics().cache_bytes, runner.cache_bytes());
     EXPECT_GT(runner.working_bytes() + runner.cache_bytes() + page_bytes, budget);
+    // All of it is taken by now but for what sampling uploads.
+    const int64_t sampling = BackendTokenSampler::SizeBytes(16, runner.max_context()) + 16 * 4;
+    EXPECT_EQ(backend.count().now - weights,
+              runner.working_bytes() + runner.cache_bytes() - sampling);
 
     Outcomes outcomes;
     std::mt19937 rng(2);
@@ -105,6 +128,47 @@ TEST(EngineMemory, IsSizedFromTheBudgetAndNeverExceedsIt) {
     backend.count().most = 0;
   }
   EXPECT_EQ(backend.count().now, weights + backend.scratch_bytes());
+}
+
+// What a backend reserves for is reached and never exceeded: 17 sequences are decoded as 18 where a
+// step has so many tokens.
+TEST(EngineMemory, NoStepIsLargerThanTheBackendWasTold) {
+  for (const auto& [reduction, max_tokens, unfilled] : {std::tuple(Reduction::kFastest, 64, 0),
+                                                        {Reduction::kFastest, 17, 0},
+                                                        {Reduction::kBatchInvariant, 64, 1}}) {
+    CountingBackend backend;
+    const Model model = RandomQuantisedModel(backend, TiniestConfig(), 1);
+    EngineOptions options;
+    options.runner = {.max_context = 100,
+                      .max_tokens = max_tokens,
+                      .max_sequences = 17,
+                      .memory_bytes = int64_t{4} << 20,
+                      .reduction = reduction,
+                      .record_decode = RecordDecode::kAlways};
+    Engine engine(backend, model, options);
+    Outcomes outcomes;
+    std::mt19937 rng(3);
+    for (int i = 0; i < 40; ++i) {
+      ASSERT_TRUE(
+          engine
+              .Submit({.prompt = RandomIds(rng, i == 0 ? 64 : 1 + i % 40), .max_new_tokens = 80},
+                      outcomes.Sink())
+              .has_value());
+    }
+    while (engine.Step()) {
+    }
+    const StepLimits& promised = backend.promised();
+    const StepLimits& most = backend.most();
+    EXPECT_EQ(most.max_tokens, promised.max_tokens);
+    EXPECT_EQ(most.max_sequences + unfilled, promised.max_sequences);
+    EXPECT_EQ(most.max_logit_rows + unfilled, promised.max_logit_rows);
+    EXPECT_EQ(most.max_context, promised.max_context);
+    EXPECT_EQ(most.num_heads, promised.num_heads);
+    EXPECT_EQ(most.kv_heads, promised.kv_heads);
+    EXPECT_EQ(most.head_dim, promised.head_dim);
+    EXPECT_EQ(most.reduction, promised.reduction);
+    EXPECT_EQ(promised.lm_head, model.weights.lm_head.get());
+  }
 }
 
 TEST(EngineMemory, TooSmallABudgetIsRefusedWithItsFigures) {
