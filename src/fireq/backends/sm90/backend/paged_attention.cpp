@@ -105,6 +105,7 @@ void PagedAttention::Prefill(const AttentionArgs& args, int64_t first_sequence) 
   PrefillShape shape{batch.query_lens, batch.context_lens,      first_sequence,
                      args.num_heads,   args.kv.layout.kv_heads, args.kv.layout.head_dim};
   if (planned_ != shape) {
+    planned_.reset();  // an upload may throw
     const auto first = static_cast<size_t>(first_sequence);
     prefill_plan_ = MakeAttnPrefillPlan(
         std::span(batch.query_lens).subspan(first), std::span(batch.context_lens).subspan(first),
