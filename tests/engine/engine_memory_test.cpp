@@ -61,6 +61,7 @@ class CountingBackend final : public Backend {
     most_.num_heads = args.num_heads;
     most_.kv_heads = args.kv.layout.kv_heads;
     most_.head_dim = args.kv.layout.head_dim;
+    most_.kv_grid = args.kv.layout.grid;
     most_.reduction = args.reduction;
     cpu_->Attention(args);
   }
@@ -166,6 +167,7 @@ TEST(EngineMemory, NoStepIsLargerThanTheBackendWasTold) {
     EXPECT_EQ(most.num_heads, promised.num_heads);
     EXPECT_EQ(most.kv_heads, promised.kv_heads);
     EXPECT_EQ(most.head_dim, promised.head_dim);
+    EXPECT_EQ(most.kv_grid, promised.kv_grid);
     EXPECT_EQ(most.reduction, promised.reduction);
     EXPECT_EQ(promised.lm_head, model.weights.lm_head.get());
   }

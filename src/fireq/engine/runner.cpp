@@ -52,6 +52,7 @@ StepLimits LimitsOf(const RunnerOptions& options, int64_t max_logit_rows,
           .num_heads = model.config.num_heads,
           .kv_heads = model.config.num_kv_heads,
           .head_dim = model.config.head_dim,
+          .kv_grid = model.quant.arithmetic.kv,
           .reduction = context.reduction};
 }
 

@@ -120,6 +120,7 @@ struct StepLimits {
   int64_t num_heads = 0;
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
+  KvGrid kv_grid = KvGrid::kFloat;
   Reduction reduction = Reduction::kFastest;
 };
 

@@ -93,8 +93,11 @@ class F32Backend final : public Backend, public StreamOwner {
   void Copy(const Tensor& from, const Tensor& to) override { inner_->Copy(from, to); }
   void Synchronize() override { inner_->Synchronize(); }
   int64_t FreeBytes() override { return inner_->FreeBytes(); }
-  // Of quantised ops; what the F32 ones take is taken and given back by each.
-  int64_t Reserve(const StepLimits& limits) override { return inner_->Reserve(limits); }
+  // A float model's ops take what they need and give it back, each for itself, and have heads of
+  // any size.
+  int64_t Reserve(const StepLimits& limits) override {
+    return limits.kv_grid == KvGrid::kFloat ? 0 : inner_->Reserve(limits);
+  }
   std::unique_ptr<TimePoint> Mark() override { return inner_->Mark(); }
   bool RunsAhead() const override { return inner_->RunsAhead(); }
   bool GainsByRecording() const override { return inner_->GainsByRecording(); }
