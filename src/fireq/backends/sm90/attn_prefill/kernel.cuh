@@ -1,5 +1,5 @@
 // Prefill attention over the paged INT4 cache: one producer and three consumer warpgroups a CTA,
-// persistent over a list of pieces sorted by length.
+// persistent over its pieces of work (AttnPrefillPlan::pieces).
 #pragma once
 
 #include <cuda_fp16.h>

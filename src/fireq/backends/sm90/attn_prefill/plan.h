@@ -56,7 +56,7 @@ struct PrefillMemory {
 };
 PrefillMemory MaxPrefillMemory(const PrefillLimits& limits, const PrefillUnpackPolicy& policy = {});
 
-// Key tiles (pages) that the rows of `item` attend to; its cost.
+// Pages that the rows of a sequence's item `tile` attend to, of `group` heads a KV head.
 int64_t PrefillKeyTiles(int64_t tile, int64_t group, int64_t query_len, int64_t context_len);
 
 // Throws kUnsupported (head_dim other than 64 and 128) and kShapeMismatch with the values.
