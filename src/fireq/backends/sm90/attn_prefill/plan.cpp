@@ -41,24 +41,28 @@ int64_t MaxTiles(const PrefillLimits& limits, const PrefillUnpackPolicy& policy)
 void AddTiles(std::span<const int32_t> context_len, int64_t group, int64_t kv_heads,
               const PrefillUnpackPolicy& policy, AttnPrefillPlan& plan) {
   int64_t visits = 0;
-  std::vector<AttnPrefillTile> tiles;
+  int64_t tiles = 0;
   for (AttnPrefillItem& item : plan.items) {
     const int32_t context = context_len[item.sequence];
     if (item.tile == 0) {
-      item.first_tile = static_cast<int32_t>(tiles.size());
-      for (int32_t token = 0; token < context; token += kPrefillKeys)
-        tiles.push_back({item.sequence, token, context});
+      item.first_tile = static_cast<int32_t>(tiles);
+      tiles += CeilDiv<int64_t>(context, kPrefillKeys);
     } else {
       item.first_tile = (&item - 1)->first_tile;
     }
     visits +=
         CeilDiv<int64_t>(PrefillKeyTiles(item.tile, group, item.query_len, context), kPrefillPages);
   }
-  const int64_t bytes = std::ssize(tiles) * kv_heads * TileBytes(plan.head_dim);
-  if (tiles.empty() || bytes > policy.workspace_limit ||
-      static_cast<double>(visits) < policy.min_visits * static_cast<double>(tiles.size()))
+  const int64_t bytes = tiles * kv_heads * TileBytes(plan.head_dim);
+  if (bytes > policy.workspace_limit ||
+      static_cast<double>(visits) < policy.min_visits * static_cast<double>(tiles))
     return;
-  plan.tiles = std::move(tiles);
+  // Listed only now: many long contexts of few queries are a hundred thousand, and not wanted.
+  for (const AttnPrefillItem& item : plan.items) {
+    const int32_t context = context_len[item.sequence];
+    for (int32_t token = 0; item.tile == 0 && token < context; token += kPrefillKeys)
+      plan.tiles.push_back({item.sequence, token, context});
+  }
   plan.workspace_bytes = bytes;
 }
 
