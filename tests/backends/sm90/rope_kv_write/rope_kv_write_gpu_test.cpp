@@ -204,6 +204,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{{"speculative", {8, 3, 0, 5}, {8, 66, 12, 69}, 8, 2, 128, kAsym}, false, true, false},
         Case{{"prefill", {100, 64, 9}, {100, 64, 9}, 8, 2, 128, kAsym}, false, false, false},
         Case{{"chunk", {70, 1, 30}, {205, 77, 45}, 8, 2, 128, kAsym}, true, true, false},
+        Case{{"none", {40, 0, 9, 0}, {40, 21, 150, 77}, 8, 2, 128, kAsym}, false, false, false},
         Case{{"hadamard", {40, 9}, {40, 150}, 4, 4, 128, kAsym}, false, false, true},
         Case{{"64", {40, 9, 3}, {40, 150, 11}, 8, 2, 64, kAsym}, true, true, true},
         Case{{"64 decode", {1, 2}, {40, 150}, 14, 2, 64, kAsym}, false, false, true},

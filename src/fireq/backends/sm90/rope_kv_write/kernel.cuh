@@ -55,7 +55,7 @@ class RopeKvWriter {
       // Group of 16 positions number blockIdx.y from the one that holds query 0.
       group_query_ =
           (start / kVGroupTokens + static_cast<int32_t>(blockIdx.y)) * kVGroupTokens - start;
-      if (group_query_ < queries_) RunHeads(first, start);
+      if (queries_ > 0 && group_query_ < queries_) RunHeads(first, start);
     }
   }
 
