@@ -170,6 +170,7 @@ TEST(EngineMemory, NoStepIsLargerThanTheBackendWasTold) {
     EXPECT_EQ(most.kv_grid, promised.kv_grid);
     EXPECT_EQ(most.reduction, promised.reduction);
     EXPECT_EQ(promised.lm_head, model.weights.lm_head.get());
+    EXPECT_EQ(promised.memory_bytes, options.runner.memory_bytes);
   }
 }
 

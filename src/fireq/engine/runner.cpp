@@ -53,7 +53,8 @@ StepLimits LimitsOf(const RunnerOptions& options, int64_t max_logit_rows,
           .kv_heads = model.config.num_kv_heads,
           .head_dim = model.config.head_dim,
           .kv_grid = model.quant.arithmetic.kv,
-          .reduction = context.reduction};
+          .reduction = context.reduction,
+          .memory_bytes = options.memory_bytes};
 }
 
 ForwardContext MakeRunnerContext(Backend& backend, const Model& model,

@@ -122,6 +122,7 @@ struct StepLimits {
   int64_t head_dim = 0;
   KvGrid kv_grid = KvGrid::kFloat;
   Reduction reduction = Reduction::kFastest;
+  int64_t memory_bytes = 0;  // of which pages are what the backend and the steps leave
 };
 
 // One layer's K and V pages.

@@ -13,6 +13,11 @@
 #include "fireq/backends/sm90/runtime/check.h"
 
 namespace fireq::sm90 {
+namespace {
+
+constexpr int64_t kBudgetShare = 8;  // of the memory budget, that unpacked tiles may be
+
+}  // namespace
 
 void PagedAttention::Run(const AttentionArgs& args) {
   const BatchView& batch = *args.batch;
@@ -37,13 +42,17 @@ int64_t PagedAttention::Reserve(const StepLimits& limits) {
   }
   int64_t held = 0;
   for (const auto& [bytes, workspace] : decode_workspaces_) held += bytes;
+  // Unpacked tiles only make prompts faster, so they leave most of a small budget to pages.
+  unpack_policy_.workspace_limit =
+      std::min(PrefillUnpackPolicy{}.workspace_limit, limits.memory_bytes / kBudgetShare);
   const PrefillMemory prefill = MaxPrefillMemory({.max_tokens = limits.max_tokens,
                                                   .max_sequences = limits.max_sequences,
                                                   .max_context = limits.max_context,
                                                   .num_heads = limits.num_heads,
                                                   .kv_heads = limits.kv_heads,
                                                   .head_dim = limits.head_dim,
-                                                  .num_sms = num_sms_});
+                                                  .num_sms = num_sms_},
+                                                 unpack_policy_);
   held += PrefillWorkspace(prefill.workspace).size_bytes();
   return held + 2 * prefill.lists;  // of two steps behind each other
 }
@@ -109,7 +118,7 @@ void PagedAttention::Prefill(const AttentionArgs& args, int64_t first_sequence) 
     const auto first = static_cast<size_t>(first_sequence);
     prefill_plan_ = MakeAttnPrefillPlan(
         std::span(batch.query_lens).subspan(first), std::span(batch.context_lens).subspan(first),
-        args.num_heads, args.kv.layout.kv_heads, args.kv.layout.head_dim, num_sms_);
+        args.num_heads, args.kv.layout.kv_heads, args.kv.layout.head_dim, num_sms_, unpack_policy_);
     const int32_t first_token = std::accumulate(
         batch.query_lens.begin(), batch.query_lens.begin() + static_cast<ptrdiff_t>(first), 0);
     for (AttnPrefillItem& item : prefill_plan_.items) {

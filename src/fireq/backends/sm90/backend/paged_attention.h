@@ -38,6 +38,7 @@ class PagedAttention {
   std::shared_ptr<Stream> stream_;
   UploadRing& ring_;
   int64_t num_sms_;
+  PrefillUnpackPolicy unpack_policy_;
   std::map<int64_t, Tensor> decode_workspaces_;  // by size; zeroed once, as the kernel wants it
   // The prefill plan of the last batch and what it was made for: every layer of a step uses the
   // same.
