@@ -137,8 +137,7 @@ void DealPieces(std::span<const int32_t> context_len, int64_t group, int64_t kv_
                 AttnPrefillPlan& plan) {
   constexpr int64_t kBatchBytes = int64_t{12} << 20;
   constexpr int32_t kTileCost = 4;
-  // Besides its tiles; measured: NOTES.md, "Ready tiles".
-  const int32_t piece_cost = plan.tiles.empty() ? 8 : 5;
+  constexpr int32_t kPieceCost = 5;  // besides its tiles
   Dealer dealer(plan.ctas);
   std::vector<Piece> batch;
   std::vector<OrderedTile> batch_tiles;
@@ -154,7 +153,7 @@ void DealPieces(std::span<const int32_t> context_len, int64_t group, int64_t kv_
         const int64_t tiles = CeilDiv<int64_t>(
             PrefillKeyTiles(item.tile, group, item.query_len, context), kPrefillPages);
         batch.push_back({static_cast<int32_t>(static_cast<int64_t>(i) * kv_heads + head),
-                         kTileCost * static_cast<int32_t>(tiles) + piece_cost});
+                         kTileCost * static_cast<int32_t>(tiles) + kPieceCost});
       }
       for (int64_t tile = 0; tile < context_tiles && !plan.tiles.empty(); ++tile) {
         const int64_t number = (plan.items[begin].first_tile + tile) * kv_heads + head;
