@@ -27,7 +27,7 @@ void DealWide(GemmPlan& plan, int room, bool cut) {
   plan.num_clusters = one_tile ? plan.tiles : std::min(plan.tiles, room);
   plan.whole_tiles = plan.tiles;
   const int rest = plan.tiles % room;
-  if (!cut || one_tile || WideBlocks(plan.kernel().row_blocks) > 1 || rest == 0) return;
+  if (!cut || one_tile || rest == 0) return;
   const int parts = std::min(room / rest, plan.units / kLeastUnits);
   if (parts < 2) return;
   plan.whole_tiles = plan.tiles - rest;
@@ -134,7 +134,7 @@ int GemmUnits(const GemmVariant& variant, int64_t k) {
   const int groups = static_cast<int>(CeilDiv<int64_t>(k, kGroup));
   const int steps = CeilDiv(groups, variant.groups);
   return variant.kernel == GemmKernel::kWide
-             ? CeilDiv(steps, WideUnitSteps(variant.tokens, variant.row_blocks, variant.groups))
+             ? CeilDiv(steps, WideUnitSteps(variant.tokens, variant.groups))
              : steps;
 }
 

@@ -52,7 +52,6 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"table_128x128", GemmKernel::kWide, 128, 2, 1, 1},
     GemmVariant{"table_128x64", GemmKernel::kWide, 128, 1, 2, 1},
     GemmVariant{"table_256x64", GemmKernel::kWide, 256, 1, 2, 1},
-    GemmVariant{"table_128x256", GemmKernel::kWide, 128, 4, 1, 1},
 };
 
 struct GemmShape {

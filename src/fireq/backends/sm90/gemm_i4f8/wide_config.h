@@ -12,14 +12,9 @@ inline constexpr int kWideOutTokens = 32;
 // take the place of tokens. A CTA has one such tile, as many CTAs as there are tiles.
 constexpr bool WideOneTile(int tokens, int groups) { return tokens == 256 && groups == 2; }
 
-// Row blocks of a warpgroup, whose products it starts in turn. Such tiles are not cut along K.
-constexpr int WideBlocks(int row_blocks) { return row_blocks > 2 ? 2 : 1; }
-
 // Steps along K that are multiplied in one go of the main loop (what is past K is zeros): the unit
 // in which tiles are dealt along K.
-constexpr int WideUnitSteps(int tokens, int row_blocks, int groups) {
-  return WideOneTile(tokens, groups) || WideBlocks(row_blocks) > 1 ? 2 : 4;
-}
+constexpr int WideUnitSteps(int tokens, int groups) { return WideOneTile(tokens, groups) ? 2 : 4; }
 
 // kTokens x (64 kRowBlocks) outputs a CTA; clusters of two CTAs share their tokens. Tokens and
 // weights have a ring each, of the same number of stages: a weight is read, and its stage free, a
@@ -30,20 +25,18 @@ struct WideConfig {
   static constexpr int kTokens = kTokens_;
   static constexpr int kRowBlocks = kRowBlocks_;
   static constexpr int kGroups = kGroups_;
-  static constexpr int kBlocks = WideBlocks(kRowBlocks);              // of a warpgroup
-  static constexpr int kWarpgroups = kRowBlocks * kGroups / kBlocks;  // consumers
-  static constexpr int kOutputs = kWarpgroups * kBlocks;              // buffers of 64 rows
+  static constexpr int kWarpgroups = kRowBlocks * kGroups;  // consumers
   static_assert(kGroups == 1 || (kGroups == 2 && kRowBlocks == 1));
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumerThreads + 128;  // copies
   static constexpr int kClusterCtas = 2;
   static constexpr bool kOneTile = WideOneTile(kTokens, kGroups);
-  static constexpr int kUnitSteps = WideUnitSteps(kTokens, kRowBlocks, kGroups);
+  static constexpr int kUnitSteps = WideUnitSteps(kTokens, kGroups);
 
   // A stage: a multiple of the swizzle's 1024.
   static constexpr int kXGroupBytes = kTokens * kGroup;
   static constexpr int kXBytes = kGroups * kXGroupBytes;
-  static constexpr int kWBytes = kRowBlocks * kGroups * kTileBytes;
+  static constexpr int kWBytes = kWarpgroups * kTileBytes;
 
   // A warpgroup's outputs, 16 bits each, on their way to memory: chunks of kWideOutTokens tokens,
   // all that it finishes of a tile, so that it never waits for them to have left.
@@ -56,18 +49,18 @@ struct WideConfig {
   static constexpr int kScaleBytes = kTokens * 4;  // token scales
   static constexpr int kBarrierBytes = 320;
 
-  static constexpr int kSumBytes = kOutputs * (kOutBytes + kGivenBytes);
+  static constexpr int kSumBytes = kWarpgroups * (kOutBytes + kGivenBytes);
   static constexpr int kRoom =
       kSharedBytesPerCta - (kOneTile ? 0 : kSumBytes) - kScaleBytes - kBarrierBytes;
   static constexpr int kStages =
       kOneTile ? 3 : kRoom / (kXBytes + kWBytes) / kUnitSteps * kUnitSteps;
   // A multiple of 1024: boxes are swizzled.
   static constexpr int kOutOffset = kOneTile ? 0 : kStages * kXBytes;
-  static constexpr int kGivenOffset = kOutOffset + kOutputs * kOutBytes;
+  static constexpr int kGivenOffset = kOutOffset + kWarpgroups * kOutBytes;
   static constexpr int kWOffset = kStages * kXBytes + (kOneTile ? 0 : kSumBytes);
   static constexpr int kScaleOffset = kWOffset + kStages * kWBytes;
   static constexpr int kBarrierOffset = kScaleOffset + kScaleBytes;
-  static constexpr int kBarriers = 4 * kStages + 3 * kOutputs + 2 + (kOneTile ? 1 : 0);
+  static constexpr int kBarriers = 4 * kStages + 3 * kWarpgroups + 2 + (kOneTile ? 1 : 0);
   static constexpr int kSharedBytes = kBarrierOffset + kBarriers * 8;
   static_assert((kOneTile || kStages == kUnitSteps || kStages == 2 * kUnitSteps) &&
                 kSumBytes <= kWOffset && kSharedBytes <= kSharedBytesPerCta);
@@ -75,13 +68,16 @@ struct WideConfig {
   static_assert(kXGroupBytes % 1024 == 0 && kWBytes % 128 == 0 && kChunkBytes % 1024 == 0 &&
                 kFinishedTokens % kWideOutTokens == 0);
 
-  // What is multiplied and finished into an output buffer (a warpgroup has kBlocks of them): row
-  // block and group of a step, first token.
-  static constexpr FIREQ_HD int RowBlock(int output) {
-    return kGroups == 1 ? output : output % kRowBlocks;
+  // What a warpgroup multiplies and finishes: its row block and group of a step, its first token.
+  static constexpr FIREQ_HD int RowBlock(int warpgroup) {
+    return kGroups == 1 ? warpgroup : warpgroup % kRowBlocks;
   }
-  static constexpr FIREQ_HD int Group(int output) { return kGroups == 1 ? 0 : output / kRowBlocks; }
-  static constexpr FIREQ_HD int FirstToken(int output) { return Group(output) * kFinishedTokens; }
+  static constexpr FIREQ_HD int Group(int warpgroup) {
+    return kGroups == 1 ? 0 : warpgroup / kRowBlocks;
+  }
+  static constexpr FIREQ_HD int FirstToken(int warpgroup) {
+    return Group(warpgroup) * kFinishedTokens;
+  }
 
   // 64 K registers: consumers hold kTokens / 2 sums, two steps' operands and another's codes.
   static constexpr int kProducerRegisters = 56;

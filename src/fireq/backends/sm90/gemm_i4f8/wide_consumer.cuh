@@ -60,7 +60,7 @@ struct WideConsumer {
     const int warp = thread / 32, lane = thread % 32;
     x_descriptor =
         DescriptorSwizzle128(shared.x(0) + Config::Group(warpgroup) * Config::kXGroupBytes);
-    const uint8_t* tile = shared.w(0) + warpgroup * Config::kBlocks * kTileBytes;
+    const uint8_t* tile = shared.w(0) + warpgroup * kTileBytes;
     codes_address = SharedAddress(tile + thread * 16);
     scales_address = SharedAddress(tile + kTileCodeBytes + 4 * (8 * warp + lane / 4));
     // Tokens are free in both CTAs once both CTAs' consumers have said so: they came from both.
@@ -90,14 +90,12 @@ struct WideConsumer {
       if (stage >= Config::kStages) return {stage - Config::kStages, of.parity ^ 1};
     return {stage, of.parity};
   }
-  // Of the warpgroup's `block`; the first is read first.
-  template <int block = 0>
   __device__ Raw LoadRaw(const Place& at) const {
-    if (block == 0 && !w_ready) MbarrierWait(shared.w_full(at.stage), at.parity);
-    const int offset = at.stage * Config::kWBytes + block * kTileBytes;
-    const uint32_t codes = codes_address + offset;
+    if (!w_ready) MbarrierWait(shared.w_full(at.stage), at.parity);
+    const uint32_t codes = codes_address + at.stage * Config::kWBytes;
     const uint4 a = LoadShared128(codes), b = LoadShared128(codes + kTileCodeBytes / 2);
-    return {{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}}, LoadShared32(scales_address + offset)};
+    return {{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}},
+            LoadShared32(scales_address + at.stage * Config::kWBytes)};
   }
   // The operands of `at`, the step before `after`. Meanwhile the barriers of what comes next are
   // looked at: the answers are here when the operands are.
@@ -111,13 +109,6 @@ struct WideConsumer {
   // The tokens of a stage whose products have retired, and the weights of the one after.
   __device__ void Release(int stage) const {
     if (releases) MbarrierArriveCluster(empty_address + stage * 8);
-  }
-  // These alone, before the first tokens; or tokens alone, where the next weights are not read yet.
-  __device__ void ReleaseWeights(int stage) const {
-    if (thread % 32 == Config::kClusterCtas) MbarrierArriveCluster(empty_address + stage * 8);
-  }
-  __device__ void ReleaseTokens(int stage) const {
-    if (thread % 32 < Config::kClusterCtas) MbarrierArriveCluster(empty_address + stage * 8);
   }
   __device__ int LastStageBefore() const {
     if constexpr (Config::kStages == kUnitSteps) return Config::kStages - 1;
@@ -142,46 +133,6 @@ struct WideConsumer {
     WgmmaWait<1>();
     if (!first) Release(step == 0 ? LastStageBefore() : PlaceOf<step - (step > 0)>().stage);
     Convert(raw, sixty_four, next, after, then);
-  }
-
-  // The same for two row blocks in turn, so that a step has one set of operands of each: half-step
-  // `half` of a unit is of block half % 2. A stage's weights are read, and may go, a half-step
-  // after the tokens of the stage before.
-  template <int half>
-  __device__ void HalfStep(float (&acc)[kTokens / 2], uint32_t (&now)[16], uint32_t (&then)[16],
-                           bool first) {
-    constexpr int step = half / 2, block = half % 2;
-    const Place at = PlaceOf<step>(), next = PlaceOf<step + block>();
-    if (block == 0 && !x_ready) MbarrierWait(shared.x_full(at.stage), at.parity);
-    const Raw raw = LoadRaw<1 - block>(next);
-    WgmmaFence();
-    MultiplyGroup<kTokens>(acc, now, x_descriptor + at.stage * (Config::kXBytes >> 4), !first);
-    WgmmaCommit();
-    const uint32_t sixty_four = SixtyFourFromNow(opaque_sixty_four);
-    WgmmaWait<1>();
-    if constexpr (block == 1) {
-      const int before = step == 0 ? LastStageBefore() : PlaceOf<step - (step > 0)>().stage;
-      first ? ReleaseWeights(before) : Release(before);
-      x_ready = MbarrierTestWait(shared.x_full(next.stage), next.parity);
-    } else {
-      const Place after = PlaceOf<step + 1>();
-      w_ready = MbarrierTestWait(shared.w_full(after.stage), after.parity);
-    }
-    TableOperands(raw.codes, MakeHalfScales(raw.scale_zeros), sixty_four, then);
-    PinRegisters(then);
-  }
-  // All of a tile; the last products are left running.
-  __device__ __forceinline__ void MultiplyBlocks(float (&acc)[2][kTokens / 2], uint32_t (&even)[16],
-                                                 uint32_t (&odd)[16], int units) {
-    static_assert(Config::kBlocks == 1 || kUnitSteps == 2);
-#pragma unroll 1
-    for (int g = 0; g < units; ++g) {
-      HalfStep<0>(acc[0], even, odd, g == 0);
-      HalfStep<1>(acc[1], odd, even, g == 0);
-      HalfStep<2>(acc[0], even, odd, false);
-      HalfStep<3>(acc[1], odd, even, false);
-      unit = unit.Next();
-    }
   }
 
   // Units [begin, end) of a tile; the last products are left running.
@@ -283,27 +234,24 @@ struct WideConsumer {
     return FirstPart(walk, at.chunk + 1);
   }
 
-  // Of the warpgroup's `b`-th output buffer.
-  __device__ int Output(int b) const { return warpgroup * Config::kBlocks + b; }
-  __device__ WideEpilogue<Epilogue> MakeEpilogue(const WideTile& tile, int rank, int b = 0) const {
+  __device__ WideEpilogue<Epilogue> MakeEpilogue(const WideTile& tile, int rank) const {
     const int block = (tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
-    return {p, shared.out(Output(b)), shared.scales() + Config::FirstToken(Output(b)), thread,
-            block + Config::RowBlock(Output(b))};
+    return {p, shared.out(warpgroup), shared.scales() + Config::FirstToken(warpgroup), thread,
+            block + Config::RowBlock(warpgroup)};
   }
   __device__ void WaitForBuffers() const {
     MbarrierWait(shared.scales_full(), out_parity);
-#pragma unroll
-    for (int b = 0; b < Config::kBlocks; ++b) MbarrierWait(shared.out_ready(Output(b)), out_parity);
+    MbarrierWait(shared.out_ready(warpgroup), out_parity);
   }
   // Half of the outputs are in shared memory: whoever copies them may.
-  __device__ void HalfStored(int half, int b = 0) const {
+  __device__ void HalfStored(int half) const {
     FenceProxyAsync();
     __syncwarp();
-    if (thread % 32 == 0) MbarrierArrive(shared.out_full(half, Output(b)));
+    if (thread % 32 == 0) MbarrierArrive(shared.out_full(half, warpgroup));
   }
   // The second half, too, and the token scales may go.
   __device__ void OutputsStored() {
-    HalfStored(1, Config::kBlocks - 1);
+    HalfStored(1);
     if (thread % 32 == 0) MbarrierArrive(shared.scales_empty());
     out_parity ^= 1;
   }
@@ -374,8 +322,9 @@ struct WideConsumer {
     uint32_t even[16], odd[16];
     const Place start{0, 0};
     Convert(LoadRaw(start), SixtyFourFromNow(opaque_sixty_four), start, {1, 0}, even);
-    if constexpr (Config::kBlocks > 1) return RunBlocks(walk, even, odd, rank);
-    ReleaseWeights(Config::kStages - 1);
+    // The first weights; no tokens go with them.
+    if (thread % 32 == Config::kClusterCtas)
+      MbarrierArriveCluster(empty_address + (Config::kStages - 1) * 8);
     const int tiles = Config::kOneTile ? 1 : walk.whole;
     for (int t = 0; t < tiles; ++t) {
       float acc[kTokens / 2];
@@ -407,34 +356,6 @@ struct WideConsumer {
     }
     if constexpr (!Config::kOneTile)
       if (walk.count > walk.whole) RunPart(walk, even, odd, rank);
-  }
-
-  // Whole tiles of two row blocks a warpgroup.
-  __device__ __forceinline__ void RunBlocks(const WideWalk<Config>& walk, uint32_t (&even)[16],
-                                            uint32_t (&odd)[16], int rank) {
-    for (int t = 0; t < walk.whole; ++t) {
-      float acc[2][kTokens / 2];
-      MultiplyBlocks(acc, even, odd, walk.units);
-      const WideTile tile = walk.At(t).tile;
-      const WideEpilogue<Epilogue> upper = MakeEpilogue(tile, rank, 0);
-      const WideEpilogue<Epilogue> lower = MakeEpilogue(tile, rank, 1);
-      WaitForBuffers();
-      WgmmaWait<0>();
-      PinRegisters(acc[0]);
-      PinRegisters(acc[1]);
-      ReleaseTokens(LastStageBefore());
-      const auto store = [&](OutType type) {
-        upper.StoreTile(type, acc[0], [this] { HalfStored(0, 0); });
-        HalfStored(1, 0);
-        lower.StoreTile(type, acc[1], [this] { HalfStored(0, 1); });
-      };
-      if (p.out == OutType::kBf16) {
-        store(OutType::kBf16);
-      } else {
-        store(OutType::kF16);
-      }
-      OutputsStored();
-    }
   }
 
   // A part of a tile, in a loop of its own: what it takes after its products would cost the loop

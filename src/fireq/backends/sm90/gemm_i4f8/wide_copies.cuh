@@ -104,7 +104,7 @@ __device__ __forceinline__ void WideCopyOutputs(const GemmI4F8Params& p, const G
     if (output.begin == output.end) continue;
     const int block = (output.tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
     const int tile_token = output.tile.token_tile * Config::kTokens;
-    for (int w = 0; w < Config::kOutputs; ++w) {
+    for (int w = 0; w < Config::kWarpgroups; ++w) {
       const int row = (block + Config::RowBlock(w)) * kWideOutRows<Epilogue>;
       const int token = tile_token + Config::FirstToken(w);
       if constexpr (kAddsResidual<Epilogue>) {
@@ -121,7 +121,7 @@ __device__ __forceinline__ void WideCopyOutputs(const GemmI4F8Params& p, const G
     for (int half = 0; half < 2; ++half) {
       const int begin = half == 0 ? output.begin : output.middle();
       const int end = half == 0 ? output.middle() : output.end;
-      for (int w = 0; w < Config::kOutputs; ++w) {
+      for (int w = 0; w < Config::kWarpgroups; ++w) {
         const int row = (block + Config::RowBlock(w)) * kWideOutRows<Epilogue>;
         const int token = tile_token + Config::FirstToken(w);
         MbarrierWaitAsleep(shared.out_full(half, w), parity);

@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (threadIdx.x % 32 == 0) {
     constexpr int kWarps = Config::kThreads / 32;
     const int warp = threadIdx.x / 32;
-    for (int i = warp; i <= 2 * Config::kStages + Config::kOutputs; i += kWarps) {
+    for (int i = warp; i <= 2 * Config::kStages + Config::kWarpgroups; i += kWarps) {
       const int s = i % Config::kStages;
       if (i < Config::kStages) {
         MbarrierInit(shared.x_full(s), 1);
@@ -38,10 +38,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       } else if (i < 2 * Config::kStages) {
         MbarrierInit(shared.w_full(s), 1);
         MbarrierInit(shared.w_empty(s), Config::kConsumerThreads / 32);
-      } else if (i < 2 * Config::kStages + Config::kOutputs) {
-        const int output = i - 2 * Config::kStages;
-        MbarrierInit(shared.out_ready(output), 1);
-        for (int half = 0; half < 2; ++half) MbarrierInit(shared.out_full(half, output), 4);
+      } else if (i < 2 * Config::kStages + Config::kWarpgroups) {
+        const int warpgroup = i - 2 * Config::kStages;
+        MbarrierInit(shared.out_ready(warpgroup), 1);
+        for (int half = 0; half < 2; ++half) MbarrierInit(shared.out_full(half, warpgroup), 4);
       } else {
         MbarrierInit(shared.scales_full(), 32);
         MbarrierInit(shared.scales_empty(), Config::kConsumerThreads / 32);

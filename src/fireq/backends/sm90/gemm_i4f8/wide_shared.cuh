@@ -15,8 +15,8 @@ struct WideShared {
   __device__ uint8_t* w(int stage) const {
     return base + Config::kWOffset + stage * Config::kWBytes;
   }
-  __device__ uint8_t* out(int output) const {
-    return base + Config::kOutOffset + output * Config::kOutBytes;
+  __device__ uint8_t* out(int warpgroup) const {
+    return base + Config::kOutOffset + warpgroup * Config::kOutBytes;
   }
   __device__ float* scales() const { return reinterpret_cast<float*>(base + Config::kScaleOffset); }
   __device__ Mbarrier* x_full(int stage) const {
@@ -32,12 +32,14 @@ struct WideShared {
   __device__ float4* given(int warpgroup) const {
     return reinterpret_cast<float4*>(base + Config::kGivenOffset + warpgroup * Config::kGivenBytes);
   }
-  // The output buffer is free (and has the residual) / has half of the outputs. A
+  // The warpgroup's output buffer is free (and has the residual) / has half of the outputs. A
   // barrier a half: one thread looks at both, and might see neither of two phases that follow close
   // on one another.
-  __device__ Mbarrier* out_ready(int output) const { return x_full(4 * Config::kStages) + output; }
-  __device__ Mbarrier* out_full(int half, int output) const {
-    return out_ready(Config::kOutputs) + half * Config::kOutputs + output;
+  __device__ Mbarrier* out_ready(int warpgroup) const {
+    return x_full(4 * Config::kStages) + warpgroup;
+  }
+  __device__ Mbarrier* out_full(int half, int warpgroup) const {
+    return out_ready(Config::kWarpgroups) + half * Config::kWarpgroups + warpgroup;
   }
   __device__ Mbarrier* scales_full() const { return out_full(2, 0); }
   __device__ Mbarrier* scales_empty() const { return scales_full() + 1; }
