@@ -166,19 +166,10 @@ struct StreamConsumer {
   __device__ const uint8_t* Tile(int g) const {
     return shared.w(at.stage) + (block * Config::kGroups + g) * kTileBytes;
   }
-  // Whether what zero points need is read behind a step's products only: left to the compiler they
-  // come between the products, which wait for them. With one group a step, or fewer tokens, that is
-  // no faster.
-  static constexpr bool kHoldsZeroPoints = kTokens >= 64 && Config::kGroupsPerWarpgroup > 1;
-  // Zero, as the compiler cannot know: a part of the addresses that are to be read behind this.
-  __device__ int AfterProducts() const {
-    if constexpr (!kHoldsZeroPoints) return 0;
-    return static_cast<int>(Clock() & SharedAddress(shared.w(0)) >> 31);
-  }
   // total -= scale x zero point x sum of tokens, while the products are on their way.
-  __device__ void AddZeroPoints(float (&total)[kTokens / 2], const GroupScales& scales, int g,
-                                int after_products = 0) const {
-    const float* sums = Sums(g) + 2 * (thread % 4) + after_products;
+  __device__ void AddZeroPoints(float (&total)[kTokens / 2], const GroupScales& scales,
+                                int g) const {
+    const float* sums = Sums(g) + 2 * (thread % 4);
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
       const float2 x_sum = *reinterpret_cast<const float2*>(sums + 8 * j);
@@ -207,9 +198,7 @@ struct StreamConsumer {
     float acc[kTokens / 2];
     uint32_t a[16];
     Multiply(acc, a, group);
-    GroupScales scales;
-    if constexpr (!kHoldsZeroPoints)
-      scales = MakeGroupScales(LoadScaleZeros(Tile(group), warp, lane));
+    const GroupScales scales = MakeGroupScales(LoadScaleZeros(Tile(group), warp, lane));
     if constexpr (Config::kGroupsPerWarpgroup == 1) {
       AddZeroPoints(total, scales, group);
       WgmmaWait<0>();
@@ -219,13 +208,9 @@ struct StreamConsumer {
       float second_acc[kTokens / 2];
       uint32_t second_a[16];
       Multiply(second_acc, second_a, second);
-      const int after = AfterProducts();
-      if constexpr (kHoldsZeroPoints)
-        scales = MakeGroupScales(LoadScaleZeros(Tile(group) + after, warp, lane));
-      const GroupScales second_scales =
-          MakeGroupScales(LoadScaleZeros(Tile(second) + after, warp, lane));
-      AddZeroPoints(total, scales, group, after);
-      AddZeroPoints(total, second_scales, second, after);
+      const GroupScales second_scales = MakeGroupScales(LoadScaleZeros(Tile(second), warp, lane));
+      AddZeroPoints(total, scales, group);
+      AddZeroPoints(total, second_scales, second);
       WgmmaWait<1>();
       Promote(total, acc, scales);
       WgmmaWait<0>();
