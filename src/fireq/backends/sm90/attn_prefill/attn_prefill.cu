@@ -1,5 +1,6 @@
 #include "fireq/backends/sm90/attn_prefill/kernel.cuh"
 #include "fireq/backends/sm90/attn_prefill/launch.h"
+#include "fireq/backends/sm90/attn_prefill/tile_pass.cuh"
 #include "fireq/backends/sm90/runtime/check.h"
 
 namespace fireq::sm90 {
@@ -23,8 +24,7 @@ void Launch(Kernel* kernel, dim3 grid, int threads, int shared_bytes, bool depen
 }
 
 template <int kDim, int kTerms, PrefillSource kSource>
-void LaunchAttention(const AttnPrefillPlan& plan, AttnPrefillParams params, bool programmatic,
-                     cudaStream_t stream) {
+void LaunchAttention(const AttnPrefillPlan& plan, AttnPrefillParams params, cudaStream_t stream) {
   const auto kernel = AttnPrefill<kDim, kTerms, kSource>;
   constexpr int kSharedBytes = static_cast<int>(sizeof(PrefillShared<kDim, kSource>));
   static_assert(kSharedBytes <= 227 * 1024);
@@ -34,23 +34,27 @@ void LaunchAttention(const AttnPrefillPlan& plan, AttnPrefillParams params, bool
   for (int part = 0; part < kTerms; ++part) {
     params.first_channel = part * (kDim / kTerms);
     Launch(kernel, dim3(static_cast<unsigned>(plan.ctas)), kPrefillThreads, kSharedBytes,
-           kSource == PrefillSource::kTiles && programmatic && part == 0, params, stream);
-    params.halves = 0;  // all there
+           kSource == PrefillSource::kTiles && part == 0, params, stream);
   }
 }
 
 template <int kDim, PrefillSource kSource>
-void LaunchTerms(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
-                 const AttnPrefillParams& params, cudaStream_t stream) {
-  (args.e4m3_probs ? LaunchAttention<kDim, 1, kSource>
-                   : LaunchAttention<kDim, 2, kSource>)(plan, params, args.programmatic, stream);
+void LaunchTerms(const AttnPrefillPlan& plan, const AttnPrefillParams& params, bool e4m3_probs,
+                 cudaStream_t stream) {
+  (e4m3_probs ? LaunchAttention<kDim, 1, kSource> : LaunchAttention<kDim, 2, kSource>)(plan, params,
+                                                                                       stream);
 }
 
 template <int kDim>
 void LaunchDim(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
                const AttnPrefillParams& params, cudaStream_t stream) {
-  (plan.tiles.empty() ? LaunchTerms<kDim, PrefillSource::kPages>
-                      : LaunchTerms<kDim, PrefillSource::kTiles>)(plan, args, params, stream);
+  if (plan.tiles.empty()) {
+    return LaunchTerms<kDim, PrefillSource::kPages>(plan, params, args.e4m3_probs, stream);
+  }
+  Launch(UnpackPrefillTiles<kDim>,
+         dim3(static_cast<unsigned>(plan.tiles.size()), static_cast<unsigned>(params.kv_heads)),
+         kTilePassThreads, 0, args.programmatic, params, stream);
+  LaunchTerms<kDim, PrefillSource::kTiles>(plan, params, args.e4m3_probs, stream);
 }
 
 }  // namespace
@@ -65,10 +69,8 @@ void LaunchAttnPrefill(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
   FIREQ_CHECK(pieces < int64_t{1} << 31, kInvalidArgument, "prefill attention: ", pieces,
               " pieces of work");
   if (pieces == 0) return;
-  FIREQ_CHECK(plan.tiles.empty() || (params.tiles != nullptr && params.order != nullptr &&
-                                     params.workspace != nullptr && params.progress != nullptr),
+  FIREQ_CHECK(plan.tiles.empty() || (params.tiles != nullptr && params.workspace != nullptr),
               kInvalidArgument, "prefill attention: a plan with tiles, and no workspace");
-  params.halves = kPrefillHalves * static_cast<uint32_t>(plan.order.size());
   params.group = params.num_heads / params.kv_heads;
   (plan.head_dim == 128 ? LaunchDim<128> : LaunchDim<64>)(plan, args, params, stream);
 }

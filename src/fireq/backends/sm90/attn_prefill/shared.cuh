@@ -28,8 +28,7 @@ struct PrefillPiece {
   int32_t masked_tiles[kPrefillConsumers];  // the last, seen in part by some row
 };
 
-// Where a CTA's tiles come from: unpacked by its producer, or copied from the workspace, into which
-// all CTAs' producers unpack.
+// Where a CTA's tiles come from: unpacked by its producer, or copied from the workspace.
 enum class PrefillSource { kPages, kTiles };
 
 // One piece of work: kPrefillRows rows of a sequence and KV head.
@@ -92,20 +91,14 @@ struct PrefillRing<kDim, PrefillSource::kPages> {
   Mbarrier raw_full[4][kRawPages];
 };
 
-// One warp copies tiles, the others hand pieces on and unpack.
+// One warp copies tiles, the others hand pieces on.
 template <int kDim>
 struct PrefillRing<kDim, PrefillSource::kTiles> {
   static constexpr int kStages = 4;
   static constexpr int kFillers = 1;
   static constexpr int kFirstAnnouncer = 1;
-  static constexpr int kProducerRegisters = 56;
-  static constexpr int kConsumerRegisters = 152;
-  // K or V of a page on its way to the workspace, and of the scales its factors.
-  struct Half {
-    alignas(128) uint8_t codes[kTokensPerPage * kDim];
-    PrefillScales scales;
-  };
-  Half halves[3];
+  static constexpr int kProducerRegisters = 32;
+  static constexpr int kConsumerRegisters = 160;
 };
 
 template <int kDim, PrefillSource kSource>
