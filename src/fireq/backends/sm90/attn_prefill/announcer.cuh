@@ -102,7 +102,7 @@ class PrefillAnnouncer {
 #pragma unroll 4
       for (uint32_t i = 0; i < kChunks; ++i) {
         const uint32_t row = first + Lane() / kChunks + 32 / kChunks * i;
-        const uint32_t swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
+        const uint32_t swizzle = RowSwizzle<kDim>(row);
         const int64_t index = shared_.rows[buffer][row].index;
         CopyAsync16(shared_.q[buffer][0] + row * kDim + 16 * (chunk ^ swizzle),
                     p_.q + (index < 0 ? 0 : index) * kDim + 16 * chunk, index < 0 ? 0 : 16);

@@ -2,26 +2,10 @@
 #include "fireq/backends/sm90/attn_prefill/launch.h"
 #include "fireq/backends/sm90/attn_prefill/tile_pass.cuh"
 #include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/backends/sm90/runtime/programmatic_launch.h"
 
 namespace fireq::sm90 {
 namespace {
-
-// `dependent`: may start before the kernel in front of it has ended, and waits for it by itself.
-template <class Kernel>
-void Launch(Kernel* kernel, dim3 grid, int threads, int shared_bytes, bool dependent,
-            const AttnPrefillParams& params, cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = dependent ? 1 : 0;
-  FIREQ_CUDA(cudaLaunchKernelEx(&config, kernel, params));
-}
 
 template <int kDim, int kTerms, PrefillSource kSource>
 void LaunchAttention(const AttnPrefillPlan& plan, AttnPrefillParams params, cudaStream_t stream) {
@@ -33,8 +17,12 @@ void LaunchAttention(const AttnPrefillPlan& plan, AttnPrefillParams params, cuda
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   for (int part = 0; part < kTerms; ++part) {
     params.first_channel = part * (kDim / kTerms);
-    Launch(kernel, dim3(static_cast<unsigned>(plan.ctas)), kPrefillThreads, kSharedBytes,
-           kSource == PrefillSource::kTiles && part == 0, params, stream);
+    FIREQ_CUDA(LaunchProgrammatic(kernel,
+                                  {.grid = dim3(static_cast<unsigned>(plan.ctas)),
+                                   .threads = kPrefillThreads,
+                                   .shared_bytes = kSharedBytes,
+                                   .programmatic = kSource == PrefillSource::kTiles && part == 0},
+                                  params, stream));
   }
 }
 
@@ -51,9 +39,12 @@ void LaunchDim(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
   if (plan.tiles.empty()) {
     return LaunchTerms<kDim, PrefillSource::kPages>(plan, params, args.e4m3_probs, stream);
   }
-  Launch(UnpackPrefillTiles<kDim>,
-         dim3(static_cast<unsigned>(plan.tiles.size()), static_cast<unsigned>(params.kv_heads)),
-         kTilePassThreads, 0, args.programmatic, params, stream);
+  FIREQ_CUDA(LaunchProgrammatic(UnpackPrefillTiles<kDim>,
+                                {.grid = dim3(static_cast<unsigned>(plan.tiles.size()),
+                                              static_cast<unsigned>(params.kv_heads)),
+                                 .threads = kTilePassThreads,
+                                 .programmatic = args.programmatic},
+                                params, stream));
   LaunchTerms<kDim, PrefillSource::kTiles>(plan, params, args.e4m3_probs, stream);
 }
 

@@ -249,7 +249,7 @@ class PrefillConsumer : PrefillFragment {
     for (int i = 0; i < kKeys / 2; ++i) s[i] = 0.0f;
 #pragma unroll 1
     for (uint32_t chunk = 0; chunk < kDim / 16; ++chunk) {
-      uint32_t at = lane / 4 * kDim + 4 * (lane % 4) + 16 * (chunk ^ Swizzle(lane / 4));
+      uint32_t at = lane / 4 * kDim + 4 * (lane % 4) + 16 * (chunk ^ RowSwizzle<kDim>(lane / 4));
       const uint32_t a = *reinterpret_cast<const uint32_t*>(q + at);
       const uint32_t b = *reinterpret_cast<const uint32_t*>(q + at + 8 * kDim);
 #pragma unroll
@@ -261,11 +261,6 @@ class PrefillConsumer : PrefillFragment {
                LowHalf2(x >> 16));
       }
     }
-  }
-
-  // Of the 16-byte chunks of a row, which eight rows on is the same.
-  static __device__ __forceinline__ uint32_t Swizzle(uint32_t row) {
-    return kDim == 128 ? row & 7 : (row >> 1) & 3;
   }
 
   __device__ __forceinline__ void MultiplyValues(const Probs& p, float (&part)[kValues]) {
@@ -509,7 +504,7 @@ class PrefillConsumer : PrefillFragment {
           const uint32_t at = 4 * (part * kChunks + j + i / 2) + 2 * (i % 2);
           words[i] = FloatsToBf16x2(out_[at] * factor[i % 2], out_[at + 1] * factor[i % 2]);
         }
-        const uint32_t chunk = (j + lane / 16) ^ Swizzle(to_row);
+        const uint32_t chunk = (j + lane / 16) ^ RowSwizzle<kDim>(to_row);
         StoreMatrix4(SharedAddress(staged + to_row * kDim + 16 * chunk),
                      make_uint4(words[0], words[1], words[2], words[3]));
       }
@@ -518,7 +513,7 @@ class PrefillConsumer : PrefillFragment {
       for (uint32_t i = 0; i < 16; i += 32 / kChunks) {
         const uint32_t chunk = lane % kChunks;
         const uint4 words =
-            LoadShared128(staged + (row + i) * kDim + 16 * (chunk ^ Swizzle(row + i)));
+            LoadShared128(staged + (row + i) * kDim + 16 * (chunk ^ RowSwizzle<kDim>(row + i)));
         const int64_t index = shared_.rows[buffer_][first_row + row + i].index;
         if (index < 0) continue;
         bf16_t* to = p_.out + index * kDim + (kTerms == 1 ? 0 : p_.first_channel);

@@ -34,6 +34,13 @@ struct alignas(128) PrefillTile {
   Scales scales;
 };
 
+// 16-byte chunk c of row `row`, of Dh bytes, lies at c ^ RowSwizzle(row); eight rows on it is the
+// same.
+template <int kDim>
+FIREQ_HD constexpr uint32_t RowSwizzle(uint32_t row) {
+  return kDim == 128 ? row & 7 : (row >> 1) & 3;
+}
+
 // Row of the K tile for token 16 b + 4 c + e: S's columns 8 j + 2 c + i then hold, for lane c, the
 // four tokens 16 b + 4 c .. + 3 that lane c needs as bytes of P.
 FIREQ_HD constexpr int RowOfKey(int token) {

@@ -63,7 +63,7 @@ class PrefillKeyUnpack : PrefillUnpack {
         make_float2(Bf16LowToFloat(scales_) * 512.0f, Bf16HighToFloat(scales_) * 512.0f);
     const uint32_t row = static_cast<uint32_t>(RowOfKey(static_cast<int>(lane / kChunks)));
     // 16-byte chunk c of a row lies at c ^ (address bits 7..): rows of 128 or of 64 bytes.
-    const uint32_t swizzle = kDim == 128 ? row & 7 : (row >> 1) & 3;
+    const uint32_t swizzle = RowSwizzle<kDim>(row);
     const uint32_t place = row * kDim + 16 * (2 * (lane % kChunks) ^ swizzle);
     const uint8_t* zeros = scales + kKeyZeros + lane / kChunks;
 #pragma unroll

@@ -10,6 +10,7 @@
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/backends/sm90/runtime/programmatic_launch.h"
 #include "fireq/base/error.h"
 #include "fireq/formats/act_e4m3.h"
 #include "fireq/formats/int4.h"
@@ -196,22 +197,15 @@ struct RowLaunch {
 // none does.
 template <class... Launches, class Args>
 bool LaunchFirstThatHolds(const Args& args, const char* name, cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(args.rows));
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
   const int64_t vectors = args.k / kVectorWidth;
   void (*function)(Args) = nullptr;
+  LaunchShape shape{.grid = dim3(static_cast<unsigned>(args.rows))};
   ((function == nullptr && Launches::Holds(vectors)
-        ? void((function = Launches::kFunction, config.blockDim = dim3(Launches::kBlock)))
+        ? void((function = Launches::kFunction, shape.threads = Launches::kBlock))
         : void()),
    ...);
   if (function == nullptr) return false;
-  CheckCuda(cudaLaunchKernelEx(&config, function, args), name);
+  CheckCuda(LaunchProgrammatic(function, shape, args, stream), name);
   return true;
 }
 

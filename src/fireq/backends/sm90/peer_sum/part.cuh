@@ -28,8 +28,8 @@ __device__ __forceinline__ bool HasEmpty(const uint4& v) {
   return ((v.x == kEmpty) | (v.y == kEmpty) | (v.z == kEmpty) | (v.w == kEmpty)) != 0;
 }
 
-// A row's weights into the first-level cache while the kernel in front ends: it waits for them
-// otherwise.
+// Meant to bring a row's weights into the first-level cache while the kernel in front ends. Its
+// loads are not in the SASS (NOTES.md).
 template <class AnyRow>
 __device__ __forceinline__ void FetchWeights(const float* weights, int64_t k) {
   const AnyRow row(k);

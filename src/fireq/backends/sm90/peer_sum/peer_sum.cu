@@ -5,6 +5,7 @@
 #include "fireq/backends/sm90/peer_sum/part.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/backends/sm90/runtime/programmatic_launch.h"
 #include "fireq/base/error.h"
 
 namespace fireq::sm90 {
@@ -100,16 +101,8 @@ void Check(const PeerSumParams& params) {
 
 template <class Params>
 void Launch(void (*kernel)(Params), int threads, const Params& params, cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = kPeerSumCtas;
-  config.blockDim = static_cast<unsigned>(threads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  FIREQ_CUDA(cudaLaunchKernelEx(&config, kernel, params));
+  FIREQ_CUDA(
+      LaunchProgrammatic(kernel, {.grid = kPeerSumCtas, .threads = threads}, params, stream));
 }
 
 // body(constant of the kernel that takes so many ranks).

@@ -75,7 +75,8 @@ __device__ __forceinline__ uint4 LoadGlobalOnce128(const void* global) {
   return v;
 }
 
-// ld.global.nc whose value nobody wants: its sector is in the first-level cache then.
+// ld.global.nc whose value nobody wants: its sector would be in the first-level cache then, but
+// ptxas of CUDA 13.0 leaves the load out.
 __device__ __forceinline__ void PrefetchOnce(const float* global) {
   [[maybe_unused]] float v;
   asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(v) : "l"(global));

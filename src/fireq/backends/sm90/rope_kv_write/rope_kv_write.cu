@@ -4,6 +4,7 @@
 #include "fireq/backends/sm90/rope_kv_write/kernel.cuh"
 #include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/backends/sm90/runtime/programmatic_launch.h"
 #include "fireq/base/math.h"
 
 namespace fireq::sm90 {
@@ -20,16 +21,11 @@ constexpr int64_t kWave = 132 * 7;
 
 template <int kDim, RopeRuns kRuns>
 void Launch(const RopeKvWriteParams& p, dim3 grid, cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(RopeKvWriter<kDim, kRuns>::kThreads);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = p.programmatic ? 1 : 0;
-  FIREQ_CUDA(cudaLaunchKernelEx(&config, RopeKvWrite<kDim, kRuns>, p));
+  FIREQ_CUDA(LaunchProgrammatic(RopeKvWrite<kDim, kRuns>,
+                                {.grid = grid,
+                                 .threads = RopeKvWriter<kDim, kRuns>::kThreads,
+                                 .programmatic = p.programmatic},
+                                p, stream));
 }
 
 template <int kDim>
