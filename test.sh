@@ -15,7 +15,7 @@ cd "$(dirname "$0")"
 parts=${*:-"check hopper asan tsan cpu"}
 # The test programs whose code starts threads, and the GPU build's own: label regexes for ctest.
 threaded='^(base|backend_cpu|quant|engine)_test$'
-hopper='_gpu_test$|_plan_test$|^product$'
+hopper='_gpu_test$|_plan_test$|^(product|install)$'
 sh tools/install_packages.sh build run test
 
 if [ -z "${FIREQ_TEST_DATA:-}" ] && [ -d ../shared/data ]; then

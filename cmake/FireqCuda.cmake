@@ -14,6 +14,8 @@ if(FIREQ_CUDA)
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   endif()
   find_package(CUDAToolkit 12.8 REQUIRED)
+  # Installed programs find cuBLASLt where the build found it.
+  set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
   add_library(fireq_cuda_flags INTERFACE)
   target_compile_options(fireq_cuda_flags INTERFACE
     "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_90a,code=sm_90a>"
@@ -22,6 +24,17 @@ if(FIREQ_CUDA)
     # A device assert serialises wgmma, whatever the build type.
     $<$<COMPILE_LANGUAGE:CUDA>:-DNDEBUG>)
 endif()
+
+# fireq_sm90_library(<target> SOURCES ... [PUBLIC target ...] [PRIVATE target ...]): a static library
+# of .cpp and .cu files; CMake >= 3.25 links it into programs that know nothing of CUDA.
+function(fireq_sm90_library target)
+  cmake_parse_arguments(arg "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  add_library(${target} STATIC ${arg_SOURCES})
+  target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
+  target_link_libraries(${target} PUBLIC ${arg_PUBLIC}
+    PRIVATE ${arg_PRIVATE} $<BUILD_INTERFACE:fireq_flags> $<BUILD_INTERFACE:fireq_cuda_flags>)
+  fireq_installed(${target})
+endfunction()
 
 # fireq_kernel(NAME <name> [HOST plan.cpp ...] [DEPENDS target ...])
 #
@@ -38,9 +51,12 @@ function(fireq_kernel)
   list(FILTER tests EXCLUDE REGEX "_gpu_test")
   if(arg_HOST)
     add_library(${target}_plan STATIC ${arg_HOST})
-    target_include_directories(${target}_plan PUBLIC "${PROJECT_SOURCE_DIR}/src")
-    target_link_libraries(${target}_plan PUBLIC ${links} PRIVATE fireq_flags)
+    target_include_directories(${target}_plan PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
+    target_link_libraries(${target}_plan PUBLIC ${links} PRIVATE $<BUILD_INTERFACE:fireq_flags>)
     list(APPEND links ${target}_plan)
+    if(FIREQ_CUDA)
+      fireq_installed(${target}_plan)
+    endif()
     if(tests AND FIREQ_TESTS)
       fireq_test(${arg_NAME}_plan_test SOURCES ${tests} LINK ${target}_plan)
     endif()
@@ -56,10 +72,8 @@ function(fireq_kernel)
   if(NOT sources)
     return()
   endif()
-  add_library(${target} STATIC ${sources})
-  target_include_directories(${target} PUBLIC "${PROJECT_SOURCE_DIR}/src")
-  target_link_libraries(${target} PUBLIC ${links} ${arg_DEPENDS} CUDA::cudart_static
-                                  PRIVATE fireq_flags fireq_cuda_flags)
+  fireq_sm90_library(${target} SOURCES ${sources}
+                     PUBLIC ${links} ${arg_DEPENDS} CUDA::cudart_static)
   if(gpu_tests AND FIREQ_TESTS)
     fireq_test(${arg_NAME}_gpu_test SOURCES ${gpu_tests} LINK ${target} fireq_cuda_flags)
   endif()

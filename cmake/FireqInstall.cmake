@@ -2,9 +2,9 @@
 # (find_package(fireq), target fireq::fireq), its headers.
 include(CMakePackageConfigHelpers)
 
-get_property(layers GLOBAL PROPERTY FIREQ_LAYER_TARGETS)
+get_property(libraries GLOBAL PROPERTY FIREQ_INSTALLED_TARGETS)
 set_target_properties(fireq_api PROPERTIES EXPORT_NAME fireq)
-install(TARGETS ${layers} EXPORT fireqTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/fireq)
+install(TARGETS ${libraries} EXPORT fireqTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/fireq)
 install(TARGETS fireq RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(FILES "${PROJECT_SOURCE_DIR}/docs/man/fireq.1" DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 install(FILES "${PROJECT_SOURCE_DIR}/tools/completion/fireq.bash"

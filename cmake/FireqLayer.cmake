@@ -1,3 +1,8 @@
+# fireq_installed(<target>): a part of the installed library (FireqInstall.cmake).
+function(fireq_installed target)
+  set_property(GLOBAL APPEND PROPERTY FIREQ_INSTALLED_TARGETS ${target})
+endfunction()
+
 # fireq_layer(NAME <dir> [DEPENDS layer...] [LINK lib...] [TEST_DEPENDS layer...])
 #
 # One static library fireq_<name> of all .cpp files of the calling folder (not of sub-folders), and,
@@ -29,7 +34,7 @@ function(fireq_layer)
   # fireq_flags says so for the build; headers need it of whoever includes them, too.
   target_compile_features(${target} ${scope} cxx_std_20)
   target_link_libraries(${target} ${scope} ${depends} ${arg_LINK})
-  set_property(GLOBAL APPEND PROPERTY FIREQ_LAYER_TARGETS ${target})
+  fireq_installed(${target})
   set_property(GLOBAL APPEND PROPERTY FIREQ_LAYER_DIRS "${arg_NAME}|${dir}")
   set_property(GLOBAL PROPERTY FIREQ_TEST_DEPENDS_${arg_NAME} ${arg_TEST_DEPENDS})
 endfunction()

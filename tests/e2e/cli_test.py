@@ -382,6 +382,10 @@ class Hostile(WithModel):
         _, done = self.quantise("no_key", "--set", "wheights=1", code=2)
         self.assertIn("wheights", done.stderr)
 
+    def test_a_gpu_that_is_not_here(self):
+        done = run("bench", "prefill", "--synthetic", "tiny", "--shape", "1x16x4", "--device", "cuda:77", code=3)
+        self.assertRegex(done.stderr, "no CUDA backend|cuda:77: (CUDA finds no GPU|the GPUs here number)")
+
     def test_only_a_synthetic_model_is_cut(self):
         done = run("quantize", self.model, "-o", self.dir / "cut", "--recipe", "rtn", "--layers", 1, code=2)
         self.assertIn("1 layers of", done.stderr)

@@ -416,9 +416,7 @@ void Sm90Backend::Sample(const SampleArgs& args) {
 bool HasSm90() { return sm90::HasHopper(); }
 
 std::unique_ptr<Backend> MakeSm90Backend(int device) {
-  FIREQ_CUDA(cudaSetDevice(device));
-  FIREQ_CHECK(sm90::HasHopper(), kUnsupported, "CUDA device ", device,
-              " is no Hopper GPU (compute capability 9.0)");
+  sm90::UseHopper(device);
   return std::make_unique<sm90::Sm90Backend>(device);
 }
 

@@ -22,6 +22,19 @@ bool HasHopper() {
   return major == 9;
 }
 
+void UseHopper(int device) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) static_cast<void>(cudaGetLastError());
+  FIREQ_CHECK(status == cudaSuccess, kUnsupported, "device cuda:", device,
+              ": CUDA finds no GPU here: ", cudaGetErrorString(status));
+  FIREQ_CHECK(device < count, kUnsupported, "device cuda:", device, ": the GPUs here number ",
+              count, ", from cuda:0 on");
+  FIREQ_CUDA(cudaSetDevice(device));
+  FIREQ_CHECK(HasHopper(), kUnsupported, "device cuda:", device,
+              " is no Hopper GPU (compute capability 9.0)");
+}
+
 int NumSms() {
   int device = 0;
   int count = 0;

@@ -18,6 +18,10 @@ inline void CheckLaunch(std::string_view kernel) { CheckCuda(cudaGetLastError(),
 // True if a GPU of compute capability 9.x is there.
 bool HasHopper();
 
+// Makes GPU number `device` the calling thread's. Throws kUnsupported with the reason unless it is
+// there and a Hopper.
+void UseHopper(int device);
+
 // Multiprocessors of the current device. Throws kCuda.
 int NumSms();
 
