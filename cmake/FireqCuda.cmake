@@ -36,30 +36,40 @@ function(fireq_sm90_library target)
   fireq_installed(${target})
 endfunction()
 
+# fireq_plan(<name> SOURCES ... [DEPENDS target ...]): library fireq_<name>_plan of what the calling
+# folder's code computes on the host alone, without CUDA, too. Test <name>_plan_test: the *_test.cpp of
+# tests/<dir> that need no device.
+function(fireq_plan name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS" ${ARGN})
+  set(target fireq_${name}_plan)
+  add_library(${target} STATIC ${arg_SOURCES})
+  target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
+  target_link_libraries(${target} PUBLIC ${arg_DEPENDS} PRIVATE $<BUILD_INTERFACE:fireq_flags>)
+  if(FIREQ_CUDA)
+    fireq_installed(${target})
+  endif()
+  file(RELATIVE_PATH dir "${PROJECT_SOURCE_DIR}/src/fireq" "${CMAKE_CURRENT_SOURCE_DIR}")
+  file(GLOB tests CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/${dir}/*_test.cpp")
+  list(FILTER tests EXCLUDE REGEX "_gpu_test")
+  if(tests AND FIREQ_TESTS)
+    fireq_test(${name}_plan_test SOURCES ${tests} LINK ${target})
+  endif()
+endfunction()
+
 # fireq_kernel(NAME <name> [HOST plan.cpp ...] [DEPENDS target ...])
 #
-# Library fireq_<name>_plan of the HOST sources, always; with FIREQ_CUDA also fireq_<name> of every
-# other .cpp and every .cu of the folder. Tests of tests/<dir>: *_test.cpp need no device,
-# *_gpu_test.{cpp,cu} skip without one.
+# fireq_plan() of the HOST sources, always; with FIREQ_CUDA also library fireq_<name> of every other .cpp
+# and every .cu of the folder, and test <name>_gpu_test of tests/<dir>: *_gpu_test.{cpp,cu}, which skip
+# without a device.
 function(fireq_kernel)
   cmake_parse_arguments(arg "" "NAME" "HOST;DEPENDS" ${ARGN})
   file(RELATIVE_PATH dir "${PROJECT_SOURCE_DIR}/src/fireq" "${CMAKE_CURRENT_SOURCE_DIR}")
   set(target fireq_${arg_NAME})
   set(links fireq_base fireq_formats fireq_tensor)
   file(GLOB gpu_tests CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/${dir}/*_gpu_test.c*")
-  file(GLOB tests CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/${dir}/*_test.cpp")
-  list(FILTER tests EXCLUDE REGEX "_gpu_test")
   if(arg_HOST)
-    add_library(${target}_plan STATIC ${arg_HOST})
-    target_include_directories(${target}_plan PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
-    target_link_libraries(${target}_plan PUBLIC ${links} PRIVATE $<BUILD_INTERFACE:fireq_flags>)
+    fireq_plan(${arg_NAME} SOURCES ${arg_HOST} DEPENDS ${links})
     list(APPEND links ${target}_plan)
-    if(FIREQ_CUDA)
-      fireq_installed(${target}_plan)
-    endif()
-    if(tests AND FIREQ_TESTS)
-      fireq_test(${arg_NAME}_plan_test SOURCES ${tests} LINK ${target}_plan)
-    endif()
   endif()
   if(NOT FIREQ_CUDA)
     return()

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
 #include <span>
 #include <utility>
 
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
 #include "fireq/backends/sm90/attn_prefill/launch.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
+#include "fireq/backends/sm90/backend/prefill_of_batch.h"
 #include "fireq/backends/sm90/backend/short_sequences.h"
 #include "fireq/backends/sm90/runtime/check.h"
 
@@ -22,11 +22,9 @@ constexpr int64_t kBudgetShare = 8;  // of the memory budget, that unpacked tile
 void PagedAttention::Run(const AttentionArgs& args) {
   const BatchView& batch = *args.batch;
   if (batch.num_tokens == 0) return;
-  // The decode kernel splits the work of all sequences evenly, so its sums depend on the batch.
-  const int64_t decoding = args.reduction == Reduction::kBatchInvariant ? 0 : ShortSequences(batch);
-  if (decoding > 0)
-    Decode(args, decoding, decoding == batch.num_sequences ? batch.max_query_len : 1);
-  if (decoding < batch.num_sequences) Prefill(args, decoding);
+  const SequenceRange decoded = DecodedSequences(batch, args.reduction);
+  if (decoded.end > 0) Decode(args, decoded.end, decoded.max_query_len);
+  if (decoded.end < batch.num_sequences) Prefill(args, decoded.end);
 }
 
 int64_t PagedAttention::Reserve(const StepLimits& limits) {
@@ -115,17 +113,8 @@ void PagedAttention::Prefill(const AttentionArgs& args, int64_t first_sequence) 
                      args.num_heads,   args.kv.layout.kv_heads, args.kv.layout.head_dim};
   if (planned_ != shape) {
     planned_.reset();  // an upload may throw
-    const auto first = static_cast<size_t>(first_sequence);
-    prefill_plan_ = MakeAttnPrefillPlan(
-        std::span(batch.query_lens).subspan(first), std::span(batch.context_lens).subspan(first),
-        args.num_heads, args.kv.layout.kv_heads, args.kv.layout.head_dim, num_sms_, unpack_policy_);
-    const int32_t first_token = std::accumulate(
-        batch.query_lens.begin(), batch.query_lens.begin() + static_cast<ptrdiff_t>(first), 0);
-    for (AttnPrefillItem& item : prefill_plan_.items) {
-      item.sequence += static_cast<int32_t>(first);
-      item.first_token += first_token;
-    }
-    for (AttnPrefillTile& tile : prefill_plan_.tiles) tile.sequence += static_cast<int32_t>(first);
+    prefill_plan_ = PlanPrefill(batch, first_sequence, args.num_heads, args.kv.layout.kv_heads,
+                                args.kv.layout.head_dim, num_sms_, unpack_policy_);
     prefill_items_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.items)));
     prefill_pieces_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.pieces)));
     prefill_tiles_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.tiles)));

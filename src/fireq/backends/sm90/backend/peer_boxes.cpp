@@ -1,14 +1,9 @@
 #include "fireq/backends/sm90/backend/peer_boxes.h"
 
-#include <algorithm>
-
 #include "fireq/backends/sm90/runtime/check.h"
 
 namespace fireq::sm90 {
 namespace {
-
-// All that a rank sends for one sum: every other rank gets the whole message.
-constexpr int64_t kMaxSentBytes = int64_t{4} << 20;
 
 // The calling thread's device, put back at the end.
 class CurrentDevice {
@@ -52,7 +47,7 @@ std::unique_ptr<PeerBoxes> PeerBoxes::Make(int ranks) {
   return std::unique_ptr<PeerBoxes>(new PeerBoxes(ranks));
 }
 
-PeerBoxes::PeerBoxes(int ranks) : layout_{kMaxSentBytes / std::max(1, ranks - 1) / 16 * 16, ranks} {
+PeerBoxes::PeerBoxes(int ranks) : layout_(MakePeerBoxLayout(ranks)) {
   const CurrentDevice restore;
   *static_cast<uint32_t*>(stop_.data()) = 0;
   for (int rank = 0; rank < ranks; ++rank) {
@@ -64,14 +59,10 @@ PeerBoxes::PeerBoxes(int ranks) : layout_{kMaxSentBytes / std::max(1, ranks - 1)
   }
 }
 
-bool PeerBoxes::Takes(int64_t bytes) const {
-  return layout_.ranks > 1 && bytes % 16 == 0 && bytes <= layout_.slot_bytes;
-}
-
 PeerSumParams PeerBoxes::Params(int rank, const Tensor& values) const {
   PeerSumParams params;
   params.values = static_cast<uint4*>(values.data());
-  params.vectors = values.size_bytes() / 16;
+  params.vectors = values.size_bytes() / kPeerVectorBytes;
   params.layout = layout_;
   for (size_t r = 0; r < boxes_.size(); ++r) params.boxes[r] = boxes_[r].data();
   params.calls = calls_[static_cast<size_t>(rank)].data();

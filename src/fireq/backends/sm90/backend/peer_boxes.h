@@ -17,8 +17,7 @@ class PeerBoxes {
   // Boxes on devices 0, 1, ... of `ranks`, or null if they cannot read each other's memory.
   static std::unique_ptr<PeerBoxes> Make(int ranks);
 
-  // Whether a sum of `bytes` goes through the boxes: what is longer is better off in a ring.
-  bool Takes(int64_t bytes) const;
+  bool Takes(int64_t bytes) const { return layout_.Takes(bytes); }
   // Of `rank`'s values, BF16 in its memory, in its stream.
   void Sum(int rank, const Tensor& values, cudaStream_t stream) const;
   // The same, and the codes of the norm of the sums, if it takes such rows.

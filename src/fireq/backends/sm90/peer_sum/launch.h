@@ -8,23 +8,11 @@
 #include <cstdint>
 
 #include "fireq/backends/sm90/elementwise/launch.h"
+#include "fireq/backends/sm90/peer_sum/plan.h"
 
 namespace fireq::sm90 {
 
-inline constexpr int kMaxPeerRanks = 8;
 inline constexpr int kPeerSumCtas = 128;
-
-// A rank's box, in its own memory and written by the others: two turns of a slot a rank. Filled
-// with kEmptyBoxByte once.
-inline constexpr uint8_t kEmptyBoxByte = 0xFF;
-struct PeerBoxLayout {
-  int64_t slot_bytes = 0;  // a multiple of 16: the longest message
-  int ranks = 0;
-  __host__ __device__ int64_t slot(int turn, int rank) const {
-    return (int64_t{turn} * ranks + rank) * slot_bytes;
-  }
-  __host__ __device__ int64_t size_bytes() const { return slot(2, 0); }
-};
 
 struct PeerSumParams {
   uint4* values = nullptr;  // BF16, in this rank's memory, 16-byte aligned; the sum in the end
