@@ -20,6 +20,13 @@ def values(name, column, digits, **where):
     return " / ".join(f"{float(r[column]):,.{digits}f}" for r in rows) or None
 
 
+def step_sizes(name, where):
+    """Of the rows as values() has them; None where a CSV is older than their column."""
+    if any("max_tokens" not in row for row in read(name) or []):
+        return None
+    return values(name, "max_tokens", 0, **where)
+
+
 def accuracy():
     main = "accuracy_main.csv"
     on_cpu = [r for r in read(main) or [] if r["products"] == "table" and scored_on(r) == "CPU"]
@@ -63,8 +70,10 @@ def engine():
               for model in (llama, int4_head)]
     yield ("Llama-3-8B decode, one sequence at 1024, BF16 / INT4 lm_head, tokens/s", published("decode_llama_3_8b"),
            " / ".join(decode) if None not in decode else None)
-    yield ("Llama-3-8B served, 256 x 1024 in, 512 out, tokens/s with prefill (steps of 16,896 / 33,792 tokens)", published("serve_llama_3_8b"),
-           values(f"engine_serve_{CARD}.csv", "tokens_per_second", 0, model=llama, output="512"))
+    served = f"engine_serve_{CARD}.csv", {"model": llama, "output": "512"}
+    steps = step_sizes(*served)
+    yield ("Llama-3-8B served, 256 x 1024 in, 512 out, tokens/s with prefill" + (f" (steps of {steps} tokens)" if steps else ""),
+           published("serve_llama_3_8b"), values(served[0], "tokens_per_second", 0, **served[1]))
 
 
 def cpu():

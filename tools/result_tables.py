@@ -122,7 +122,7 @@ def rope_kv_write():
 
 
 def engine(phase, extra):
-    """Rows of every card there is a CSV of."""
+    """Rows of every card there is a CSV of; a CSV may be older than a column."""
     names = [f"engine_{phase}_{card}.csv" for card in CARDS]
     rows = [r for name in names for r in read(name) or []]
     if not rows:
@@ -131,7 +131,7 @@ def engine(phase, extra):
     for r in rows:
         card = re.search(r"H[12]00", r["backend"])
         out.append([r["model"].replace("synthetic ", ""), f"{r['batch']} x {r['input']}",
-                    *[r[column] for column in extra], f"{float(r['tokens_per_second']):,.0f}",
+                    *[r.get(column) or "" for column in extra], f"{float(r['tokens_per_second']):,.0f}",
                     f"{float(r['ratio']):.2f}" if r["ratio"] else "", card[0] if card else r["backend"]])
     return table(["model (random weights)", "batch x input", *extra, "tokens/s", "x BF16", "card"], out)
 
@@ -145,7 +145,7 @@ def engine_decode():
 
 
 def engine_serve():
-    return engine("serve", ["output", "requests"])
+    return engine("serve", ["output", "requests", "max_tokens"])
 
 
 def engine_tensor_parallel():

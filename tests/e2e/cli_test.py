@@ -127,6 +127,9 @@ class MainJob(WithModel):
         self.assertEqual((row["requests"], row["decode_tokens"]), (3, 12))
         self.assertGreater(row["tokens_per_second"], 0)
         self.assertIsNone(row["ratio"])
+        self.assertEqual(row["max_tokens"], 16896)
+        row = run_json("bench", "serve", "--synthetic", "tiny", "--shape", "6x4x2", "--device", "cpu", "--max-tokens", 3)
+        self.assertEqual(row["max_tokens"], 12)  # as many as so many sequences need
         row = run_json("bench", "decode", "--synthetic", "tiny", "--shape", "2x9x5", "--device", "cpu",
                        "--tensor-parallel", 2)
         self.assertTrue(row["backend"].startswith("2 x cpu"), row)
@@ -156,7 +159,6 @@ class MainJob(WithModel):
         run("quantize", self.model, "--synthetic", "tiny", "-o", self.dir / "no", code=2)
         run("quantize", "-o", self.dir / "no", code=2)
 
-    @unittest.skipIf(pathlib.Path("/dev/nvidia0").exists(), "a GPU is here")
     def test_ranks_share_a_model(self):
         shape = {"hidden_size": 256, "intermediate_size": 512}  # whole groups of 128 on each of two
         model = tiny_model.write_model(self.dir / "shared", **shape)

@@ -124,7 +124,7 @@ class Bencher {
                               .batch = shape.batch,
                               .input = shape.input,
                               .output = shape.output,
-                              .max_tokens = options_.max_tokens,
+                              .max_tokens = StepTokens(options_, shape),
                               .requests = requests});
   }
   void Emit(Row row, std::initializer_list<std::string> values) const {
@@ -137,7 +137,7 @@ class Bencher {
     const PhaseSpeed speed = MeasurePrefill(*backend_, model_, options_, shape, request_.repeats);
     Emit(Begin(shape, speed.tokens_per_second()),
          {FixedText(speed.seconds, 4), std::to_string(speed.steps),
-          std::to_string(options_.max_tokens)});
+          std::to_string(StepTokens(options_, shape))});
   }
   void Decode(const PhaseShape& shape) {
     const PhaseSpeed speed = MeasureDecode(*backend_, model_, options_, shape);
@@ -159,7 +159,8 @@ class Bencher {
           std::to_string(m.prefill_tokens), std::to_string(m.decode_tokens),
           std::to_string(m.num_preempted),
           FixedText(1.0 - static_cast<double>(m.run_us) / static_cast<double>(m.step_us), 4),
-          FixedText(quantile_ms(0.5), 1), FixedText(quantile_ms(0.99), 1)});
+          FixedText(quantile_ms(0.5), 1), FixedText(quantile_ms(0.99), 1),
+          std::to_string(StepTokens(options_, shape))});
   }
   void Profile(const PhaseShape& shape) {
     const OpProfile profile = ProfileOps(*backend_, model_, options_, shape);
@@ -264,7 +265,7 @@ std::vector<std::string> BenchColumns(const std::string& phase) {
   if (phase == "decode") return with({"step_us", "recorded_us"});
   if (phase == "serve")
     return with({"requests", "seconds", "steps", "prefill_tokens", "decode_tokens", "preempted",
-                 "scheduling_share", "first_token_ms_p50", "first_token_ms_p99"});
+                 "scheduling_share", "first_token_ms_p50", "first_token_ms_p99", "max_tokens"});
   FIREQ_CHECK(phase == "profile", kInvalidArgument, "no phase \"", phase,
               "\": prefill, decode, serve, profile");
   return {"model", "batch", "input", "backend", "phase", "op", "calls", "us", "share"};

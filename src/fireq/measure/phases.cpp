@@ -7,6 +7,11 @@
 #include <utility>
 
 namespace fireq {
+
+int64_t StepTokens(const MeasureOptions& options, const PhaseShape& shape) {
+  return std::max(options.max_tokens, 2 * shape.batch);
+}
+
 namespace {
 
 std::vector<int32_t> RandomPrompt(std::mt19937_64& rng, const Model& model, int64_t length) {
@@ -20,7 +25,7 @@ RunnerOptions MakeRunnerOptions(Backend& backend, const MeasureOptions& options,
                                 const PhaseShape& shape) {
   RunnerOptions runner;
   runner.max_context = shape.input + shape.output;
-  runner.max_tokens = std::max(options.max_tokens, 2 * shape.batch);
+  runner.max_tokens = StepTokens(options, shape);
   runner.max_sequences = shape.batch;
   runner.memory_bytes =
       options.memory_bytes > 0 ? options.memory_bytes : backend.FreeBytes() / 10 * 9;
@@ -37,7 +42,7 @@ class HandStepped {
  public:
   HandStepped(Backend& backend, const Model& model, const MeasureOptions& options,
               const PhaseShape& shape)
-      : max_tokens_(std::max(options.max_tokens, 2 * shape.batch)),
+      : max_tokens_(StepTokens(options, shape)),
         runner_(backend, model, MakeRunnerOptions(backend, options, shape),
                 std::make_unique<BackendTokenSampler>(backend)) {
     std::mt19937_64 rng(static_cast<uint64_t>(shape.batch * 1000003 + shape.input));

@@ -26,6 +26,9 @@ struct PhaseShape {
   int64_t output = 0;
 };
 
+// Tokens of a step, at most: `options.max_tokens`, or more where so many sequences need them.
+int64_t StepTokens(const MeasureOptions& options, const PhaseShape& shape);
+
 struct PhaseSpeed {
   int64_t tokens = 0;             // that the phase is about: prompt or output tokens
   double seconds = 0.0;           // by the host's clock
