@@ -70,7 +70,8 @@ class Install(unittest.TestCase):
         self.assertEqual(len(ids), 8)
 
     def test_an_embedder_has_the_gpu_that_the_build_has(self):
-        model = tiny_model.write_model(self.dir / "wide", hidden_size=256, intermediate_size=448)
+        # In the sizes of the synthetic model "tiny", which GPUs take.
+        model = tiny_model.write_model(self.dir / "wide", hidden_size=256, intermediate_size=448, vocab_size=512)
         done = subprocess.run([self.consumer, model, self.dir / "on_gpu", "cuda"], capture_output=True,
                               text=True, timeout=600, check=False)
         if done.returncode == 0:
