@@ -105,6 +105,9 @@ void AddPhase(CLI::App& bench, const std::string& phase, const std::string& help
   AddLmHead(*command, request.lm_head);
   AddProducts(*command, request.products);
   options->common.AddTo(*command);
+  command->footer(StrCat("Examples:\n  fireq bench ", phase,
+                         " out --shape 4x100x50\n  fireq bench ", phase,
+                         " --synthetic llama-3-8b --shape 16x1024x128\n"));
   command->callback([options] { RunBench(*options); });
 }
 

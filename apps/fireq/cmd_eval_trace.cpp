@@ -83,6 +83,9 @@ void AddEvalTrace(CLI::App& eval) {
       ->capture_default_str();
   AddProducts(*command, options->request.products);
   options->common.AddTo(*command);
+  command->footer(
+      "A line for each tensor of a block, of the layer where the error is largest.\n\n"
+      "Example:\n  fireq eval trace out --text text.txt --device cuda\n");
   command->callback([options] { RunEvalTrace(*options); });
 }
 

@@ -29,8 +29,10 @@ void AddInspect(CLI::App& app) {
     std::string path;
   };
   auto options = std::make_shared<Options>();
-  command->add_option("PATH", options->path, kModelHelp)->required();
+  command->add_option("PATH", options->path, std::string(kModelHelp) + "; also a .safetensors file")
+      ->required();
   options->common.AddTo(*command);
+  command->footer("Example:\n  fireq inspect out/model.safetensors --json\n");
   command->callback([options] {
     const std::string json = InspectJson(options->path, options->common.Runtime());
     if (options->common.json) {

@@ -18,10 +18,11 @@ void AddTokenize(CLI::App& app) {
       ->required();
   command->add_option("--file", options->file, "Text, UTF-8; - is standard input")
       ->required()
-      ->type_name("F");
+      ->type_name("FILE");
   command->add_flag("--add-special", options->add_special,
                     "Add what the tokenizer adds around a text (BOS)");
   options->common.AddTo(*command);
+  command->footer("Example:\n  echo Hello | fireq tokenize smollm2-135m --file -\n");
   command->callback([options] {
     const std::vector<int32_t> ids = Tokenize(options->model, ReadWhole(options->file),
                                               options->add_special, options->common.Runtime());

@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -129,6 +131,9 @@ std::string ReadWhole(const std::string& path) {
   FIREQ_CHECK(!std::filesystem::is_directory(path), kInvalidArgument, path,
               " is a directory, not a text");
   std::ifstream file(path, std::ios::binary);
+  const int error = errno;
+  FIREQ_CHECK(file.good() || error == ENOENT, kIo, "cannot open ", path, ": ",
+              std::strerror(error));
   FIREQ_CHECK(file.good(), kNotFound, "cannot open ", path);
   std::string text{std::istreambuf_iterator<char>(file), {}};
   FIREQ_CHECK(!file.bad(), kIo, "cannot read ", path);

