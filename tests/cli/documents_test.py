@@ -1,4 +1,5 @@
-"""The man page and the shell completion name exactly the commands and options that --help has.
+"""The man page and the shell completion name exactly the commands and options that --help has; the documents
+show no others.
 
 usage: documents_test.py FIREQ_PROGRAM [unittest arguments]
 """
@@ -110,6 +111,45 @@ class Completion(unittest.TestCase):
         recipes = re.findall(r"^  ([a-z-]+)  +\S", help_of("quantize").split("Recipes")[1], re.M)
         self.assertTrue(recipes)
         self.assertLessEqual(set(recipes), set(self.complete("quantize", "m", "--recipe", "")))
+
+
+class Documents(unittest.TestCase):
+    FILES = ("README.md", "CONTRIBUTING.md", "demo.sh", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md")))
+
+    def shown(self, name: str) -> list[str]:
+        """What follows `fireq` in the commands of a file: its blocks, or spans of code."""
+        text = (ROOT / name).read_text()
+        if name.endswith(".sh"):
+            code = [text.replace("\\\n", "")]
+        else:
+            code = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
+            code += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+        return [words for block in code for line in block.splitlines()
+                for words in re.findall(r"(?:^|[/$\s])fireq ((?!\$|is )[^#;\n]*)", line)]
+
+    def test_commands_and_options_exist(self):
+        known = {command: options(command) for command in commands()}
+        seen = 0
+        for name in self.FILES:
+            for words in self.shown(name):
+                used = set(re.findall(r"--[a-z][a-z-]*", words))
+                if not used - {"--help"} or re.match("bench (gemm|ffn|attention) ", words):  # programs of their own
+                    continue
+                command = next((c for c in known if words.startswith(c + " ")), None)
+                with self.subTest(file=name, command=words):
+                    self.assertIsNotNone(command)
+                    self.assertLessEqual(used, known[command])
+                seen += 1
+        self.assertGreater(seen, 10)
+
+    def test_recipe_keys_are_those_of_the_table(self):
+        text = (ROOT / "docs/QUANTISATION.md").read_text()
+        table = re.search(r"^\| key \| values \| meaning \|\n((?:\|.*\n)+)", text, re.M)[1]
+        documented = {key for row in table.splitlines()[1:] for key in re.findall(r"`([^`]+)`", row.split("|")[1])}
+        done = subprocess.run([FIREQ, "quantize", "m", "-o", "o", "--set", "nosuch=1"], capture_output=True, text=True,
+                              timeout=60, check=False)
+        known = re.search(r'unknown key "nosuch"; there are: (.*)', done.stderr)[1].split()
+        self.assertEqual(documented, set(known))
 
 
 if __name__ == "__main__":
