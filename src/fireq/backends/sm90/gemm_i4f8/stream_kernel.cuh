@@ -138,6 +138,43 @@ __device__ __forceinline__ void StreamCopyTokens(const GemmI4F8Params& p, const 
 template <class Config>
 struct StreamConsumer {
   static constexpr int kTokens = Config::kTokens;
+  // Whether codes are read under the products of the step before, if their stage has come by then,
+  // and what zero points need behind a step's products: left to the compiler that comes between
+  // them. With fewer tokens a stage has not come, and four warpgroups of two groups have no
+  // registers for it.
+  static constexpr bool kReadsAhead = kTokens == 32 || kTokens == 64;
+  // Codes of this warpgroup's groups of a step, and whether they have been read.
+  struct StepCodes {
+    uint32_t address = 0;  // of the thread's in stage 0
+    CodeWords group[Config::kGroupsPerWarpgroup] = {};
+    bool read = false;
+
+    __device__ explicit StepCodes(const StreamConsumer& of) {
+      if constexpr (kReadsAhead) {
+        address = SharedAddress(of.Tile(0, of.group) + of.thread * 16);
+        asm volatile("" : "+r"(address));  // worked out once, not at every step
+      }
+    }
+    // Those of a stage, if it is `there`. Without a branch, past which the compiler would move zero
+    // points to where products have been waited for.
+    __device__ void Read(int stage, bool there) {
+      read = there;
+#pragma unroll
+      for (int i = 0; i < Config::kGroupsPerWarpgroup; ++i) {
+        const uint32_t from =
+            address + stage * Config::kStageBytes + i * Config::kGroupSets * kTileBytes;
+        uint32_t(&word)[8] = group[i].word;
+        LoadShared128If(there, from, word[0], word[1], word[2], word[3]);
+        LoadShared128If(there, from + kTileCodeBytes / 2, word[4], word[5], word[6], word[7]);
+      }
+    }
+  };
+  __device__ void ReadNext(StepCodes& codes) const {
+    RingPlace<Config::kStages> next = at;
+    next.Next();
+    codes.Read(next.stage, MbarrierTestWait(shared.full(next.stage), next.parity));
+  }
+
   const GemmI4F8Params& p;
   StreamShared<Config> shared;
   int thread;  // of the warpgroup
@@ -157,19 +194,27 @@ struct StreamConsumer {
   }
 
   // Starts the products of one group of the step.
-  __device__ void Multiply(float (&acc)[kTokens / 2], uint32_t (&a)[16], int g) const {
-    ExactOperands(LoadCodes(Tile(g), thread), a);
+  __device__ void Multiply(float (&acc)[kTokens / 2], const uint32_t (&a)[16], int g) const {
     WgmmaFence();
     MultiplyGroup<kTokens>(acc, a, DescriptorSwizzle128(Codes(g)), 0);
     WgmmaCommit();
   }
-  __device__ const uint8_t* Tile(int g) const {
-    return shared.w(at.stage) + (block * Config::kGroups + g) * kTileBytes;
+  __device__ const uint8_t* Tile(int stage, int g) const {
+    return shared.w(stage) + (block * Config::kGroups + g) * kTileBytes;
+  }
+  __device__ GroupScales Scales(int g, int after_products = 0) const {
+    return MakeGroupScales(
+        LoadScaleZeros(Tile(at.stage, g) + after_products, thread / 32, thread % 32));
+  }
+  // Zero, as the compiler cannot know: a part of the addresses that are to be read behind this.
+  __device__ int AfterProducts() const {
+    if constexpr (!kReadsAhead) return 0;
+    return static_cast<int>(Clock() & SharedAddress(shared.w(0)) >> 31);
   }
   // total -= scale x zero point x sum of tokens, while the products are on their way.
-  __device__ void AddZeroPoints(float (&total)[kTokens / 2], const GroupScales& scales,
-                                int g) const {
-    const float* sums = Sums(g) + 2 * (thread % 4);
+  __device__ void AddZeroPoints(float (&total)[kTokens / 2], const GroupScales& scales, int g,
+                                int after_products = 0) const {
+    const float* sums = Sums(g) + 2 * (thread % 4) + after_products;
 #pragma unroll
     for (int j = 0; j < kTokens / 8; ++j) {
       const float2 x_sum = *reinterpret_cast<const float2*>(sums + 8 * j);
@@ -193,24 +238,41 @@ struct StreamConsumer {
   }
 
   // One step: this warpgroup's groups of it. Groups past K are zeros (weights, tokens, sums).
-  __device__ void AddStep(float (&total)[kTokens / 2]) const {
-    const int warp = thread / 32, lane = thread % 32;
-    float acc[kTokens / 2];
-    uint32_t a[16];
+  // `codes` of the step become those of the next, if these are there.
+  __device__ void AddStep(float (&total)[kTokens / 2], StepCodes& codes) const {
+    constexpr bool kTwo = Config::kGroupsPerWarpgroup > 1;
+    const int second = group + Config::kGroupSets;
+    float acc[kTokens / 2], second_acc[kTokens / 2];
+    uint32_t a[16], second_a[16];
+    if constexpr (kReadsAhead) {
+      ExactOperands(codes.group[0], a);
+      if constexpr (kTwo) ExactOperands(codes.group[1], second_a);
+      // Else the compiler makes them one product at a time, and fences each.
+      PinRegisters(a);
+      if constexpr (kTwo) PinRegisters(second_a);
+    } else {
+      ExactOperands(LoadCodes(Tile(at.stage, group), thread), a);
+    }
     Multiply(acc, a, group);
-    const GroupScales scales = MakeGroupScales(LoadScaleZeros(Tile(group), warp, lane));
-    if constexpr (Config::kGroupsPerWarpgroup == 1) {
-      AddZeroPoints(total, scales, group);
+    GroupScales scales;
+    if constexpr (!kReadsAhead) scales = Scales(group);
+    if constexpr (!kTwo) {
+      const int after = AfterProducts();
+      if constexpr (kReadsAhead) scales = Scales(group, after);
+      AddZeroPoints(total, scales, group, after);
+      if constexpr (kReadsAhead) ReadNext(codes);
       WgmmaWait<0>();
       Promote(total, acc, scales);
     } else {
-      const int second = group + Config::kGroupSets;
-      float second_acc[kTokens / 2];
-      uint32_t second_a[16];
+      if constexpr (!kReadsAhead)
+        ExactOperands(LoadCodes(Tile(at.stage, second), thread), second_a);
       Multiply(second_acc, second_a, second);
-      const GroupScales second_scales = MakeGroupScales(LoadScaleZeros(Tile(second), warp, lane));
-      AddZeroPoints(total, scales, group);
-      AddZeroPoints(total, second_scales, second);
+      const int after = AfterProducts();
+      if constexpr (kReadsAhead) scales = Scales(group, after);
+      const GroupScales second_scales = Scales(second, after);
+      AddZeroPoints(total, scales, group, after);
+      AddZeroPoints(total, second_scales, second, after);
+      if constexpr (kReadsAhead) ReadNext(codes);
       WgmmaWait<1>();
       Promote(total, acc, scales);
       WgmmaWait<0>();
@@ -221,10 +283,14 @@ struct StreamConsumer {
   __device__ void Accumulate(float (&total)[kTokens / 2], const Segment& segment) {
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) total[i] = 0.0f;
+    StepCodes codes(*this);
 #pragma unroll 1
     for (unit = segment.begin; unit < segment.end; ++unit) {
-      MbarrierWait(shared.full(at.stage), at.parity);
-      if (Config::kGroups == 1 || unit * Config::kGroups + group < p.groups) AddStep(total);
+      if (!kReadsAhead || !codes.read) {
+        MbarrierWait(shared.full(at.stage), at.parity);
+        if constexpr (kReadsAhead) codes.Read(at.stage, true);
+      }
+      if (Config::kGroups == 1 || unit * Config::kGroups + group < p.groups) AddStep(total, codes);
       // Orders this warp's reads of the stage before the producer's next copy into it.
       if (thread % 32 == 0) MbarrierArrive(shared.empty(at.stage));
       at.Next();

@@ -19,6 +19,15 @@ __device__ __forceinline__ uint4 LoadShared128(uint32_t address) {
 __device__ __forceinline__ uint4 LoadShared128(const void* shared) {
   return LoadShared128(SharedAddress(shared));
 }
+// The same where `there`; else the words stay as they are.
+__device__ __forceinline__ void LoadShared128If(bool there, uint32_t address, uint32_t& a,
+                                                uint32_t& b, uint32_t& c, uint32_t& d) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %5, 0;\n"
+      "@p ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n}\n"
+      : "+r"(a), "+r"(b), "+r"(c), "+r"(d)
+      : "r"(address), "r"(static_cast<uint32_t>(there)));
+}
 // ld.shared.u32.
 __device__ __forceinline__ uint32_t LoadShared32(uint32_t address) {
   uint32_t v;
