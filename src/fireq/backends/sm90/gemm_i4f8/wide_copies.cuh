@@ -15,10 +15,10 @@ namespace fireq::sm90 {
 
 // One thread: this CTA's half of the cluster's tokens, to both CTAs.
 template <class Config>
-__device__ __forceinline__ void WideCopyTokens(const GemmI4F8Params& p, const CUtensorMap& x_map,
+__device__ __forceinline__ void WideCopyTokens(const WideWalk<Config>& walk,
+                                               const CUtensorMap& x_map,
                                                const WideShared<Config>& shared, int rank) {
   constexpr int kHalf = Config::kTokens / Config::kClusterCtas;
-  const WideWalk<Config> walk(p);
   RingPlace<Config::kStages> at{0, 1};
   for (int t = 0; t < walk.count; ++t) {
     const WideWork work = walk.At(t);  // its divisions before the wait
@@ -44,35 +44,60 @@ __device__ __forceinline__ void WideCopyTokens(const GemmI4F8Params& p, const CU
 // One thread: this CTA's weights. Rows and groups past the weight's end arrive as zeros. Consumers
 // read a step ahead, and so one beyond the last.
 inline constexpr int kWideReadAhead = 1;
+// Steps asked for before the cluster's CTAs have met: with all of the ring's, weights of CTAs that
+// start late would queue behind those of all others.
+inline constexpr int kWideEarlySteps = 2;
 
 template <class Config>
-__device__ __forceinline__ void WideCopyWeights(const GemmI4F8Params& p, const CUtensorMap& w_map,
-                                                const WideShared<Config>& shared, int rank) {
-  const WideWalk<Config> walk(p);
+struct WideWeights {
+  const WideWalk<Config>& walk;
+  const WideShared<Config>& shared;
+  int rank;
   RingPlace<Config::kStages> at{0, 1};
-  for (int t = 0; t <= walk.count; ++t) {
-    const bool beyond = t == walk.count;
-    const WideWork work = walk.At(beyond ? t - 1 : t);
-    const int block = work.tile.row_pair * Config::kClusterCtas + rank;
-    const int begin = Config::kUnitSteps * work.begin;
-    const int end = beyond ? begin + kWideReadAhead : Config::kUnitSteps * work.end;
-    for (int s = begin; s < end; ++s, at.Next()) {
+  int work = 0;  // the next one
+  int step = 0, end = 0;
+  int block = 0;
+
+  // The barriers that these copies complete on are this thread's: it has made them.
+  __device__ void CopyFirst(const CUtensorMap& map) {
+    for (int s = 0; s < kWideEarlySteps && More(); ++s) Copy(map);
+  }
+  __device__ void CopyRest(const CUtensorMap& map) {
+    while (More()) {
       MbarrierWaitAsleep(shared.w_empty(at.stage), at.parity);
-      MbarrierArriveExpectTx(shared.w_full(at.stage), Config::kWBytes);
-      TmaLoad4D(shared.w(at.stage), &w_map, 0, 0, s * Config::kGroups, block * Config::kRowBlocks,
-                shared.w_full(at.stage), kEvictLast);
+      Copy(map);
     }
   }
-}
+
+ private:
+  __device__ bool More() {
+    if (step < end) return true;
+    if (work > walk.count) return false;
+    const bool beyond = work == walk.count;
+    const WideWork next = walk.At(beyond ? work - 1 : work);
+    ++work;
+    block = (next.tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
+    step = Config::kUnitSteps * next.begin;
+    end = beyond ? step + kWideReadAhead : Config::kUnitSteps * next.end;
+    return true;
+  }
+  __device__ void Copy(const CUtensorMap& map) {
+    MbarrierArriveExpectTx(shared.w_full(at.stage), Config::kWBytes);
+    TmaLoad4D(shared.w(at.stage), &map, 0, 0, step * Config::kGroups, block,
+              shared.w_full(at.stage), kEvictLast);
+    ++step;
+    at.Next();
+  }
+};
 
 // One warp: the token scales of each output.
 template <class Config>
 __device__ __forceinline__ void WideCopyScales(const GemmI4F8Params& p,
+                                               const WideWalk<Config>& walk,
                                                const WideShared<Config>& shared, int lane) {
   constexpr int kTurns = Config::kTokens / 32;
   GridDependencyWait();
   uint32_t parity = 1;
-  const WideWalk<Config> walk(p);
   for (int t = 0; t < walk.count; ++t) {
     const WideOutput output = walk.OutputAt(t);
     if (output.begin == output.end) continue;
@@ -91,14 +116,13 @@ __device__ __forceinline__ void WideCopyScales(const GemmI4F8Params& p,
 
 // One thread: residuals to shared memory, outputs from there.
 template <class Config, class Epilogue>
-__device__ __forceinline__ void WideCopyOutputs(const GemmI4F8Params& p, const GemmMaps& maps,
+__device__ __forceinline__ void WideCopyOutputs(const WideWalk<Config>& walk, const GemmMaps& maps,
                                                 const WideShared<Config>& shared, int rank) {
   constexpr int kChunkBytes = kWideChunkBytes<Epilogue>;
   PrefetchTensorMap(&maps.outputs);
   if constexpr (kAddsResidual<Epilogue>) PrefetchTensorMap(&maps.residual);
   GridDependencyWait();
   uint32_t parity = 0;
-  const WideWalk<Config> walk(p);
   for (int t = 0; t < walk.count; ++t) {
     const WideOutput output = walk.OutputAt(t);
     if (output.begin == output.end) continue;

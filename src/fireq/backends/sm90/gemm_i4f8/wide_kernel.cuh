@@ -22,10 +22,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
   const WideShared<Config> shared{dynamic_shared};
   const int rank = static_cast<int>(ClusterRank());
-  if (threadIdx.x == Config::kConsumerThreads) {
-    PrefetchTensorMap(&maps.tokens);
-    PrefetchTensorMap(&maps.weights);
-  }
+  constexpr int kWeightsThread = Config::kConsumerThreads + 32;
+  if (threadIdx.x == Config::kConsumerThreads) PrefetchTensorMap(&maps.tokens);
   // A warp's share each: one after another they would take a thread a microsecond.
   if (threadIdx.x % 32 == 0) {
     constexpr int kWarps = Config::kThreads / 32;
@@ -36,7 +34,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         MbarrierInit(shared.x_full(s), 1);
         MbarrierInit(shared.x_empty(s), Config::kClusterCtas * Config::kConsumerThreads / 32);
       } else if (i < 2 * Config::kStages) {
-        MbarrierInit(shared.w_full(s), 1);
         MbarrierInit(shared.w_empty(s), Config::kConsumerThreads / 32);
       } else if (i < 2 * Config::kStages + Config::kWarpgroups) {
         const int warpgroup = i - 2 * Config::kStages;
@@ -49,18 +46,29 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
           MbarrierInit(shared.tokens_read(), Config::kConsumerThreads / 32);
       }
     }
+    if (threadIdx.x == kWeightsThread)
+      for (int s = 0; s < Config::kStages; ++s) MbarrierInit(shared.w_full(s), 1);
     FenceMbarrierInit();
   }
-  ClusterSync();  // barriers of both CTAs are there before either copies or arrives
-  GridDependencyLaunch();
+  __syncwarp();
+  ClusterArriveRelaxed();  // barriers of both CTAs are there before either copies or arrives
   if (threadIdx.x >= Config::kConsumerThreads) {
-    RegistersDecrease<Config::kProducerRegisters>();
     const int thread = threadIdx.x - Config::kConsumerThreads;
-    if (thread == 0) WideCopyTokens<Config>(p, maps.tokens, shared, rank);
-    if (thread == 32) WideCopyWeights<Config>(p, maps.weights, shared, rank);
-    if (thread / 32 == 2) WideCopyScales<Config>(p, shared, thread % 32);
-    if (thread == 96) WideCopyOutputs<Config, Epilogue>(p, maps, shared, rank);
+    // Meanwhile: the walk's divisions, and weights, which are no one else's.
+    const WideWalk<Config> walk(p);
+    WideWeights<Config> weights{walk, shared, rank};
+    if (threadIdx.x == kWeightsThread) weights.CopyFirst(maps.weights);
+    __syncwarp();
+    ClusterWait();
+    GridDependencyLaunch();
+    RegistersDecrease<Config::kProducerRegisters>();
+    if (thread == 0) WideCopyTokens<Config>(walk, maps.tokens, shared, rank);
+    if (threadIdx.x == kWeightsThread) weights.CopyRest(maps.weights);
+    if (thread / 32 == 2) WideCopyScales<Config>(p, walk, shared, thread % 32);
+    if (thread == 96) WideCopyOutputs<Config, Epilogue>(walk, maps, shared, rank);
   } else {
+    ClusterWait();
+    GridDependencyLaunch();
     RegistersIncrease<Config::kConsumerRegisters>();
     GridDependencyWait();  // token scales and the residual are the kernel's before this one
     WideConsumer<Config, Epilogue>(p, shared).Run(rank);
