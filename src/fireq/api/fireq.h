@@ -30,8 +30,8 @@ struct RuntimeOptions {
   // "cuda", "cuda:N".
   std::string device = "auto";
   std::string cache_dir;  // where models fetched by alias are kept; empty: aliases are refused
-  // Told in one line what is about to be downloaded, and of calibration text that is shorter than
-  // asked for; may be empty.
+  // Told in one line what is about to be downloaded, of calibration text that is shorter than asked
+  // for, and of a GPU's driver that is too old for "auto" to take it; may be empty.
   std::function<void(const std::string& line)> say;
 };
 

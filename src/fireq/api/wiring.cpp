@@ -34,6 +34,15 @@ bool HasCuda() {
 #endif
 }
 
+// A slow run on the CPU should not surprise whoever has a GPU.
+void SayIfDriverIsOld([[maybe_unused]] const RuntimeOptions& options) {
+#ifdef FIREQ_WITH_SM90
+  if (options.device != "auto" || !options.say) return;
+  if (const std::string old = WhyOldDriver(); !old.empty())
+    options.say("Running on the CPU: " + old);
+#endif
+}
+
 // Of "cuda" or "cuda:N". Throws kInvalidArgument naming the device and the choices.
 int CudaIndex(const std::string& device) {
   if (device == "cuda") return 0;
@@ -89,6 +98,7 @@ std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options,
 }
 
 std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options) {
+  SayIfDriverIsOld(options);
   const std::string& device = options.device;
   if (device == "cpu") return MakeFloatBackend(options);
   if (device == "auto") return HasCuda() ? MakeCuda(0) : MakeFloatBackend(options);
@@ -96,6 +106,7 @@ std::unique_ptr<Backend> MakeBackend(const RuntimeOptions& options) {
 }
 
 Quantiser MakeQuantiser(const RuntimeOptions& options) {
+  SayIfDriverIsOld(options);
   if (IsCpu(options)) return {MakeFloatBackend(options), nullptr};
   const int device = options.device == "auto" ? 0 : CudaIndex(options.device);
 #ifdef FIREQ_WITH_SM90

@@ -414,6 +414,7 @@ void Sm90Backend::Sample(const SampleArgs& args) {
 }  // namespace sm90
 
 bool HasSm90() { return sm90::HasHopper(); }
+std::string WhyOldDriver() { return sm90::OldDriver(); }
 
 std::unique_ptr<Backend> MakeSm90Backend(int device) {
   sm90::UseHopper(device);

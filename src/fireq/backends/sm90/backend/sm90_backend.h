@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "fireq/ops/backend.h"
 
@@ -9,6 +10,8 @@ namespace fireq {
 
 // True if the machine has a GPU of compute capability 9.x that this build can use.
 bool HasSm90();
+// Why it cannot, where that is an NVIDIA driver that is too old; else empty.
+std::string WhyOldDriver();
 
 // On CUDA device `device`. One stream; everything is asynchronous on it except Upload of pageable
 // memory and Download. Runs W4A8KV4 checkpoints (BF16 borders, E4M3 activations and queries, INT4

@@ -22,7 +22,19 @@ bool HasHopper() {
   return major == 9;
 }
 
+std::string OldDriver() {
+  int count = 0, driver = 0;  // a machine without a driver has one of version 0
+  if (cudaGetDeviceCount(&count) != cudaErrorInsufficientDriver) return "";
+  static_cast<void>(cudaGetLastError());
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return "";
+  const auto version = [](int number) { return StrCat(number / 1000, ".", number % 1000 / 10); };
+  return StrCat("the NVIDIA driver is of CUDA ", version(driver), ", too old for this build's ",
+                version(CUDART_VERSION));
+}
+
 void UseHopper(int device) {
+  const std::string old = OldDriver();
+  FIREQ_CHECK(old.empty(), kUnsupported, "device cuda:", device, ": ", old);
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess) static_cast<void>(cudaGetLastError());

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <string>
 #include <string_view>
 
 #include "fireq/base/error.h"
@@ -17,6 +18,9 @@ inline void CheckLaunch(std::string_view kernel) { CheckCuda(cudaGetLastError(),
 
 // True if a GPU of compute capability 9.x is there.
 bool HasHopper();
+
+// "the NVIDIA driver is ...", of one that is too old for this build; else empty.
+std::string OldDriver();
 
 // Makes GPU number `device` the calling thread's. Throws kUnsupported with the reason unless it is
 // there and a Hopper.
