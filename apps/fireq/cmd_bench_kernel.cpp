@@ -1,5 +1,5 @@
-// fireq bench gemm|ffn|attention: programs of their own (bench/), because they link what they are
-// compared with (cuBLASLt), which the product does without.
+// fireq bench gemm|ffn|attention: programs of their own (bench/), because they call kernels and
+// what they are compared with beneath the ops interface, of which this program knows nothing.
 #include <unistd.h>
 
 #include <cerrno>

@@ -68,6 +68,19 @@ class ManPage(unittest.TestCase):
             with self.subTest(command=command):
                 self.assertEqual(self.named(command), options(command) - COMMON)
 
+    def test_defaults_are_those_of_help(self):
+        seen = 0
+        for command in commands():
+            paragraphs = "\n".join(self.sections[command]).split("\n.TP\n")
+            for option, default in re.findall(r"^\s+(?:-\w,)?(--[a-z-]+) [^\n=]*=([a-z0-9.]+)", help_of(command), re.M):
+                if option in COMMON or default in ("0", "1"):  # "all", "off" and the like
+                    continue
+                with self.subTest(command=command, option=option):
+                    text = next(p for p in paragraphs if option in p.splitlines()[0])
+                    self.assertRegex(text, rf"\b{re.escape(default)}\b")
+                seen += 1
+        self.assertGreater(seen, 10)
+
     @unittest.skipUnless(shutil.which("man"), "no man here")
     def test_it_is_well_formed(self):
         done = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", str(ROOT / "docs/man/fireq.1")],

@@ -1,6 +1,6 @@
 // FireQ's public interface: all that an embedder includes. Standard library types only.
 //
-//   fireq::LanguageModel model = fireq::LanguageModel::Load("smollm2-135m");
+//   fireq::LanguageModel model = fireq::LanguageModel::Load("out");  // a path: see ResolveModel
 //   fireq::GenerateRequest request;
 //   request.prompt = "The capital of France is";
 //   std::puts(model.Generate(request).text.c_str());
