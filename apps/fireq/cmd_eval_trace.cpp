@@ -74,7 +74,9 @@ void AddEvalTrace(CLI::App& eval) {
   command->add_option("MODEL", options->request.model, kModelHelp);
   command->add_option("--synthetic", options->request.synthetic,
                       "Instead of MODEL random weights in the shapes of a known one (tiny, ...)");
-  command->add_option("--text", options->text_file, "Text, UTF-8 (default: random tokens)")
+  command
+      ->add_option("--text", options->text_file,
+                   "Text, UTF-8; - is standard input (default: random tokens)")
       ->type_name("FILE");
   command->add_option("--tokens", options->request.tokens, "Tokens of the pass, at most")
       ->capture_default_str();

@@ -66,7 +66,9 @@ void AddQuantize(CLI::App& app) {
       ->type_name("KEY=VALUE")
       ->expected(1)
       ->take_all();
-  command->add_option("--calib", options->calibration_file, "Calibration text, UTF-8")
+  command
+      ->add_option("--calib", options->calibration_file,
+                   "Calibration text, UTF-8; - is standard input")
       ->type_name("TEXTFILE");
   command->add_option("--calib-tokens", r.calibration_tokens, "Tokens of it to use")
       ->capture_default_str();

@@ -21,7 +21,8 @@ namespace fireq {
 // The folder of real data, if the environment names one.
 inline std::optional<std::filesystem::path> TestData() {
   const char* folder = std::getenv("FIREQ_TEST_DATA");
-  return folder == nullptr ? std::nullopt : std::optional<std::filesystem::path>(folder);
+  if (folder == nullptr || *folder == 0) return std::nullopt;
+  return folder;
 }
 
 // 2 layers, D 40, F 24, heads 4/2 of 8, vocabulary 19: no dimension that another has.

@@ -114,7 +114,7 @@ TEST(TaskData, RefusesUnknownNamesMissingAndEmptyFiles) {
 // The official evaluation splits, as many items as they are known to have.
 TEST(TaskData, RealFiles) {
   const char* data = std::getenv("FIREQ_TEST_DATA");
-  if (data == nullptr) GTEST_SKIP() << "FIREQ_TEST_DATA is not set";
+  if (data == nullptr || *data == 0) GTEST_SKIP() << "FIREQ_TEST_DATA is not set";
   const std::filesystem::path tasks = std::filesystem::path(data) / "tasks";
   const std::pair<const char*, size_t> expected[] = {
       {"piqa", 1838},       {"arc_easy", 2376},   {"arc_challenge", 1172}, {"boolq", 3270},
