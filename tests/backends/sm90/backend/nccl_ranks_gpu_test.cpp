@@ -49,8 +49,12 @@ bool HasGpus(int count) {
   }
 }
 bool TwoGpus() { return HasGpus(kRanks); }
-// Four where there are four.
-int NumGpus() { return HasGpus(4) ? 4 : kRanks; }
+// Up to four.
+int NumGpus() {
+  int count = 4;
+  while (count > kRanks && !HasGpus(count)) --count;
+  return count;
+}
 
 // As many as there are GPUs.
 std::vector<Tensor> RandomParts(int64_t count) {

@@ -32,8 +32,9 @@ void LaunchQuantizeRows(const QuantizeRowsArgs& args, cudaStream_t stream);
 struct RmsNormQuantArgs {
   const uint16_t* x = nullptr;         // BF16 [rows, k]
   const uint16_t* residual = nullptr;  // BF16 [rows, k] or null
-  uint16_t* sum = nullptr;        // BF16 [rows, k], needed with a residual; may be either input
-  const float* weight = nullptr;  // [k]
+  uint16_t* sum = nullptr;  // BF16 [rows, k], needed with a residual; may be either input
+  // [k]. May be read before the kernels ahead have ended, so none of them may be writing it.
+  const float* weight = nullptr;
   float eps = 0.0f;
   int64_t rows = 0;
   int64_t k = 0;

@@ -17,10 +17,20 @@ __device__ __forceinline__ uint4 AddBf16(const uint4& x, const uint4& residual) 
 
 template <int kVectors, int kThreads, bool kFull>
 __global__ void __launch_bounds__(kThreads) RmsNormQuant(RmsNormQuantArgs args) {
+  using ThisRow = Row<kVectors, kThreads, kFull>;
   __shared__ float slots[2 * kThreads / 32];
   GridDependencyLaunch();
+  // Where rows are few (few_rows.cuh) a thread has one vector, and its weights are at hand before
+  // the row is; elsewhere their registers would cost a multiprocessor CTAs.
+  const auto weights = [&] {
+    if constexpr (kFull && kVectors == 1) {
+      return WeightsAtHand<ThisRow>(args.weight, args.k);
+    } else {
+      return WeightsInMemory{args.weight};
+    }
+  }();
   GridDependencyWait();
-  Row<kVectors, kThreads, kFull> row(args.k);
+  ThisRow row(args.k);
   const int64_t index = blockIdx.x;
   const int64_t first = index * args.k / kVectorWidth;
 #pragma unroll
@@ -36,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) RmsNormQuant(RmsNormQuantArgs args) 
     }
     UnpackBf16(packed, row.value[v]);
   }
-  const Normalised normalised = Normalise(row, args.weight, args.eps, args.k, slots);
+  const Normalised normalised = Normalise(row, weights, args.eps, args.k, slots);
   WriteRow(row, normalised.inv_rms, normalised.absmax, GlobalRow(args.out, index, args.k));
 }
 

@@ -85,22 +85,51 @@ __device__ __forceinline__ float RowAbsMax(const AnyRow& row, float* slots) {
   return __uint_as_float(CombineWarps<AnyRow::kThreads>({0.0f, LargestBits(row)}, slots).bits);
 }
 
-__device__ __forceinline__ void LoadWeights(const float* weights, int vector,
-                                            float (&out)[kVectorWidth]) {
-  const auto* from = reinterpret_cast<const float4*>(weights) + 2 * vector;
-  const float4 low = __ldg(from), high = __ldg(from + 1);
-  out[0] = low.x, out[1] = low.y, out[2] = low.z, out[3] = low.w;
-  out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
-}
+// A norm's weights for a thread's vectors of a row: read where they are wanted.
+struct WeightsInMemory {
+  const float* weights;
+  template <class AnyRow>
+  __device__ __forceinline__ void Load(const AnyRow& row, int v, float (&out)[kVectorWidth]) const {
+    const auto* from = reinterpret_cast<const float4*>(weights) + 2 * row.Index(v);
+    const float4 low = __ldg(from), high = __ldg(from + 1);
+    out[0] = low.x, out[1] = low.y, out[2] = low.z, out[3] = low.w;
+    out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
+  }
+};
+
+// The same, read when this is made: before a row is there, if the kernel in front makes it. They
+// are on their way then, and stay where they are written.
+template <class AnyRow>
+struct WeightsAtHand {
+  uint4 half[AnyRow::kVectors][2];
+  __device__ __forceinline__ WeightsAtHand(const float* weights, int64_t k) {
+    const AnyRow row(k);
+#pragma unroll
+    for (int v = 0; v < AnyRow::kVectors; ++v)
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        half[v][i] = row.Has(v) ? LoadGlobalNow128(weights + row.Index(v) * kVectorWidth + 4 * i)
+                                : uint4{0, 0, 0, 0};
+  }
+  __device__ __forceinline__ void Load(const AnyRow& /*row*/, int v,
+                                       float (&out)[kVectorWidth]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const uint32_t words[4] = {half[v][i].x, half[v][i].y, half[v][i].z, half[v][i].w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) out[4 * i + j] = __uint_as_float(words[j]);
+    }
+  }
+};
 
 // row *= weight.
-template <class AnyRow>
-__device__ __forceinline__ void MultiplyByWeights(AnyRow& row, const float* weights) {
+template <class AnyRow, class Weights>
+__device__ __forceinline__ void MultiplyByWeights(AnyRow& row, const Weights& weights) {
 #pragma unroll
   for (int v = 0; v < AnyRow::kVectors; ++v) {
     if (!row.Has(v)) continue;
     float w[kVectorWidth];
-    LoadWeights(weights, row.Index(v), w);
+    weights.Load(row, v, w);
 #pragma unroll
     for (int i = 0; i < kVectorWidth; ++i) row.value[v][i] *= w[i];
   }
@@ -111,15 +140,15 @@ __device__ __forceinline__ void MultiplyByWeights(AnyRow& row, const float* weig
 struct Normalised {
   float inv_rms, absmax;
 };
-template <class AnyRow>
-__device__ __forceinline__ Normalised Normalise(AnyRow& row, const float* weights, float eps,
+template <class AnyRow, class Weights>
+__device__ __forceinline__ Normalised Normalise(AnyRow& row, const Weights& weights, float eps,
                                                 int64_t k, float* slots) {
   float squares = 0.0f;
 #pragma unroll
   for (int v = 0; v < AnyRow::kVectors; ++v) {
     if (!row.Has(v)) continue;
     float w[kVectorWidth];
-    LoadWeights(weights, row.Index(v), w);
+    weights.Load(row, v, w);
 #pragma unroll
     for (int i = 0; i < kVectorWidth; ++i) {
       squares = fmaf(row.value[v][i], row.value[v][i], squares);

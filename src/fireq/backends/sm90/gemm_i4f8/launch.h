@@ -26,7 +26,8 @@ struct GemmI4F8Args {
   const float* x_scales = nullptr;    // [m]
   const float* x_sums = nullptr;      // [m, ceil(k/128)] sums of x's codes (read by *exact* only)
   // Instead of x, its scales and sums, where the plan is MakeResidentGemmPlan's: the BF16 values
-  // [m, k] that are to be quantised, and what normalises them before, if anything does.
+  // [m, k] that are to be quantised, and what normalises them before, if anything does (read early,
+  // as weights are).
   const uint16_t* bf16_x = nullptr;
   const float* norm = nullptr;  // [k]
   float norm_eps = 0.0f;

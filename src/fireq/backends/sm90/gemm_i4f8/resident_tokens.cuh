@@ -32,23 +32,41 @@ struct ResidentRow {
   __device__ void Sum(int group, float sum) const { tokens.sums(group)[token] = sum; }
 };
 
+// A thread's share of a token, and the weights of the norm, if there is one: on their way before
+// tokens are there, as far as there are registers for them.
+template <class Config>
+struct ResidentShare {
+  static constexpr int kThreads = Config::kConsumerThreads;
+  static constexpr int kVectors = CeilDiv(Config::kResidentGroups * kVectorsPerGroup, kThreads);
+  using TokenRow = Row<kVectors, kThreads>;
+  static constexpr int kMostVectorsAtHand = 2;
+
+  static __device__ __forceinline__ auto Norm(const GemmI4F8Params& p) {
+    if constexpr (kVectors <= kMostVectorsAtHand) {
+      return WeightsAtHand<TokenRow>(p.norm, p.norm != nullptr ? p.groups * kGroup : 0);
+    } else {
+      return WeightsInMemory{p.norm};
+    }
+  }
+};
+
 // All consumer threads. Tokens past m stay what they are: they reach only outputs that are not
 // stored. Groups past K meet weights of zero and so must be numbers.
-template <class Config>
-__device__ __forceinline__ void MakeResidentTokens(const GemmI4F8Params& p,
+template <class Config, class Norm>
+__device__ __forceinline__ void MakeResidentTokens(const GemmI4F8Params& p, const Norm& norm,
                                                    ResidentTokens<Config> tokens) {
   constexpr int kThreads = Config::kConsumerThreads;
-  constexpr int kVectors = CeilDiv(Config::kResidentGroups * kVectorsPerGroup, kThreads);
+  constexpr int kVectors = ResidentShare<Config>::kVectors;
   const int k = p.groups * kGroup;
   for (int token = 0; token < p.m; ++token) {
-    Row<kVectors, kThreads> row(k);
+    typename ResidentShare<Config>::TokenRow row(k);
     const auto* x = reinterpret_cast<const uint4*>(p.bf16_x + int64_t{token} * k);
 #pragma unroll
     for (int v = 0; v < kVectors; ++v)
       UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
     // In turn: a slow warp may still read what the token before left.
     float* slots = tokens.slots() + token % 2 * (2 * kThreads / 32);
-    const Normalised normalised = p.norm != nullptr ? Normalise(row, p.norm, p.norm_eps, k, slots)
+    const Normalised normalised = p.norm != nullptr ? Normalise(row, norm, p.norm_eps, k, slots)
                                                     : Normalised{1.0f, RowAbsMax(row, slots)};
     WriteRow(row, normalised.inv_rms, normalised.absmax, ResidentRow<Config>{tokens, token});
   }

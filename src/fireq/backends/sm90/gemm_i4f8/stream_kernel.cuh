@@ -315,30 +315,38 @@ __device__ __forceinline__ const float* TokenScales(const GemmI4F8Params& p,
   return Config::kResident ? shared.resident().scales() : p.x_scales;
 }
 
-// Sends what this CTA has of the others' shares of the cluster's one tile, waits for what they have
-// of its own, and finishes that. No fence across the cluster: bulk copies bring their own news.
-template <class Config, class Epilogue>
-__device__ __forceinline__ void StreamExchange(const GemmI4F8Params& p,
-                                               const StreamShared<Config>& shared,
-                                               const float* x_scales, int rank, int ranks,
-                                               int tile) {
-  using Outputs = TileOutputs<Config, Epilogue>;
-  const int tokens = TokensOf<Config>(p, tile);
-  const ExchangedSums<Config> mine(shared, rank, ranks, tokens);
-  const Outputs outputs(p, x_scales, tile, mine.begin * Outputs::kColumns,
-                        mine.end * Outputs::kColumns);
-  FenceProxyAsync();  // sums written -> sums copied
-  NamedBarrierSync(1, Config::kConsumerThreads);
-  const int to = threadIdx.x;
-  if (to < ranks && to != rank) {
-    const ExchangedSums<Config> theirs(shared, to, ranks, tokens);
-    for (int set = 0; set < Config::kGroupSets && theirs.bytes() > 0; ++set)
-      BulkSendToCluster(theirs.Received(rank, set),
-                        shared.partial(false) + PlaceOfSum<Config>(set, theirs.begin, 0),
-                        theirs.bytes(), shared.handed_over(), to);
+// What becomes of a segment's sums: outputs of a whole tile and of a pair's; other parts are left
+// in shared memory. make_outputs(): of the tile, called if they are wanted.
+template <class Config, class MakeOutputs>
+__device__ __forceinline__ void StreamFinish(const StreamShared<Config>& shared,
+                                             const StreamConsumer<Config>& consumer,
+                                             const float (&total)[Config::kTokens / 2], bool whole,
+                                             bool tail, bool of_pair,
+                                             const MakeOutputs& make_outputs) {
+  if (of_pair) {
+    consumer.StorePartial(total, tail ? shared.partial(false) : shared.handover());
+    if (tail) {
+      const auto outputs = make_outputs();
+      MbarrierWait(shared.handed_over(), 0);
+      NamedBarrierSync(1, Config::kConsumerThreads);
+      outputs.Store(LocalSums<Config, 2>{shared.partial(false), shared.handover()});
+    } else {
+      FenceProxyAsync();  // sums written -> sums copied
+      NamedBarrierSync(1, Config::kConsumerThreads);
+      if (threadIdx.x == 0)
+        BulkSendToCluster(shared.handover(), shared.handover(), Config::kPartialBytes,
+                          shared.handed_over(), 0);
+    }
+    return;
   }
-  MbarrierWait(shared.handed_over(), 0);
-  outputs.Store(mine);
+  // Before a tail overwrites the ring, every warpgroup has read its last stage.
+  if (tail) NamedBarrierSync(1, Config::kConsumerThreads);
+  consumer.StorePartial(total, shared.partial(tail));
+  if (!whole) return;
+  const auto outputs = make_outputs();
+  NamedBarrierSync(1, Config::kConsumerThreads);  // sums written -> sums read
+  outputs.Store(LocalSums<Config, 1>{shared.partial(false)});
+  NamedBarrierSync(1, Config::kConsumerThreads);  // sums read -> next sums written
 }
 
 // The consumers' share of a CTA's run: whole tiles are finished, parts are left in shared memory.
@@ -352,46 +360,40 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
   const int warpgroup = threadIdx.x / 128;
   StreamConsumer<Config> consumer{p, shared, static_cast<int>(threadIdx.x % 128),
                                   warpgroup / Config::kGroupSets, warpgroup % Config::kGroupSets};
-  GridDependencyWait();  // token scales and the residual are the kernel's before this one
-  if constexpr (Config::kResident) MakeResidentTokens<Config>(p, shared.resident());
+  // Token scales, resident tokens and the residual are the kernel's before this one.
+  if constexpr (Config::kResident) {
+    const auto norm = ResidentShare<Config>::Norm(p);
+    GridDependencyWait();
+    MakeResidentTokens<Config>(p, norm, shared.resident());
+  } else {
+    GridDependencyWait();
+  }
   const float* x_scales = TokenScales(p, shared);
   float total[Config::kTokens / 2];
 #pragma unroll 1
   for (int i = 0; i < run.count; ++i) {
     const Segment segment = run.At(i);
-    consumer.Accumulate(total, segment);
     const bool whole = segment.whole(p.units);
     const bool tail = !whole && segment.begin == 0;
+    const bool of_pair = Config::kPairs && run.pair && !whole;
     const int tile = first_tile + segment.tile;
-    if (Config::kExchanges && exchanging > 0) {
-      consumer.StorePartial(total, shared.partial(false));
-      StreamExchange<Config, Epilogue>(p, shared, x_scales, rank, exchanging, tile);
-      return;
-    }
-    if (Config::kPairs && run.pair && !whole) {
-      consumer.StorePartial(total, tail ? shared.partial(false) : shared.handover());
-      if (tail) {
-        const Outputs outputs(p, x_scales, tile);
-        MbarrierWait(shared.handed_over(), 0);
-        NamedBarrierSync(1, Config::kConsumerThreads);
-        outputs.Store(LocalSums<Config, 2>{shared.partial(false), shared.handover()});
-      } else {
-        FenceProxyAsync();  // sums written -> sums copied
-        NamedBarrierSync(1, Config::kConsumerThreads);
-        if (threadIdx.x == 0)
-          BulkSendToCluster(shared.handover(), shared.handover(), Config::kPartialBytes,
-                            shared.handed_over(), 0);
+    // What outputs need of memory is on its way before the sums, where registers hold it; else it
+    // is asked for behind them.
+    const bool finishes = whole || (of_pair && tail);
+    if constexpr (Outputs::kOneEach && !Config::kExchanges) {
+      const Outputs outputs(p, x_scales, tile, 0, finishes ? Outputs::kItems : 0);
+      consumer.Accumulate(total, segment);
+      StreamFinish<Config>(shared, consumer, total, whole, tail, of_pair, [&] { return outputs; });
+    } else {
+      consumer.Accumulate(total, segment);
+      if (Config::kExchanges && exchanging > 0) {
+        consumer.StorePartial(total, shared.partial(false));
+        StreamExchange<Config, Epilogue>(p, shared, x_scales, rank, exchanging, tile);
+        return;
       }
-      continue;
+      StreamFinish<Config>(shared, consumer, total, whole, tail, of_pair,
+                           [&] { return Outputs(p, x_scales, tile); });
     }
-    // Before a tail overwrites the ring, every warpgroup has read its last stage.
-    if (tail) NamedBarrierSync(1, Config::kConsumerThreads);
-    consumer.StorePartial(total, shared.partial(tail));
-    if (!whole) continue;
-    const Outputs outputs(p, x_scales, tile);
-    NamedBarrierSync(1, Config::kConsumerThreads);  // sums written -> sums read
-    outputs.Store(LocalSums<Config, 1>{shared.partial(false)});
-    NamedBarrierSync(1, Config::kConsumerThreads);  // sums read -> next sums written
   }
 }
 

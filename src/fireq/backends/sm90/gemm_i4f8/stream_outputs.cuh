@@ -9,8 +9,10 @@
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
 #include "fireq/backends/sm90/gemm_i4f8/resident_tokens.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/stream_config.h"
+#include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/ptx/mbarrier.cuh"
+#include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {
 
@@ -166,7 +168,9 @@ struct TileOutputs {
   static constexpr int kOutRows = Config::kRowBlocks * kTileRows / Epilogue::kRowsPerOutput;
   static constexpr int kColumns = kOutRows / 4;
   static constexpr int kItems = Config::kTokens * kColumns;
-  static constexpr int kAtOnce = kItems > Config::kConsumerThreads ? 2 : 1;  // tokens
+  // At most one of a thread: all that it needs is few enough to be held from before its sums.
+  static constexpr bool kOneEach = kItems <= Config::kConsumerThreads;
+  static constexpr int kAtOnce = kOneEach ? 1 : 2;  // tokens
   static_assert(Config::kConsumerThreads % kColumns == 0, "a thread keeps its rows");
   const GemmI4F8Params& p;
   const float* x_scales;
@@ -176,6 +180,11 @@ struct TileOutputs {
   int packed_row;
   int out_row;
   float4 scale, up_scale;  // of the rows
+  struct Inputs {          // of some tokens' outputs
+    float x_scale[kAtOnce];
+    uint2 other[kAtOnce];
+  };
+  Inputs first_inputs;
 
   // Items [first, last) of a tile.
   __device__ TileOutputs(const GemmI4F8Params& params, const float* token_scales, int tile,
@@ -194,38 +203,78 @@ struct TileOutputs {
     const float* scales = p.row_scales + packed_row;
     scale = __ldg(reinterpret_cast<const float4*>(scales));
     if constexpr (kHalves) up_scale = __ldg(reinterpret_cast<const float4*>(scales + 8));
+    first_inputs = Read(item);
+  }
+
+  // The j-th of the items from `i` on, of which the last is repeated.
+  __device__ __forceinline__ int Item(int i, int j) const {
+    return min(i + j * Config::kConsumerThreads, end - 1);
+  }
+  __device__ __forceinline__ int64_t Place(int i) const {
+    return (first_token + i / kColumns) * p.ldy + out_row;
+  }
+  __device__ __forceinline__ Inputs Read(int i) const {
+    Inputs in;
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      in.x_scale[j] = x_scales[first_token + Item(i, j) / kColumns];
+      in.other[j] = Epilogue::Read(p, Place(Item(i, j)));
+    }
+    return in;
   }
 
   template <class Sums>
   __device__ __forceinline__ void Store(const Sums& sums) const {
     constexpr int kStep = Config::kConsumerThreads;
+    Inputs next = first_inputs;
 #pragma unroll 1
     for (int i = item; i < end; i += kAtOnce * kStep) {
+      const Inputs in = next;
+      if (!kOneEach && i + kAtOnce * kStep < end) next = Read(i + kAtOnce * kStep);
       int token[kAtOnce];
-      int64_t at[kAtOnce];
-      float x_scale[kAtOnce];
-      uint2 other[kAtOnce];
       float4 v[kAtOnce], up[kAtOnce];
 #pragma unroll
-      for (int j = 0; j < kAtOnce; ++j) {
-        token[j] = min(i + j * kStep, end - 1) / kColumns;
-        at[j] = (first_token + token[j]) * p.ldy + out_row;
-        x_scale[j] = x_scales[first_token + token[j]];
-        other[j] = Epilogue::Read(p, at[j]);
-      }
+      for (int j = 0; j < kAtOnce; ++j) token[j] = Item(i, j) / kColumns;
       sums.Sum(token, row, v);
       if constexpr (kHalves) sums.Sum(token, row + 8, up);
 #pragma unroll
       for (int j = 0; j < kAtOnce; ++j) {
-        v[j] = ScaleAndBias(p, v[j], scale, x_scale[j], packed_row);
+        v[j] = ScaleAndBias(p, v[j], scale, in.x_scale[j], packed_row);
         if constexpr (kHalves)
-          v[j] =
-              Epilogue::Combine(v[j], ScaleAndBias(p, up[j], up_scale, x_scale[j], packed_row + 8));
+          v[j] = Epilogue::Combine(v[j],
+                                   ScaleAndBias(p, up[j], up_scale, in.x_scale[j], packed_row + 8));
         if (i + j * kStep < end)
-          *reinterpret_cast<uint2*>(p.y + at[j]) = Epilogue::Finish(p.out, v[j], other[j]);
+          *reinterpret_cast<uint2*>(p.y + Place(i + j * kStep)) =
+              Epilogue::Finish(p.out, v[j], in.other[j]);
       }
     }
   }
 };
+
+// Sends what this CTA has of the others' shares of the cluster's one tile, waits for what they have
+// of its own, and finishes that. No fence across the cluster: bulk copies bring their own news.
+template <class Config, class Epilogue>
+__device__ __forceinline__ void StreamExchange(const GemmI4F8Params& p,
+                                               const StreamShared<Config>& shared,
+                                               const float* x_scales, int rank, int ranks,
+                                               int tile) {
+  using Outputs = TileOutputs<Config, Epilogue>;
+  const int tokens = TokensOf<Config>(p, tile);
+  const ExchangedSums<Config> mine(shared, rank, ranks, tokens);
+  const Outputs outputs(p, x_scales, tile, mine.begin * Outputs::kColumns,
+                        mine.end * Outputs::kColumns);
+  FenceProxyAsync();  // sums written -> sums copied
+  NamedBarrierSync(1, Config::kConsumerThreads);
+  const int to = threadIdx.x;
+  if (to < ranks && to != rank) {
+    const ExchangedSums<Config> theirs(shared, to, ranks, tokens);
+    for (int set = 0; set < Config::kGroupSets && theirs.bytes() > 0; ++set)
+      BulkSendToCluster(theirs.Received(rank, set),
+                        shared.partial(false) + PlaceOfSum<Config>(set, theirs.begin, 0),
+                        theirs.bytes(), shared.handed_over(), to);
+  }
+  MbarrierWait(shared.handed_over(), 0);
+  outputs.Store(mine);
+}
 
 }  // namespace fireq::sm90

@@ -33,7 +33,7 @@ void LaunchPeerSum(const PeerSumParams& params, cudaStream_t stream);
 // (elementwise/launch.h): the sum is in its registers. `sum.vectors` is rows * k / 8.
 struct PeerSumNormParams {
   PeerSumParams sum;
-  const float* weight = nullptr;  // [k]
+  const float* weight = nullptr;  // [k], as of rmsnorm_quant
   float eps = 0.0f;
   int64_t rows = 0;
   int64_t k = 0;  // a multiple of 64, at most kMaxPeerSumNormK

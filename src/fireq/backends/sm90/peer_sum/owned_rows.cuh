@@ -27,23 +27,28 @@ class OwnedRows {
   static constexpr int kThreads = Threads(kRanks);
   static constexpr int kVectors = kVectors_;
   using CtaRow = Row<kVectors, kThreads>;
+  using Weights = WeightsAtHand<CtaRow>;
 
   // What the CTA sends first is on its way while the turn is.
-  __device__ OwnedRows(const PeerSumNormParams& p, float* slots)
+  __device__ OwnedRows(const PeerSumNormParams& p, const Weights& weights, float* slots)
       : p_(p),
-        first_(Load(blockIdx.x)),
+        rows_(static_cast<int>(p.rows)),
+        row_vectors_(static_cast<int>(p.k) / kVectorWidth),
+        first_row_(static_cast<int>(blockIdx.x)),
+        first_(Load(first_row_)),
         part_(p.sum),
+        weights_(weights),
         slots_(slots),
         ranks_(p.sum.layout.ranks),
         rank_(p.sum.rank) {}
 
   __device__ void Run() {
-    for (int64_t row = blockIdx.x; row < p_.rows; row += kPeerSumCtas)
-      if (Owner(row) != rank_) SendPart(row, row == blockIdx.x ? first_ : Load(row));
-    for (int64_t row = blockIdx.x; row < p_.rows; row += kPeerSumCtas) {
-      if (row != blockIdx.x) __syncthreads();  // the row before has read `slots`
+    for (int row = first_row_; row < rows_; row += kPeerSumCtas)
+      if (Owner(row) != rank_) SendPart(row, row == first_row_ ? first_ : Load(row));
+    for (int row = first_row_; row < rows_; row += kPeerSumCtas) {
+      if (row != first_row_) __syncthreads();  // the row before has read `slots`
       if (Owner(row) == rank_) {
-        SumRow(row, row == blockIdx.x ? first_ : Load(row));
+        SumRow(row, row == first_row_ ? first_ : Load(row));
       } else if (WantsSum(rank_)) {
         ReceiveSum(row);
       } else {
@@ -53,25 +58,26 @@ class OwnedRows {
   }
 
  private:
-  __device__ __forceinline__ int Owner(int64_t row) const { return static_cast<int>(row % ranks_); }
+  // Of rows that fit a box: 32 bits number them and their vectors.
+  __device__ __forceinline__ int Owner(int row) const { return row % ranks_; }
   __device__ __forceinline__ bool WantsSum(int rank) const { return rank < p_.ranks_with_sums; }
-  __device__ __forceinline__ int64_t At(int64_t row, int v) const {
-    return row * (p_.k / kVectorWidth) + CtaRow::Index(v);
+  __device__ __forceinline__ int At(int row, int v) const {
+    return row * row_vectors_ + CtaRow::Index(v);
   }
 
   struct Values {
     uint4 vector[kVectors];
   };
-  __device__ __forceinline__ Values Load(int64_t index) const {
+  __device__ __forceinline__ Values Load(int index) const {
     const CtaRow row(p_.k);
     Values mine{};
 #pragma unroll
     for (int v = 0; v < kVectors; ++v)
-      if (index < p_.rows && row.Has(v)) mine.vector[v] = p_.sum.values[At(index, v)];
+      if (index < rows_ && row.Has(v)) mine.vector[v] = p_.sum.values[At(index, v)];
     return mine;
   }
 
-  __device__ __forceinline__ void SendPart(int64_t index, const Values& mine) const {
+  __device__ __forceinline__ void SendPart(int index, const Values& mine) const {
     const CtaRow row(p_.k);
 #pragma unroll
     for (int v = 0; v < kVectors; ++v)
@@ -86,7 +92,7 @@ class OwnedRows {
     }
   }
 
-  __device__ __forceinline__ void SumRow(int64_t index, const Values& mine) const {
+  __device__ __forceinline__ void SumRow(int index, const Values& mine) const {
     CtaRow row(p_.k);
     uint4 parts[kVectors][kRanks];
     Await([&] {
@@ -107,7 +113,7 @@ class OwnedRows {
     for (int v = 0; v < kVectors; ++v) {
       uint4 sum{0, 0, 0, 0};
       if (row.Has(v)) {
-        const int64_t at = At(index, v);
+        const int at = At(index, v);
         sum = part_.Add(parts[v]);
         for (int r = 0; r < p_.ranks_with_sums; ++r)
           if (r != rank_) StoreSystem128(part_.To(r, at), Sendable(sum));
@@ -118,51 +124,59 @@ class OwnedRows {
       }
       UnpackBf16(sum, row.value[v]);
     }
-    const Normalised normalised = Normalise(row, p_.weight, p_.eps, p_.k, slots_);
+    const Normalised normalised = Normalise(row, weights_, p_.eps, p_.k, slots_);
     const int to = static_cast<int>(threadIdx.x);
     if (WantsSum(to) && to != rank_) {
       StoreSystem64(Factors(to, index),
                     {__float_as_uint(normalised.inv_rms), __float_as_uint(normalised.absmax)});
     }
-    WriteRow(row, normalised.inv_rms, normalised.absmax, ToAll{*this, index});
+    WriteRow(row, normalised.inv_rms, normalised.absmax, ToAll(*this, index));
   }
 
   // Places in a rank's own slot, which no part of a sum comes through.
-  __device__ __forceinline__ uint4* OwnPlace(int to, int64_t index) const {
-    return part_.Own(to, index * (p_.k / kVectorWidth));
+  __device__ __forceinline__ uint4* OwnPlace(int to, int index) const {
+    return part_.Own(to, index * row_vectors_);
   }
-  __device__ __forceinline__ uint2* Factors(int to, int64_t index) const {
+  __device__ __forceinline__ uint2* Factors(int to, int index) const {
     return reinterpret_cast<uint2*>(OwnPlace(to, index));
   }
-  __device__ __forceinline__ RowMessage Message(int to, int64_t index) const {
+  __device__ __forceinline__ RowMessage Message(int to, int index) const {
     return {reinterpret_cast<uint8_t*>(OwnPlace(to, index)), p_.k};
   }
   // Where a row's codes go: here, and to every rank that does not make them of the sums.
   struct ToAll {
-    const OwnedRows& all;
-    int64_t index;
+    GlobalRow here;
+    RowMessage there[kRanks];  // of null where nothing goes
+    __device__ __forceinline__ ToAll(const OwnedRows& all, int index)
+        : here(all.p_.out, index, all.p_.k) {
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r) {
+        const bool sent = !all.WantsSum(r) && r < all.ranks_ && r != all.rank_;
+        there[r] = sent ? all.Message(r, index) : RowMessage{nullptr, all.p_.k};
+      }
+    }
     template <class Store>
     __device__ __forceinline__ void ForOthers(const Store& store) const {
-      for (int r = all.p_.ranks_with_sums; r < all.ranks_; ++r)
-        if (r != all.rank_) store(all.Message(r, index));
+#pragma unroll
+      for (int r = 0; r < kRanks; ++r)
+        if (there[r].bytes != nullptr) store(there[r]);
     }
-    __device__ GlobalRow Here() const { return GlobalRow(all.p_.out, index, all.p_.k); }
     __device__ void Scale(float scale) const {
-      Here().Scale(scale);
+      here.Scale(scale);
       ForOthers([&](const RowMessage& m) { StoreSystem32(m.Scale(), __float_as_uint(scale)); });
     }
     __device__ void Codes(int vector, uint2 codes) const {
-      Here().Codes(vector, codes);
+      here.Codes(vector, codes);
       ForOthers([&](const RowMessage& m) { StoreSystem64(m.Codes(vector), codes); });
     }
     __device__ void Sum(int group, float sum) const {
-      Here().Sum(group, sum);
+      here.Sum(group, sum);
       ForOthers([&](const RowMessage& m) { StoreSystem32(m.Sum(group), __float_as_uint(sum)); });
     }
   };
 
   // The sum and what its norm is, of which the same codes come as its owner's.
-  __device__ __forceinline__ void ReceiveSum(int64_t index) const {
+  __device__ __forceinline__ void ReceiveSum(int index) const {
     CtaRow row(p_.k);
     const int owner = Owner(index);
     uint2* const norm = Factors(rank_, index);
@@ -188,12 +202,12 @@ class OwnedRows {
       p_.sum.values[At(index, v)] = sums[v];
       *part_.From(owner, At(index, v)) = Emptiness();
     }
-    MultiplyByWeights(row, p_.weight);
+    MultiplyByWeights(row, weights_);
     WriteRow(row, __uint_as_float(factors.x), __uint_as_float(factors.y),
              GlobalRow(p_.out, index, p_.k));
   }
 
-  __device__ __forceinline__ void ReceiveCodes(int64_t index) const {
+  __device__ __forceinline__ void ReceiveCodes(int index) const {
     const CtaRow row(p_.k);
     const RowMessage message = Message(rank_, index);
     const GlobalRow out(p_.out, index, p_.k);
@@ -228,8 +242,11 @@ class OwnedRows {
   }
 
   const PeerSumNormParams& p_;
+  const int rows_, row_vectors_;
+  const int first_row_;
   const Values first_;  // of the CTA's first row
   const PeerPart<kRanks> part_;
+  const Weights& weights_;
   float* slots_;
   const int ranks_, rank_;
 };

@@ -28,16 +28,6 @@ __device__ __forceinline__ bool HasEmpty(const uint4& v) {
   return ((v.x == kEmpty) | (v.y == kEmpty) | (v.z == kEmpty) | (v.w == kEmpty)) != 0;
 }
 
-// Meant to bring a row's weights into the first-level cache while the kernel in front ends. Its
-// loads are not in the SASS (NOTES.md).
-template <class AnyRow>
-__device__ __forceinline__ void FetchWeights(const float* weights, int64_t k) {
-  const AnyRow row(k);
-#pragma unroll
-  for (int v = 0; v < AnyRow::kVectors; ++v)
-    if (row.Has(v)) PrefetchOnce(weights + row.Index(v) * kVectorWidth);
-}
-
 // One CTA's part of a sum over at most kRanks ranks. Turns alternate, and whoever has read a slot
 // empties it for the call after next: who writes into it then has read what this rank sent in the
 // call between, after this one had ended. Loops over ranks are unrolled, so that what a thread

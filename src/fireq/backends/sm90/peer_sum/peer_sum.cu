@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(Threads(kRanks))
   constexpr int kThreads = Threads(kRanks);
   __shared__ float slots[2 * kThreads / 32];
   GridDependencyLaunch();
-  FetchWeights<Row<kVectors, kThreads>>(p.weight, p.k);
+  const WeightsAtHand<Row<kVectors, kThreads>> weights(p.weight, p.k);
   GridDependencyWait();
   const PeerPart<kRanks> part(p.sum);
   const int64_t row_vectors = p.k / kVectorWidth;
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(Threads(kRanks))
       }
       UnpackBf16(sum, row.value[v]);
     }
-    const Normalised normalised = Normalise(row, p.weight, p.eps, p.k, slots);
+    const Normalised normalised = Normalise(row, weights, p.eps, p.k, slots);
     WriteRow(row, normalised.inv_rms, normalised.absmax, GlobalRow(p.out, index, p.k));
   }
 }
@@ -83,9 +83,9 @@ __global__ void __launch_bounds__(OwnedRows<kVectors>::kThreads)
   using Rows = OwnedRows<kVectors>;
   __shared__ float slots[2 * Rows::kThreads / 32];
   GridDependencyLaunch();
-  FetchWeights<typename Rows::CtaRow>(p.weight, p.k);
+  const typename Rows::Weights weights(p.weight, p.k);
   GridDependencyWait();
-  Rows(p, slots).Run();
+  Rows(p, weights, slots).Run();
 }
 
 // Bytes a rank would send: beyond them two short messages behind each other take less time.

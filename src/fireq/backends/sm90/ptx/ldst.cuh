@@ -75,6 +75,17 @@ __device__ __forceinline__ int32_t LoadGlobalNow(const int32_t* global) {
   return v;
 }
 
+// ld.global.v4 that stays where it is written: ptxas moves one of read-only memory behind a wait
+// for the kernel in front.
+__device__ __forceinline__ uint4 LoadGlobalNow128(const void* global) {
+  uint4 v;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(global)
+               : "memory");
+  return v;
+}
+
 // ld.global.nc.L1::no_allocate.v4: 16 bytes read once, of memory that no running kernel writes.
 __device__ __forceinline__ uint4 LoadGlobalOnce128(const void* global) {
   uint4 v;
@@ -82,13 +93,6 @@ __device__ __forceinline__ uint4 LoadGlobalOnce128(const void* global) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(global));
   return v;
-}
-
-// ld.global.nc whose value nobody wants: its sector would be in the first-level cache then, but
-// ptxas of CUDA 13.0 leaves the load out.
-__device__ __forceinline__ void PrefetchOnce(const float* global) {
-  [[maybe_unused]] float v;
-  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(v) : "l"(global));
 }
 
 // red.relaxed.gpu.inc: adds 1, or sets to 0 what is `last`.
