@@ -287,7 +287,7 @@ TEST_F(Quantised, PythonReadsTheSameNumbers) {
   if (python == nullptr || *python == 0)
     GTEST_SKIP() << "FIREQ_TEST_PYTHON (with numpy, safetensors) is not set";
   Write(out_, config_, quant_);
-  const std::string script = fs::path(__FILE__).parent_path() / "read_checkpoint.py";
+  const std::string script = fs::path(FIREQ_TESTS_DIR) / "checkpoint/read_checkpoint.py";
   const CommandResult result =
       RunCommand({python, script, out_.string(), "-o", (dir_ / "values").string()});
   ASSERT_EQ(result.exit_code, 0) << result.output;

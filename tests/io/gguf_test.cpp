@@ -69,8 +69,7 @@ TEST_F(Gguf, ReadsEveryKindOfValue) {
 // The values come from the Python package gguf (tests/golden/make_gguf_types.py): equal in every
 // bit, for every type that is readable.
 TEST_F(Gguf, DecodesEveryTypeAsThePythonPackageDoes) {
-  const std::string golden =
-      std::filesystem::path(__FILE__).parent_path().parent_path() / "golden/gguf_types.gguf";
+  const std::string golden = std::filesystem::path(FIREQ_TESTS_DIR) / "golden/gguf_types.gguf";
   const auto file = GgufFile::Open(golden);
   int types = 0;
   for (const auto& [name, entry] : file->entries()) {

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <ostream>
 #include <random>
 #include <vector>
 
@@ -58,6 +59,10 @@ struct NamedAttentionCase {
                              std::random_device{}());
   }
 };
+// What a test of this row is called.
+inline std::ostream& operator<<(std::ostream& out, const NamedAttentionCase& c) {
+  return out << c.name;
+}
 
 // `run(e4m3_probs)` is the step's output from poisoned memory. With P rounded as served: close to
 // the reference that does the same, and to the one that does not, and the same bits twice. With the

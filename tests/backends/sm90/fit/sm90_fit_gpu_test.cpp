@@ -127,6 +127,7 @@ struct FitCase {
   bool codes;    // x in E4M3
   int64_t dead = -1;
 };
+std::ostream& operator<<(std::ostream& out, const FitCase& c) { return out << c.name; }
 
 // The same tokens to both fits.
 class FitTest : public testing::TestWithParam<FitCase> {
