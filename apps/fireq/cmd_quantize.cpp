@@ -36,11 +36,14 @@ void RunQuantize(const QuantizeOptions& options) {
   request.runtime = options.common.Runtime();
   if (!options.calibration_file.empty())
     request.calibration_text = ReadWhole(options.calibration_file);
-  Progress progress;
-  request.progress = [&](std::string_view step, double fraction) {
-    progress.Update(std::string(step), fraction);
-  };
-  const std::string report = Quantize(request);
+  std::string report;
+  {
+    Progress progress;
+    request.progress = [&](std::string_view step, double fraction) {
+      progress.Update(std::string(step), fraction);
+    };
+    report = Quantize(request);
+  }
   if (options.common.json) {
     PrintOut(report + "\n");
   } else {

@@ -277,6 +277,23 @@ class MainJob(WithModel):
         self.assertIn("rtn", run("quantize", "--help").stdout)
         self.assertRegex(run("--version").stdout, r"\d+\.\d+")
 
+    def test_progress_on_a_terminal_leaves_the_result_its_own_line(self):
+        primary, secondary = os.openpty()
+        out = self.dir / "on_terminal"
+        run_on = {"stdout": secondary, "stderr": secondary, "stdin": subprocess.DEVNULL}
+        subprocess.run([FIREQ, "quantize", self.model, "-o", out, "--recipe", "rtn"], timeout=300, check=True, **run_on)
+        os.close(secondary)
+        with open(primary, "rb", buffering=0) as terminal:
+            shown = b""
+            try:
+                while part := terminal.read(4096):
+                    shown += part
+            except OSError:  # its other end is closed
+                pass
+            shown = shown.decode()
+        self.assertIn("100 %", shown)
+        self.assertEqual(shown.splitlines()[-1], f"wrote {out}")
+
     def test_what_cannot_be_written_is_an_error(self):
         for command in (["--help"], ["eval", "--help"], ["--version"], ["inspect", self.model],
                         ["generate", self.model, "--prompt", "a", "-n", "1"]):
