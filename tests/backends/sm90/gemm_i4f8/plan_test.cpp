@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <set>
 #include <vector>
 
@@ -61,12 +62,27 @@ TEST(GemmI4F8Plan, PairsShareAtMostOneTile) {
     for (int units = 2; units <= 20; ++units) CheckSchedule({tiles, units, 2, true});
 }
 
+TEST(GemmI4F8Plan, DivisorsDivide) {
+  constexpr int kLargest = std::numeric_limits<int>::max();
+  for (const int d : {1, 2, 3, 7, 8, 64, 66, 127, 641, 4096, 65537, kLargest - 1, kLargest}) {
+    const Divisor divisor(d);
+    EXPECT_EQ(divisor.value, d);
+    for (const int64_t at : {int64_t{0}, int64_t{1} * d, int64_t{2} * d, int64_t{1000} * d,
+                             int64_t{kLargest} / d * d, int64_t{kLargest}})
+      for (int64_t n = at - 2; n <= at + 2; ++n)
+        if (n >= 0 && n <= kLargest) {
+          ASSERT_EQ(static_cast<int>(n) / divisor, n / d) << n << " / " << d;
+        }
+  }
+}
+
 TEST(GemmI4F8Plan, WideTilesAreEachVisitedOnce) {
   for (const int rows : {1, 3, 16}) {
     for (const int tokens : {1, 7, 8, 9, 64}) {
       std::set<std::pair<int, int>> seen;
+      const WideTileOrder order(rows, tokens);
       for (int i = 0; i < rows * tokens; ++i) {
-        const WideTile tile = WideTileAt(i, rows, tokens);
+        const WideTile tile = order.At(i);
         ASSERT_LT(tile.row_pair, rows);
         ASSERT_LT(tile.token_tile, tokens);
         ASSERT_TRUE(seen.emplace(tile.row_pair, tile.token_tile).second);

@@ -69,8 +69,15 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   p.tiles = plan.tiles;
   p.units = plan.units;
   p.tiles_per_cluster = plan.tiles_per_cluster;
-  p.whole_tiles = plan.whole_tiles;
-  p.parts = plan.parts;
+  if (plan.kernel().kernel == GemmKernel::kWide) {
+    const GemmVariant& v = plan.kernel();
+    p.order = WideTileOrder(CeilDiv(plan.super_blocks, plan.cluster),
+                            static_cast<int>(CeilDiv<int64_t>(a.m, v.tokens)));
+    p.whole_tiles = plan.whole_tiles;
+    p.waves = plan.whole_tiles / plan.num_clusters;
+    p.wave_rest = plan.whole_tiles % plan.num_clusters;
+    p.parts = Divisor(plan.parts);
+  }
   p.counts = static_cast<uint32_t*>(a.workspace);
   p.partials = static_cast<float*>(a.workspace) + kCountBytes / sizeof(float);
   p.out = a.out;

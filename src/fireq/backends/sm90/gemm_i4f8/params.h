@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "fireq/backends/sm90/gemm_i4f8/schedule.h"
+
 namespace fireq::sm90 {
 
 enum class OutType : uint8_t { kBf16, kF16 };
@@ -23,8 +25,11 @@ struct GemmI4F8Params {
   int super_blocks;          // CTA tiles along the packed rows
   int tiles;                 // CTA tiles in all: super_blocks x token tiles
   int units;                 // pipeline steps along K, a tile (wide kernel: WideUnitSteps())
-  int whole_tiles;           // wide kernel: the first tiles, not cut along K
-  int parts;                 // wide kernel: and into how many the others are
+  WideTileOrder order;       // wide kernel: of tiles
+  int whole_tiles;           // the first tiles, not cut along K
+  int waves;                 // how many of them every cluster has
+  int wave_rest;             // how many clusters have one more
+  Divisor parts;             // into how many the other tiles are cut
   float* partials;           // wide kernel: sums of tiles that are
   uint32_t* counts;          // and how many of them are there, a tile
   int tiles_per_cluster;     // stream kernel

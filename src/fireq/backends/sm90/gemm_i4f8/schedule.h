@@ -5,9 +5,35 @@
 // one partial tile that ends in a later CTA (tail). Pure; the same code on host and device.
 #pragma once
 
+#include <cstdint>
+
 #include "fireq/base/macros.h"
 
 namespace fireq::sm90 {
+
+// A divisor that the host knows: numbers from 0 to 2^31 - 1 are divided by it in three
+// instructions. Other divisions take a GPU thirty, and several of them would stand before a CTA's
+// first copy.
+struct Divisor {
+  int value = 1;
+
+  constexpr Divisor() = default;
+  constexpr explicit Divisor(int divisor) : value(divisor) {
+    while ((int64_t{1} << shift_) < divisor) ++shift_;
+    // 2^32 (2^shift / divisor - 1), rounded up.
+    const uint64_t rest = (uint64_t{1} << shift_) - static_cast<uint64_t>(divisor);
+    factor_ = static_cast<uint32_t>((rest << 32) / static_cast<uint64_t>(divisor) + 1);
+  }
+  FIREQ_HD friend constexpr int operator/(int number, const Divisor& divisor) {
+    const auto n = static_cast<uint32_t>(number);
+    const auto high = static_cast<uint32_t>(uint64_t{n} * divisor.factor_ >> 32);
+    return static_cast<int>((high + n) >> divisor.shift_);
+  }
+
+ private:
+  uint32_t factor_ = 1;
+  uint32_t shift_ = 0;
+};
 
 struct Segment {
   int tile;   // within the cluster
@@ -84,13 +110,26 @@ struct WideTile {
   int row_pair;  // of two CTA tiles along the packed rows
   int token_tile;
 };
-FIREQ_HD constexpr WideTile WideTileAt(int index, int row_pairs, int token_tiles) {
-  const int band = index / (row_pairs * kTokenTilesPerBand);
-  const int first = band * kTokenTilesPerBand;
-  const int width =
-      token_tiles - first < kTokenTilesPerBand ? token_tiles - first : kTokenTilesPerBand;
-  const int within = index - first * row_pairs;
-  return {within / width, first + within % width};
-}
+struct WideTileOrder {
+  int token_tiles = 1;
+  Divisor band;         // its tiles
+  Divisor last_tokens;  // token tiles of the last band
+
+  constexpr WideTileOrder() = default;
+  constexpr WideTileOrder(int row_pairs, int tokens)
+      : token_tiles(tokens),
+        band(row_pairs * kTokenTilesPerBand),
+        last_tokens((tokens - 1) % kTokenTilesPerBand + 1) {}
+  FIREQ_HD constexpr WideTile At(int index) const {
+    const int bands = index / band, first = bands * kTokenTilesPerBand;
+    const int within = index - bands * band.value;
+    const bool whole = token_tiles - first >= kTokenTilesPerBand;
+    const int row_pair = whole
+                             ? static_cast<int>(static_cast<unsigned>(within) / kTokenTilesPerBand)
+                             : within / last_tokens;
+    const int width = whole ? kTokenTilesPerBand : last_tokens.value;
+    return {row_pair, first + within - row_pair * width};
+  }
+};
 
 }  // namespace fireq::sm90

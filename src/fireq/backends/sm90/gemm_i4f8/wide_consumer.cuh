@@ -21,6 +21,7 @@ struct WideConsumer {
   static constexpr int kUnitSteps = Config::kUnitSteps;
   static constexpr int kSums = Config::kFinishedTokens / 2;  // of a thread, that it finishes
   static constexpr int kChunkLoads = kWideOutTokens / 8;     // of these, four at a time
+  static constexpr int kPartsAhead = kSums > 64 ? 2 : 4;     // that registers hold beside the sums
   const GemmI4F8Params& p;
   WideShared<Config> shared;
   int warpgroup;
@@ -230,7 +231,7 @@ struct WideConsumer {
   }
   __device__ PartPlace NextPart(const WideWalk<Config>& walk, const PartPlace& at) const {
     const int next = at.cluster + (at.cluster + 1 == walk.cluster ? 2 : 1);
-    if (next < walk.cluster - walk.place() + walk.parts) return {at.chunk, next};
+    if (next < walk.cluster - walk.place() + walk.parts()) return {at.chunk, next};
     return FirstPart(walk, at.chunk + 1);
   }
 
@@ -256,6 +257,19 @@ struct WideConsumer {
     out_parity ^= 1;
   }
 
+  // Sums of chunk c. The barrier makes branches of it: selecting among all sums takes as long as a
+  // part does to come.
+  static __device__ __forceinline__ void Take(const float (&acc)[kSums], int c,
+                                              float (&sums)[4 * kChunkLoads]) {
+#pragma unroll
+    for (int chunk = 0; chunk < Config::kChunks; ++chunk) {
+      if (chunk != c) continue;
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < 4 * kChunkLoads; ++i) sums[i] = acc[4 * kChunkLoads * chunk + i];
+    }
+  }
+
   // This cluster's chunks of a cut tile, once all parts are there: their clusters run at one time.
   // The count ends as it was found, at zero: the last to add makes it wrap.
   __device__ void FinishShare(const float (&acc)[kSums], const WideWalk<Config>& walk,
@@ -264,15 +278,15 @@ struct WideConsumer {
     HandOver(acc, walk, mine, rank);
     if (mine.begin == mine.end) return;
     uint32_t* count = Count(walk, rank);
-    const uint32_t parts = walk.parts;
+    const uint32_t parts = walk.parts();
     if (thread == 0) {
       while (LoadAcquire(count) < parts) {
       }
     }
     NamedBarrierSync(1 + warpgroup, 128);
     WaitForBuffers();
-    // Two parts are always asked for: one at a time would cost the way to L2 each.
-    const int others = walk.parts - 1;
+    // Some parts are always asked for: one at a time would cost the way to L2 each.
+    const int others = walk.parts() - 1;
     PartPlace asked = FirstPart(walk, mine.begin);
     const auto ask = [&](float4(&part)[kChunkLoads]) {
       if (asked.chunk == mine.end) return;
@@ -285,9 +299,7 @@ struct WideConsumer {
     int c = mine.begin, left = others;
     float sums[4 * kChunkLoads];
     const auto add = [&](float4(&part)[kChunkLoads]) {
-#pragma unroll
-      for (int i = 0; i < kSums; ++i)
-        if (left == others && i / (4 * kChunkLoads) == c) sums[i % (4 * kChunkLoads)] = acc[i];
+      if (left == others) Take(acc, c, sums);
 #pragma unroll
       for (int i = 0; i < kChunkLoads; ++i) {
         sums[4 * i] += part[i].x;
@@ -302,15 +314,13 @@ struct WideConsumer {
       ++c;
       left = others;
     };
-    float4 even[kChunkLoads], odd[kChunkLoads];
-    ask(even);
-    ask(odd);
-#pragma unroll 1
-    while (true) {
-      add(even);
-      if (c == mine.end) break;
-      add(odd);
-      if (c == mine.end) break;
+    float4 asked_parts[kPartsAhead][kChunkLoads];
+#pragma unroll
+    for (auto& part : asked_parts) ask(part);
+    while (c != mine.end) {
+#pragma unroll
+      for (auto& part : asked_parts)
+        if (c != mine.end) add(part);
     }
     OutputsStored();
     NamedBarrierSync(1 + warpgroup, 128);
@@ -328,7 +338,7 @@ struct WideConsumer {
     const int tiles = Config::kOneTile ? 1 : walk.whole;
     for (int t = 0; t < tiles; ++t) {
       float acc[kTokens / 2];
-      Multiply(acc, even, odd, 0, walk.units);
+      Multiply(acc, even, odd, 0, p.units);
       // Under the last products: which tile this is, and what the epilogue needs of memory.
       const WideEpilogue<Epilogue> epilogue = MakeEpilogue(walk.At(t).tile, rank);
       if constexpr (!Config::kOneTile) WaitForBuffers();

@@ -13,16 +13,15 @@
 
 namespace fireq::sm90 {
 
-// One thread: this CTA's half of the cluster's tokens, to both CTAs.
+// One thread: this CTA's half of the cluster's tokens, to both CTAs. `first`: the walk's first
+// tile.
 template <class Config>
-__device__ __forceinline__ void WideCopyTokens(const WideWalk<Config>& walk,
+__device__ __forceinline__ void WideCopyTokens(const WideWalk<Config>& walk, const WideWork& first,
                                                const CUtensorMap& x_map,
                                                const WideShared<Config>& shared, int rank) {
   constexpr int kHalf = Config::kTokens / Config::kClusterCtas;
   RingPlace<Config::kStages> at{0, 1};
-  for (int t = 0; t < walk.count; ++t) {
-    const WideWork work = walk.At(t);  // its divisions before the wait
-    if (t == 0) GridDependencyWait();
+  const auto copy = [&](const WideWork& work) {
     const int token = work.tile.token_tile * Config::kTokens + rank * kHalf;
     for (int s = Config::kUnitSteps * work.begin; s < Config::kUnitSteps * work.end;
          ++s, at.Next()) {
@@ -34,9 +33,13 @@ __device__ __forceinline__ void WideCopyTokens(const WideWalk<Config>& walk,
                            &x_map, (s * Config::kGroups + g) * kGroup, token,
                            shared.x_full(at.stage), (1 << Config::kClusterCtas) - 1, kEvictLast);
     }
-  }
+  };
+  GridDependencyWait();
+  copy(first);
+  for (int t = 1; t < walk.count; ++t) copy(walk.At(t));
   // The last arrivals of the other CTA's consumers land while this CTA is still there: one that
-  // came later would count on a barrier of whatever runs here next.
+  // came later would count on a barrier of whatever runs here next. By then the other CTA has these
+  // copies, too, and nothing else passes between the two: they need not meet at their end.
   for (int s = 0; s < Config::kStages; ++s, at.Next())
     MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
 }
@@ -54,13 +57,20 @@ struct WideWeights {
   const WideShared<Config>& shared;
   int rank;
   RingPlace<Config::kStages> at{0, 1};
-  int work = 0;  // the next one
-  int step = 0, end = 0;
-  int block = 0;
+  int next = 1;  // tile
+  int step, end;
+  int block;
 
-  // The barriers that these copies complete on are this thread's: it has made them.
+  __device__ WideWeights(const WideWalk<Config>& w, const WideWork& first,
+                         const WideShared<Config>& s, int cluster_rank)
+      : walk(w), shared(s), rank(cluster_rank) {
+    Take(first);
+  }
+  // The barriers that these copies complete on are this warp's: it has made them.
   __device__ void CopyFirst(const CUtensorMap& map) {
-    for (int s = 0; s < kWideEarlySteps && More(); ++s) Copy(map);
+    static_assert(kWideEarlySteps <= Config::kUnitSteps);
+#pragma unroll
+    for (int s = 0; s < kWideEarlySteps; ++s) Copy(map);
   }
   __device__ void CopyRest(const CUtensorMap& map) {
     while (More()) {
@@ -70,15 +80,18 @@ struct WideWeights {
   }
 
  private:
+  __device__ void Take(const WideWork& work) {
+    block = (work.tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
+    step = Config::kUnitSteps * work.begin;
+    end = Config::kUnitSteps * work.end;
+  }
   __device__ bool More() {
     if (step < end) return true;
-    if (work > walk.count) return false;
-    const bool beyond = work == walk.count;
-    const WideWork next = walk.At(beyond ? work - 1 : work);
-    ++work;
-    block = (next.tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
-    step = Config::kUnitSteps * next.begin;
-    end = beyond ? step + kWideReadAhead : Config::kUnitSteps * next.end;
+    if (next > walk.count) return false;
+    const bool beyond = next == walk.count;
+    Take(walk.At(beyond ? next - 1 : next));
+    if (beyond) end = step + kWideReadAhead;
+    ++next;
     return true;
   }
   __device__ void Copy(const CUtensorMap& map) {

@@ -16,66 +16,70 @@
 
 namespace fireq::sm90 {
 
+// The warps that keep copies going make the barriers, each about those that it copies by: one
+// thread after another's would take a microsecond.
+template <class Config>
+__device__ __forceinline__ void WideInitBarriers(const WideShared<Config>& shared, int copy_warp) {
+  constexpr int kConsumerWarps = Config::kConsumerThreads / 32;
+  if (!ElectOne()) return;
+  if (copy_warp < 2) {
+#pragma unroll
+    for (int s = 0; s < Config::kStages; ++s) {
+      if (copy_warp == 0) MbarrierInit(shared.x_full(s), 1);
+      if (copy_warp == 1) MbarrierInit(shared.w_full(s), 1);
+    }
+  } else if (copy_warp == 2) {
+#pragma unroll
+    for (int s = 0; s < Config::kStages; ++s) {
+      MbarrierInit(shared.x_empty(s), Config::kClusterCtas * kConsumerWarps);
+      MbarrierInit(shared.w_empty(s), kConsumerWarps);
+    }
+  } else {
+#pragma unroll
+    for (int w = 0; w < Config::kWarpgroups; ++w) {
+      MbarrierInit(shared.out_ready(w), 1);
+      for (int half = 0; half < 2; ++half) MbarrierInit(shared.out_full(half, w), 4);
+    }
+    MbarrierInit(shared.scales_full(), 32);
+    MbarrierInit(shared.scales_empty(), kConsumerWarps);
+    if constexpr (Config::kOneTile) MbarrierInit(shared.tokens_read(), kConsumerWarps);
+  }
+  FenceMbarrierInit();
+}
+
 template <class Config, class Epilogue>
 __global__ void __launch_bounds__(Config::kThreads, 1)
     GemmI4F8Wide(const __grid_constant__ GemmI4F8Params p, const __grid_constant__ GemmMaps maps) {
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
   const WideShared<Config> shared{dynamic_shared};
   const int rank = static_cast<int>(ClusterRank());
-  constexpr int kWeightsThread = Config::kConsumerThreads + 32;
-  if (threadIdx.x == Config::kConsumerThreads) PrefetchTensorMap(&maps.tokens);
-  // A warp's share each: one after another they would take a thread a microsecond.
-  if (threadIdx.x % 32 == 0) {
-    constexpr int kWarps = Config::kThreads / 32;
-    const int warp = threadIdx.x / 32;
-    for (int i = warp; i <= 2 * Config::kStages + Config::kWarpgroups; i += kWarps) {
-      const int s = i % Config::kStages;
-      if (i < Config::kStages) {
-        MbarrierInit(shared.x_full(s), 1);
-        MbarrierInit(shared.x_empty(s), Config::kClusterCtas * Config::kConsumerThreads / 32);
-      } else if (i < 2 * Config::kStages) {
-        MbarrierInit(shared.w_empty(s), Config::kConsumerThreads / 32);
-      } else if (i < 2 * Config::kStages + Config::kWarpgroups) {
-        const int warpgroup = i - 2 * Config::kStages;
-        MbarrierInit(shared.out_ready(warpgroup), 1);
-        for (int half = 0; half < 2; ++half) MbarrierInit(shared.out_full(half, warpgroup), 4);
-      } else {
-        MbarrierInit(shared.scales_full(), 32);
-        MbarrierInit(shared.scales_empty(), Config::kConsumerThreads / 32);
-        if constexpr (Config::kOneTile)
-          MbarrierInit(shared.tokens_read(), Config::kConsumerThreads / 32);
-      }
-    }
-    if (threadIdx.x == kWeightsThread)
-      for (int s = 0; s < Config::kStages; ++s) MbarrierInit(shared.w_full(s), 1);
-    FenceMbarrierInit();
-  }
+  // What starts a CTA is in front of the code and in one piece, as none of it has been fetched.
+  const bool copies = threadIdx.x >= Config::kConsumerThreads;
+  const int thread = static_cast<int>(threadIdx.x) - Config::kConsumerThreads;
+  if (thread == 0) PrefetchTensorMap(&maps.tokens);
+  if (copies) WideInitBarriers(shared, thread / 32);
   __syncwarp();
   ClusterArriveRelaxed();  // barriers of both CTAs are there before either copies or arrives
-  if (threadIdx.x >= Config::kConsumerThreads) {
-    const int thread = threadIdx.x - Config::kConsumerThreads;
-    // Meanwhile: the walk's divisions, and weights, which are no one else's.
-    const WideWalk<Config> walk(p);
-    WideWeights<Config> weights{walk, shared, rank};
-    if (threadIdx.x == kWeightsThread) weights.CopyFirst(maps.weights);
-    __syncwarp();
-    ClusterWait();
-    GridDependencyLaunch();
+  const WideWalk<Config> walk(p);
+  WideWork first = walk.At(0);
+  asm volatile("" : "+r"(first.begin), "+r"(first.end), "+r"(first.tile.token_tile));  // now
+  WideWeights<Config> weights(walk, first, shared, rank);
+  // Meanwhile weights, which are no one else's.
+  if (thread == 32) weights.CopyFirst(maps.weights);
+  __syncwarp();
+  ClusterWait();
+  GridDependencyLaunch();
+  if (copies) {
     RegistersDecrease<Config::kProducerRegisters>();
-    if (thread == 0) WideCopyTokens<Config>(walk, maps.tokens, shared, rank);
-    if (threadIdx.x == kWeightsThread) weights.CopyRest(maps.weights);
+    if (thread == 0) WideCopyTokens<Config>(walk, first, maps.tokens, shared, rank);
+    if (thread == 32) weights.CopyRest(maps.weights);
     if (thread / 32 == 2) WideCopyScales<Config>(p, walk, shared, thread % 32);
     if (thread == 96) WideCopyOutputs<Config, Epilogue>(walk, maps, shared, rank);
   } else {
-    ClusterWait();
-    GridDependencyLaunch();
     RegistersIncrease<Config::kConsumerRegisters>();
     GridDependencyWait();  // token scales and the residual are the kernel's before this one
     WideConsumer<Config, Epilogue>(p, shared).Run(rank);
   }
-  __syncwarp();
-  ClusterArriveRelaxed();  // no arrival reaches a CTA that has gone
-  ClusterWait();
 }
 
 }  // namespace fireq::sm90

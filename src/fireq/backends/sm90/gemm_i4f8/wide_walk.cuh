@@ -25,33 +25,30 @@ struct WideOutput {
 // clusters, which then finish an equal share of its tokens each.
 template <class Config>
 struct WideWalk {
-  int row_pairs, token_tiles, cluster, clusters, whole_tiles, units, parts;
-  int whole, count;  // of this cluster
-  __device__ explicit WideWalk(const GemmI4F8Params& p)
-      : row_pairs(CeilDiv(p.super_blocks, Config::kClusterCtas)),
-        token_tiles(CeilDiv(p.m, Config::kTokens)),
+  const GemmI4F8Params& p;
+  int cluster, whole, count;  // and how many tiles this cluster has
+  __device__ explicit WideWalk(const GemmI4F8Params& params)
+      : p(params),
         cluster(blockIdx.x / Config::kClusterCtas),
-        clusters(gridDim.x / Config::kClusterCtas),
-        whole_tiles(p.whole_tiles),
-        units(p.units),
-        parts(p.parts),
-        whole((p.whole_tiles - cluster + clusters - 1) / clusters) {
+        whole(params.waves + (cluster < params.wave_rest ? 1 : 0)) {
     count = whole + (cut_tile() < p.tiles - p.whole_tiles ? 1 : 0);
   }
-  __device__ int cut_tile() const { return cluster / parts; }
-  __device__ int place() const { return cluster % parts; }
+  __device__ int parts() const { return p.parts.value; }
+  __device__ int cut_tile() const { return cluster / p.parts; }
+  __device__ int place() const { return cluster - cut_tile() * parts(); }
   __device__ bool IsWhole(int i) const { return i < whole; }
 
   __device__ WideWork At(int i) const {
-    if (IsWhole(i)) return {WideTileAt(cluster + i * clusters, row_pairs, token_tiles), 0, units};
-    return {WideTileAt(whole_tiles + cut_tile(), row_pairs, token_tiles), units * place() / parts,
-            units * (place() + 1) / parts};
+    const int clusters = static_cast<int>(gridDim.x) / Config::kClusterCtas;
+    if (IsWhole(i)) return {p.order.At(cluster + i * clusters), 0, p.units};
+    return {p.order.At(p.whole_tiles + cut_tile()), p.units * place() / p.parts,
+            p.units * (place() + 1) / p.parts};
   }
   // What this cluster finishes of its i-th tile.
   __device__ WideOutput OutputAt(int i) const {
     const WideTile tile = At(i).tile;
     if (IsWhole(i)) return {tile, 0, Config::kChunks};
-    return {tile, Config::kChunks * place() / parts, Config::kChunks * (place() + 1) / parts};
+    return {tile, Config::kChunks * place() / p.parts, Config::kChunks * (place() + 1) / p.parts};
   }
 };
 
