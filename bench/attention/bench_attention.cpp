@@ -123,7 +123,10 @@ void BenchPrefill(const Shape& s, float deviation, const sm90::PrefillUnpackPoli
   const sm90::DeviceBuffer<sm90::AttnPrefillItem> items(plan.items);
   const sm90::DeviceBuffer<int32_t> pieces(plan.pieces);
   const sm90::DeviceBuffer<sm90::AttnPrefillTile> tiles(plan.tiles);
+  const sm90::DeviceBuffer<int32_t> order(plan.order);
   const sm90::DeviceBuffer<uint8_t> workspace(plan.workspace_bytes);
+  const sm90::DeviceBuffer<uint32_t> progress(
+      std::vector<uint32_t>(static_cast<size_t>(plan.progress_bytes) / sizeof(uint32_t)));
   const double operations =
       2.0 * s.batch * s.heads * double(s.context) * double(s.context) * s.head_dim;
   const int launches = std::clamp(static_cast<int>(4e12 / operations), 2, 20);
@@ -137,7 +140,9 @@ void BenchPrefill(const Shape& s, float deviation, const sm90::PrefillUnpackPoli
                     .items = items.data(),
                     .pieces = pieces.data(),
                     .tiles = tiles.data(),
+                    .order = order.data(),
                     .workspace = workspace.data(),
+                    .progress = progress.data(),
                     .out = step.out.data(),
                     .num_heads = s.heads,
                     .kv_heads = s.kv_heads,
@@ -224,7 +229,7 @@ void AddMeasures(CLI::App& app) {
   prefill->add_option("--deviation", *deviation, "Of the scores, in nats")->capture_default_str();
   prefill
       ->add_option("--min-visits", policy->min_visits,
-                   "Visits a tile from which on tiles are unpacked in front of attention")
+                   "Visits a tile from which on tiles are unpacked once for all")
       ->capture_default_str();
   prefill->add_option("--workspace-limit", policy->workspace_limit, "Of their bytes")
       ->capture_default_str();

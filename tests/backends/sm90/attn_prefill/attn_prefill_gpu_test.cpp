@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <random>
 
 #include "fireq/backends/sm90/attn_prefill/launch.h"
@@ -22,49 +23,83 @@ using testing::ProbRounding;
 using testing::ReferenceAttention;
 using testing::RelativeError;
 
-enum class Unpack { kInKernel, kInFront };
-constexpr Unpack kBoth[] = {Unpack::kInKernel, Unpack::kInFront};
+enum class Unpack { kByEachCta, kOnce };
+constexpr Unpack kBoth[] = {Unpack::kByEachCta, Unpack::kOnce};
 
 PrefillUnpackPolicy PolicyOf(Unpack unpack) {
-  if (unpack == Unpack::kInKernel) return {.workspace_limit = 0};
+  if (unpack == Unpack::kByEachCta) return {.workspace_limit = 0};
   return {.min_visits = 0.0, .workspace_limit = int64_t{1} << 40};
 }
 
-// The step's attention with poisoned outputs, and tiles in a poisoned workspace.
+// A plan and what a launch of it takes, with a poisoned workspace.
+class PlanOnDevice {
+ public:
+  PlanOnDevice(const AttentionCase& c, Unpack unpack)
+      : plan_(MakeAttnPrefillPlan(QueryLengths(c), c.context_len, c.num_heads, c.layout.kv_heads,
+                                  c.layout.head_dim, NumSms(), PolicyOf(unpack))),
+        items_(plan_.items),
+        pieces_(plan_.pieces),
+        tiles_(plan_.tiles),
+        order_(plan_.order),
+        workspace_(plan_.workspace_bytes),
+        zeros_(static_cast<size_t>(plan_.progress_bytes) / sizeof(uint32_t)),
+        progress_(zeros_) {
+    EXPECT_EQ(plan_.tiles.empty(), unpack == Unpack::kByEachCta);
+    workspace_.FillBytes(0xFF);
+  }
+
+  // Of a case of the same lengths and heads.
+  void Launch(const AttentionCase& c, AttentionOnDevice& device, AttnPrefillArgs args,
+              cudaStream_t stream) const {
+    args.tensors = {.q = device.q.data(),
+                    .scale_q = device.q_scale.data(),
+                    .pages = device.pages.data(),
+                    .page_table = device.page_table.data(),
+                    .items = items_.data(),
+                    .pieces = pieces_.data(),
+                    .tiles = tiles_.data(),
+                    .order = order_.data(),
+                    .workspace = workspace_.data(),
+                    .progress = progress_.data(),
+                    .out = device.out.data(),
+                    .num_heads = c.num_heads,
+                    .kv_heads = c.layout.kv_heads,
+                    .exact_limit = args.tensors.exact_limit,
+                    .max_pages = c.max_pages};
+    LaunchAttnPrefill(plan_, args, stream);
+  }
+
+  void ExpectProgressIsZero() const { EXPECT_EQ(progress_.ToHost(), zeros_); }
+
+ private:
+  static std::vector<int32_t> QueryLengths(const AttentionCase& c) {
+    std::vector<int32_t> queries;
+    for (int s = 0; s < c.num_sequences(); ++s)
+      queries.push_back(c.query_start[s + 1] - c.query_start[s]);
+    return queries;
+  }
+
+  AttnPrefillPlan plan_;
+  DeviceBuffer<AttnPrefillItem> items_;
+  DeviceBuffer<int32_t> pieces_;
+  DeviceBuffer<AttnPrefillTile> tiles_;
+  DeviceBuffer<int32_t> order_;
+  DeviceBuffer<uint8_t> workspace_;
+  std::vector<uint32_t> zeros_;
+  DeviceBuffer<uint32_t> progress_;
+};
+
+// The step's attention with poisoned outputs.
 std::vector<float> RunPrefill(const AttentionCase& c, AttentionOnDevice& device, Unpack unpack,
                               bool e4m3_probs = true,
                               int32_t exact_limit = AttnPrefillParams{}.exact_limit) {
-  std::vector<int32_t> queries;
-  for (int s = 0; s < c.num_sequences(); ++s)
-    queries.push_back(c.query_start[s + 1] - c.query_start[s]);
-  const AttnPrefillPlan plan =
-      MakeAttnPrefillPlan(queries, c.context_len, c.num_heads, c.layout.kv_heads, c.layout.head_dim,
-                          NumSms(), PolicyOf(unpack));
-  EXPECT_EQ(plan.tiles.empty(), unpack == Unpack::kInKernel);
-  const DeviceBuffer<AttnPrefillItem> items(plan.items);
-  const DeviceBuffer<int32_t> pieces(plan.pieces);
-  const DeviceBuffer<AttnPrefillTile> tiles(plan.tiles);
-  DeviceBuffer<uint8_t> workspace(plan.workspace_bytes);
-  workspace.FillBytes(0xFF);
-  AttnPrefillArgs args;
-  args.e4m3_probs = e4m3_probs;
-  args.tensors = {.q = device.q.data(),
-                  .scale_q = device.q_scale.data(),
-                  .pages = device.pages.data(),
-                  .page_table = device.page_table.data(),
-                  .items = items.data(),
-                  .pieces = pieces.data(),
-                  .tiles = tiles.data(),
-                  .workspace = workspace.data(),
-                  .out = device.out.data(),
-                  .num_heads = c.num_heads,
-                  .kv_heads = c.layout.kv_heads,
-                  .exact_limit = exact_limit,
-                  .max_pages = c.max_pages};
+  const PlanOnDevice plan(c, unpack);
   device.out.FillBytes(0xFF);
   const Stream stream;
-  LaunchAttnPrefill(plan, args, stream.get());
+  plan.Launch(c, device, {.tensors = {.exact_limit = exact_limit}, .e4m3_probs = e4m3_probs},
+              stream.get());
   stream.Synchronize();
+  plan.ExpectProgressIsZero();
   return device.Output();
 }
 
@@ -79,7 +114,7 @@ TEST(AttnPrefill, ChunksGiveTheSameBitsWithoutExactSums) {
   const AttentionCase whole =
       MakeAttentionCase({{tokens}, {tokens}, 32, {KvGrid::kAsymmetric, 8, 128}}, 1);
   AttentionOnDevice device(whole);
-  const std::vector<float> expected = RunPrefill(whole, device, Unpack::kInKernel, true, 0);
+  const std::vector<float> expected = RunPrefill(whole, device, Unpack::kByEachCta, true, 0);
   for (const int begin : {1, 7, 16, 31, 33, 100, 199}) {
     AttentionCase chunk = whole;
     chunk.query_start = {0, tokens - begin};
@@ -102,7 +137,7 @@ TEST_P(AttnPrefillCases, MatchesTheReference) {
   const AttentionCase c = GetParam().Make();
   AttentionOnDevice device(c);
   ExpectServedAttention(GetParam().name, c, [&](bool e4m3_probs) {
-    return RunPrefill(c, device, Unpack::kInFront, e4m3_probs);
+    return RunPrefill(c, device, Unpack::kOnce, e4m3_probs);
   });
 }
 
@@ -113,11 +148,10 @@ TEST_P(AttnPrefillCases, BothWaysToUnpackGiveTheSameBits) {
   const int32_t usual_limit = AttnPrefillParams{}.exact_limit;
   for (const bool e4m3_probs : {true, false}) {
     for (const int32_t exact_limit : {usual_limit, 0}) {
-      const std::vector<float> in_kernel =
-          RunPrefill(c, device, Unpack::kInKernel, e4m3_probs, exact_limit);
-      const std::vector<float> in_front =
-          RunPrefill(c, device, Unpack::kInFront, e4m3_probs, exact_limit);
-      EXPECT_EQ(0, std::memcmp(in_kernel.data(), in_front.data(), in_front.size() * sizeof(float)));
+      const std::vector<float> by_each =
+          RunPrefill(c, device, Unpack::kByEachCta, e4m3_probs, exact_limit);
+      const std::vector<float> once = RunPrefill(c, device, Unpack::kOnce, e4m3_probs, exact_limit);
+      EXPECT_EQ(0, std::memcmp(by_each.data(), once.data(), once.size() * sizeof(float)));
     }
   }
 }
@@ -142,6 +176,30 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"signed", {100}, {1000}, 64, 16, 128, KvGrid::kSigned},
         Case{"long", {600}, {4000}, 4, 1, 128, kAsym}),
     [](const auto& which) { return "Case" + std::to_string(which.index); });
+
+// Launches behind each other find each other's numbers and workspace, whose tiles are other data's.
+TEST(AttnPrefill, LaunchesShareAWorkspace) {
+  FIREQ_NEEDS_HOPPER();
+  const std::vector<int32_t> lengths = Times(6, 700);
+  std::vector<AttentionCase> cases;
+  std::vector<std::unique_ptr<AttentionOnDevice>> devices;
+  std::vector<std::vector<float>> expected;
+  for (int i = 0; i < 3; ++i) {
+    cases.push_back(
+        MakeAttentionCase({lengths, lengths, 16, {kAsym, 4, 128}}, std::random_device{}()));
+    devices.push_back(std::make_unique<AttentionOnDevice>(cases.back()));
+    expected.push_back(RunPrefill(cases.back(), *devices.back(), Unpack::kByEachCta));
+    devices.back()->out.FillBytes(0xFF);
+  }
+  const PlanOnDevice plan(cases[0], Unpack::kOnce);
+  const Stream stream;
+  for (size_t launch = 0; launch < 30; ++launch) {
+    plan.Launch(cases[launch % 3], *devices[launch % 3], {.programmatic = true}, stream.get());
+  }
+  stream.Synchronize();
+  plan.ExpectProgressIsZero();
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(devices[i]->Output(), expected[i]);
+}
 
 // More pieces than CTAs, of very different lengths.
 TEST(AttnPrefill, ManyRaggedSequences) {

@@ -98,7 +98,25 @@ TEST(AttnPrefillPlan, TilesAreThoseOfSequencesWithQueries) {
             5 * 2 * int64_t{sizeof(PrefillTile<64>)});
 }
 
-TEST(AttnPrefillPlan, UnpacksInFrontWhereTilesAreVisitedOften) {
+// Each once, the first of a batch's sequences and heads before the second of any.
+TEST(AttnPrefillPlan, TilesAreUnpackedInTheOrderThatPiecesWant) {
+  const std::vector<int32_t> lengths(16, 1024);
+  const AttnPrefillPlan plan = MakeAttnPrefillPlan(lengths, lengths, 32, 8, 128, 132);
+  ASSERT_EQ(plan.order.size(), 16u * 8 * 8);
+  EXPECT_EQ(plan.progress_bytes, (kPrefillReady + 16 * 8 * 8) * 4);
+  std::vector<int> taken(plan.order.size(), 0);
+  for (const int32_t number : plan.order) ++taken[number];
+  EXPECT_EQ(std::count(taken.begin(), taken.end(), 1), std::ssize(plan.order));
+  const int batch = 47;  // sequences and heads of 8 tiles: 12 MB
+  for (int i = 0; i < 8 * batch; ++i) {
+    const AttnPrefillTile& tile = plan.tiles[plan.order[i] / 8];
+    EXPECT_EQ(tile.first_token, i / batch * kPrefillKeys);
+    EXPECT_EQ(tile.sequence * 8 + plan.order[i] % 8, i % batch);
+  }
+  EXPECT_TRUE(MakeAttnPrefillPlan(lengths, lengths, 32, 32, 128, 132).order.empty());
+}
+
+TEST(AttnPrefillPlan, UnpacksOnceWhereTilesAreVisitedOften) {
   const auto tiles = [](int32_t queries, int32_t context, int64_t kv_heads,
                         const PrefillUnpackPolicy& policy = {}) {
     return MakeAttnPrefillPlan(std::vector{queries}, std::vector{context}, 32, kv_heads, 128, 132,
@@ -145,8 +163,9 @@ TEST(AttnPrefillPlan, NoPlanTakesMoreMemoryThanIsSaid) {
                                                      limits.head_dim, 132, policy);
     const size_t lists = plan.items.size() * sizeof(AttnPrefillItem) +
                          plan.tiles.size() * sizeof(AttnPrefillTile) +
-                         plan.pieces.size() * sizeof(int32_t);
+                         (plan.order.size() + plan.pieces.size()) * sizeof(int32_t);
     ASSERT_LE(plan.workspace_bytes, memory.workspace) << trial;
+    ASSERT_LE(plan.progress_bytes, memory.progress) << trial;
     ASSERT_LE(static_cast<int64_t>(lists), memory.lists) << trial;
     if (plan.workspace_bytes > 0)
       fullest = std::max(fullest, double(plan.workspace_bytes) / double(memory.workspace));
@@ -170,7 +189,9 @@ TEST(AttnPrefillPlan, MemoryIsBoundByVisitsSequencesOrThePolicy) {
   EXPECT_EQ(MaxPrefillMemory(limits).workspace, 9 * 12 * kTile);
   EXPECT_EQ(MaxPrefillMemory(limits, {.workspace_limit = 100 * kTile - 1}).workspace, 99 * kTile);
   const int64_t items = 16896 * 4 / kPrefillRows + 9, tiles = 9 * 12;
-  EXPECT_EQ(MaxPrefillMemory(limits).lists, items * 32 + tiles * 16 + (items * 8 + 133) * 4);
+  EXPECT_EQ(MaxPrefillMemory(limits).lists,
+            items * 32 + tiles * 16 + ((items + tiles) * 8 + 133) * 4);
+  EXPECT_EQ(MaxPrefillMemory(limits).progress, (kPrefillReady + tiles * 8) * 4);
 }
 
 // No sequence has queries: nothing is launched.

@@ -50,6 +50,12 @@ class PrefillAnnouncer {
     return true;
   }
 
+  // Whether piece `turn` could be announced without a wait.
+  __device__ __forceinline__ bool Free(uint32_t turn) const {
+    return __any_sync(0xFFFFFFFFu,
+                      MbarrierTestWait(&shared_.piece_empty[turn & 1], ~(turn >> 1) & 1));
+  }
+
   // What the consumers must know of the piece and its rows.
   __device__ __forceinline__ void Announce(uint32_t turn) const {
     const int buffer = static_cast<int>(turn & 1);

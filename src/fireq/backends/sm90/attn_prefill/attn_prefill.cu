@@ -1,6 +1,5 @@
 #include "fireq/backends/sm90/attn_prefill/kernel.cuh"
 #include "fireq/backends/sm90/attn_prefill/launch.h"
-#include "fireq/backends/sm90/attn_prefill/tile_pass.cuh"
 #include "fireq/backends/sm90/runtime/check.h"
 #include "fireq/backends/sm90/runtime/programmatic_launch.h"
 
@@ -8,7 +7,8 @@ namespace fireq::sm90 {
 namespace {
 
 template <int kDim, int kTerms, PrefillSource kSource>
-void LaunchAttention(const AttnPrefillPlan& plan, AttnPrefillParams params, cudaStream_t stream) {
+void LaunchAttention(const AttnPrefillPlan& plan, AttnPrefillParams params, bool programmatic,
+                     cudaStream_t stream) {
   const auto kernel = AttnPrefill<kDim, kTerms, kSource>;
   constexpr int kSharedBytes = static_cast<int>(sizeof(PrefillShared<kDim, kSource>));
   static_assert(kSharedBytes <= 227 * 1024);
@@ -17,35 +17,29 @@ void LaunchAttention(const AttnPrefillPlan& plan, AttnPrefillParams params, cuda
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   for (int part = 0; part < kTerms; ++part) {
     params.first_channel = part * (kDim / kTerms);
-    FIREQ_CUDA(LaunchProgrammatic(kernel,
-                                  {.grid = dim3(static_cast<unsigned>(plan.ctas)),
-                                   .threads = kPrefillThreads,
-                                   .shared_bytes = kSharedBytes,
-                                   .programmatic = kSource == PrefillSource::kTiles && part == 0},
-                                  params, stream));
+    FIREQ_CUDA(LaunchProgrammatic(
+        kernel,
+        {.grid = dim3(static_cast<unsigned>(plan.ctas)),
+         .threads = kPrefillThreads,
+         .shared_bytes = kSharedBytes,
+         .programmatic = kSource == PrefillSource::kTiles && programmatic && part == 0},
+        params, stream));
+    params.halves = 0;  // all there
   }
 }
 
 template <int kDim, PrefillSource kSource>
-void LaunchTerms(const AttnPrefillPlan& plan, const AttnPrefillParams& params, bool e4m3_probs,
-                 cudaStream_t stream) {
-  (e4m3_probs ? LaunchAttention<kDim, 1, kSource> : LaunchAttention<kDim, 2, kSource>)(plan, params,
-                                                                                       stream);
+void LaunchTerms(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
+                 const AttnPrefillParams& params, cudaStream_t stream) {
+  (args.e4m3_probs ? LaunchAttention<kDim, 1, kSource>
+                   : LaunchAttention<kDim, 2, kSource>)(plan, params, args.programmatic, stream);
 }
 
 template <int kDim>
 void LaunchDim(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
                const AttnPrefillParams& params, cudaStream_t stream) {
-  if (plan.tiles.empty()) {
-    return LaunchTerms<kDim, PrefillSource::kPages>(plan, params, args.e4m3_probs, stream);
-  }
-  FIREQ_CUDA(LaunchProgrammatic(UnpackPrefillTiles<kDim>,
-                                {.grid = dim3(static_cast<unsigned>(plan.tiles.size()),
-                                              static_cast<unsigned>(params.kv_heads)),
-                                 .threads = kTilePassThreads,
-                                 .programmatic = args.programmatic},
-                                params, stream));
-  LaunchTerms<kDim, PrefillSource::kTiles>(plan, params, args.e4m3_probs, stream);
+  (plan.tiles.empty() ? LaunchTerms<kDim, PrefillSource::kPages>
+                      : LaunchTerms<kDim, PrefillSource::kTiles>)(plan, args, params, stream);
 }
 
 }  // namespace
@@ -60,8 +54,10 @@ void LaunchAttnPrefill(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
   FIREQ_CHECK(pieces < int64_t{1} << 31, kInvalidArgument, "prefill attention: ", pieces,
               " pieces of work");
   if (pieces == 0) return;
-  FIREQ_CHECK(plan.tiles.empty() || (params.tiles != nullptr && params.workspace != nullptr),
+  FIREQ_CHECK(plan.tiles.empty() || (params.tiles != nullptr && params.order != nullptr &&
+                                     params.workspace != nullptr && params.progress != nullptr),
               kInvalidArgument, "prefill attention: a plan with tiles, and no workspace");
+  params.halves = kPrefillHalves * static_cast<uint32_t>(plan.order.size());
   params.group = params.num_heads / params.kv_heads;
   (plan.head_dim == 128 ? LaunchDim<128> : LaunchDim<64>)(plan, args, params, stream);
 }

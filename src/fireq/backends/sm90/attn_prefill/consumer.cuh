@@ -18,8 +18,7 @@
 // The tensor cores add FP8 products with 13 bits below the largest, so the sums of P V are added in
 // FP32 after every tile.
 //
-// Registers: 64 of scores or of a tile's P V, 64 of sums, 16 of P, and of 152 or 160 that is nearly
-// all.
+// Registers: 64 of scores or of a tile's P V, 64 of sums, 16 of P, and of 152 that is nearly all.
 // What a lane knows of its rows therefore lies in shared memory and is read anew with every tile.
 //
 // Lane l of warp w holds rows 16 w + l / 4 and + 8 (index h below), c = l % 4. P stays in
@@ -82,7 +81,7 @@ class PrefillConsumer : PrefillFragment {
   static constexpr float kAlike = 5.0f;
   // Blocks of 16 keys between whose probabilities and the loads of whose scales ptxas may not look
   // ahead in OnePass: fewer wait, more spill.
-  static constexpr int kScoreLag = kSource == PrefillSource::kTiles ? 5 : 6;
+  static constexpr int kScoreLag = 6;
   static constexpr int kValueLag = 2;
   static constexpr int kExactKeys = 32;
   static constexpr int kExactAhead = 8;          // loads of eight keys in front of their products
@@ -413,11 +412,8 @@ class PrefillConsumer : PrefillFragment {
 #pragma unroll
       for (int h = 0; h < 2; ++h) total[h] = __fmaf_rn(sum[h], scales.inverse_r, total[h]);
     }
-    // In front of the vote where registers suffice.
-    float2 sums;
-    if (kSource == PrefillSource::kTiles) sums = Sums();
     if (__any_sync(0xFFFFFFFFu, top > __float_as_int(kHighestSum))) return false;
-    if (kSource == PrefillSource::kPages) sums = Sums();
+    const float2 sums = Sums();
     Sums() = make_float2(sums.x + total[0], sums.y + total[1]);
     return true;
   }

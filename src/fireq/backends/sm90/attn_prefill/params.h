@@ -19,7 +19,7 @@ struct AttnPrefillItem {
   int32_t unused[2] = {};  // 32 bytes: one piece is two loads
 };
 
-// 128 keys of a sequence, to be unpacked in front of attention.
+// 128 keys of a sequence, to be unpacked once for all that visit them.
 struct AttnPrefillTile {
   int32_t sequence = 0;
   int32_t first_token = 0;  // of the sequence's context
@@ -36,11 +36,14 @@ struct AttnPrefillParams {
   const AttnPrefillItem* items = nullptr;  // AttnPrefillPlan::items
   const int32_t* pieces = nullptr;         // AttnPrefillPlan::pieces
   const AttnPrefillTile* tiles = nullptr;  // AttnPrefillPlan::tiles
+  const int32_t* order = nullptr;          // AttnPrefillPlan::order
   void* workspace = nullptr;               // AttnPrefillPlan::workspace_bytes, of any content
+  uint32_t* progress = nullptr;            // AttnPrefillPlan::progress_bytes, zero before and after
   bf16_t* out = nullptr;                   // bf16 [T, H, Dh]
   int32_t num_heads = 0;                   // H
   int32_t kv_heads = 0;                    // Hk
   int32_t group = 0;                       // H / Hk; set by the launch
+  uint32_t halves = 0;  // of pages to unpack: of each tile four; set by the launch
   // Where the first of 64 rows sees no more keys than this, the scores of all 64 rows' first keys
   // are exact sums. 0: nowhere, so that a row's bits do not depend on which rows are beside it.
   int32_t exact_limit = 32;

@@ -24,6 +24,11 @@ int64_t TileBytes(int64_t head_dim) {
   return head_dim == 128 ? sizeof(PrefillTile<128>) : sizeof(PrefillTile<64>);
 }
 
+// Of so many tiles and KV heads.
+int64_t ProgressBytes(int64_t tiles) {
+  return tiles == 0 ? 0 : (kPrefillReady + tiles) * int64_t{sizeof(uint32_t)};
+}
+
 // Tiles of a plan with them, at most. A sequence of q tokens and t tiles has (q group - 1) / rows +
 // 1 items at most, each of which visits t tiles at most. So that visits are v times the tiles, the
 // sum of t q group is at least (v - 1) rows + 1 times that of t; and it is at most the largest t
@@ -63,6 +68,7 @@ void AddTiles(std::span<const int32_t> context_len, int64_t group, int64_t kv_he
     for (int32_t token = 0; item.tile == 0 && token < context; token += kPrefillKeys)
       plan.tiles.push_back({item.sequence, token, context});
   }
+  plan.progress_bytes = ProgressBytes(tiles * kv_heads);
   plan.workspace_bytes = bytes;
 }
 
@@ -110,36 +116,60 @@ class Dealer {
   std::priority_queue<Load, std::vector<Load>, std::greater<>> free_;
 };
 
+// A tile and KV head: number as in AttnPrefillPlan::order, and which of its sequence's it is.
+struct OrderedTile {
+  int32_t number;
+  int32_t at;
+};
+
+// Appends a batch's tiles to the plan's order: the first of all sequences and heads before the
+// second of any, since that is how pieces begin.
+void OrderTiles(std::vector<OrderedTile>& tiles, AttnPrefillPlan& plan) {
+  std::stable_sort(tiles.begin(), tiles.end(),
+                   [](const OrderedTile& a, const OrderedTile& b) { return a.at < b.at; });
+  for (const OrderedTile& tile : tiles) plan.order.push_back(tile.number);
+  tiles.clear();
+}
+
 // Sequences and heads in batches whose keys the L2 holds: the CTAs of a moment then read the same
 // tiles, and those come out of device memory once.
-std::vector<int32_t> DealPieces(const AttnPrefillPlan& plan, std::span<const int32_t> context_len,
-                                int64_t group, int64_t kv_heads) {
+void DealPieces(std::span<const int32_t> context_len, int64_t group, int64_t kv_heads,
+                AttnPrefillPlan& plan) {
   constexpr int64_t kBatchBytes = int64_t{12} << 20;
   constexpr int32_t kTileCost = 4;
-  constexpr int32_t kPieceCost = 5;  // besides its tiles
+  // Besides its tiles; measured: NOTES.md, "Ready tiles".
+  const int32_t piece_cost = plan.tiles.empty() ? 8 : 5;
   Dealer dealer(plan.ctas);
   std::vector<Piece> batch;
+  std::vector<OrderedTile> batch_tiles;
   int64_t bytes = 0;
   for (size_t begin = 0, end = 0; begin < plan.items.size(); begin = end) {
     const int32_t sequence = plan.items[begin].sequence;
     while (end < plan.items.size() && plan.items[end].sequence == sequence) ++end;
     const int64_t context = context_len[static_cast<size_t>(sequence)];
+    const int64_t context_tiles = CeilDiv<int64_t>(context, kPrefillKeys);
     for (int64_t head = 0; head < kv_heads; ++head) {
       for (size_t i = begin; i < end; ++i) {
         const AttnPrefillItem& item = plan.items[i];
         const int64_t tiles = CeilDiv<int64_t>(
             PrefillKeyTiles(item.tile, group, item.query_len, context), kPrefillPages);
         batch.push_back({static_cast<int32_t>(static_cast<int64_t>(i) * kv_heads + head),
-                         kTileCost * static_cast<int32_t>(tiles) + kPieceCost});
+                         kTileCost * static_cast<int32_t>(tiles) + piece_cost});
       }
-      bytes += CeilDiv<int64_t>(context, kPrefillKeys) * TileBytes(plan.head_dim);
+      for (int64_t tile = 0; tile < context_tiles && !plan.tiles.empty(); ++tile) {
+        const int64_t number = (plan.items[begin].first_tile + tile) * kv_heads + head;
+        batch_tiles.push_back({static_cast<int32_t>(number), static_cast<int32_t>(tile)});
+      }
+      bytes += context_tiles * TileBytes(plan.head_dim);
       if (bytes < kBatchBytes) continue;
       dealer.Deal(batch);
+      OrderTiles(batch_tiles, plan);
       bytes = 0;
     }
   }
   dealer.Deal(batch);
-  return dealer.Pieces();
+  OrderTiles(batch_tiles, plan);
+  plan.pieces = dealer.Pieces();
 }
 
 }  // namespace
@@ -151,8 +181,9 @@ PrefillMemory MaxPrefillMemory(const PrefillLimits& limits, const PrefillUnpackP
   const int64_t tiles = MaxTiles(limits, policy);
   const auto bytes = [](int64_t count, size_t size) { return count * static_cast<int64_t>(size); };
   return {tiles * limits.kv_heads * TileBytes(limits.head_dim),
+          ProgressBytes(tiles * limits.kv_heads),
           bytes(items, sizeof(AttnPrefillItem)) + bytes(tiles, sizeof(AttnPrefillTile)) +
-              bytes(items * limits.kv_heads + limits.num_sms + 1, sizeof(int32_t))};
+              bytes((items + tiles) * limits.kv_heads + limits.num_sms + 1, sizeof(int32_t))};
 }
 
 AttnPrefillPlan MakeAttnPrefillPlan(std::span<const int32_t> query_len,
@@ -181,7 +212,7 @@ AttnPrefillPlan MakeAttnPrefillPlan(std::span<const int32_t> query_len,
   AddTiles(context_len, group, kv_heads, policy, plan);
   plan.ctas = static_cast<int>(
       std::min<int64_t>(num_sms, static_cast<int64_t>(plan.items.size()) * kv_heads));
-  plan.pieces = DealPieces(plan, context_len, group, kv_heads);
+  DealPieces(context_len, group, kv_heads, plan);
   return plan;
 }
 

@@ -11,7 +11,7 @@ namespace fireq::sm90 {
 
 inline constexpr int kPrefillRows = 192;  // query rows of a CTA: 64 a consumer warpgroup
 
-// When the step's pages are unpacked once, in front of attention, instead of by every CTA that
+// When the step's pages are unpacked once, by CTAs for each other, instead of by every CTA that
 // visits them. It is a matter of time alone.
 struct PrefillUnpackPolicy {
   double min_visits = 10.0;  // of a tile, on average; measured: NOTES.md, "Ready tiles"
@@ -28,9 +28,13 @@ struct AttnPrefillPlan {
   // CTA c's begin at pieces[c] and end where the next's begin, which the first ctas + 1 numbers
   // are.
   std::vector<int32_t> pieces;
-  // What the pass in front of attention unpacks; none: attention does it.
+  // What is unpacked once; none: every CTA unpacks what it visits.
   std::vector<AttnPrefillTile> tiles;
+  // Tile and KV head, tiles' numbers times KV heads plus head, in the order in which they are
+  // unpacked, which is about the order in which they are wanted.
+  std::vector<int32_t> order;
   int64_t workspace_bytes = 0;  // that the tiles of all KV heads take
+  int64_t progress_bytes = 0;   // that what is known of them takes
 
   std::span<const int32_t> PiecesOf(int cta) const {
     const auto begin = static_cast<size_t>(pieces[static_cast<size_t>(cta)]);
@@ -52,7 +56,8 @@ struct PrefillLimits {
 // Bytes of device memory that their plans take, at most.
 struct PrefillMemory {
   int64_t workspace = 0;  // as AttnPrefillPlan::workspace_bytes
-  int64_t lists = 0;      // items, pieces and tiles
+  int64_t progress = 0;   // as AttnPrefillPlan::progress_bytes
+  int64_t lists = 0;      // items, pieces, tiles and their order
 };
 PrefillMemory MaxPrefillMemory(const PrefillLimits& limits, const PrefillUnpackPolicy& policy = {});
 

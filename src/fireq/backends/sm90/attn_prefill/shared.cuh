@@ -28,7 +28,8 @@ struct PrefillPiece {
   int32_t masked_tiles[kPrefillConsumers];  // the last, seen in part by some row
 };
 
-// Where a CTA's tiles come from: unpacked by its producer, or copied from the workspace.
+// Where a CTA's tiles come from: unpacked by its producer, or copied from the workspace, into which
+// all CTAs' producers unpack.
 enum class PrefillSource { kPages, kTiles };
 
 // One piece of work: kPrefillRows rows of a sequence and KV head.
@@ -91,14 +92,20 @@ struct PrefillRing<kDim, PrefillSource::kPages> {
   Mbarrier raw_full[4][kRawPages];
 };
 
-// One warp copies tiles, the others hand pieces on.
+// One warp copies tiles, the others hand pieces on and unpack.
 template <int kDim>
 struct PrefillRing<kDim, PrefillSource::kTiles> {
   static constexpr int kStages = 4;
   static constexpr int kFillers = 1;
   static constexpr int kFirstAnnouncer = 1;
-  static constexpr int kProducerRegisters = 32;
-  static constexpr int kConsumerRegisters = 160;
+  static constexpr int kProducerRegisters = 56;
+  static constexpr int kConsumerRegisters = 152;
+  // K or V of a page on its way to the workspace, and of the scales its factors.
+  struct Half {
+    alignas(128) uint8_t codes[kTokensPerPage * kDim];
+    PrefillScales scales;
+  };
+  Half halves[3];
 };
 
 template <int kDim, PrefillSource kSource>

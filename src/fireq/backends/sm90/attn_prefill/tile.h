@@ -20,6 +20,14 @@ struct PrefillScales {
   float unused[30];  // 128-byte multiples
 };
 
+// Numbers in device memory that say how far the step's tiles are: halves of pages (K or V) that
+// warps have taken to unpack, warps that will do nothing more, and from kPrefillReady on of each
+// tile and KV head its halves that are there.
+inline constexpr int kPrefillTaken = 0;
+inline constexpr int kPrefillDone = 1;
+inline constexpr int kPrefillReady = 32;
+inline constexpr uint32_t kPrefillHalves = 2 * kPrefillPages;  // of a tile
+
 template <int kDim>
 struct alignas(128) PrefillTile {
   // E4M3 [64 tokens][Dh] a page, K-major in the 128-byte (Dh 64: 64-byte) swizzle. Row n is token

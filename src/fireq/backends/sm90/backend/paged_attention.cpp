@@ -52,6 +52,7 @@ int64_t PagedAttention::Reserve(const StepLimits& limits) {
                                                   .num_sms = num_sms_},
                                                  unpack_policy_);
   held += PrefillWorkspace(prefill.workspace).size_bytes();
+  held += PrefillProgress(prefill.progress).size_bytes();
   return held + 2 * prefill.lists;  // of two steps behind each other
 }
 
@@ -59,6 +60,15 @@ const Tensor& PagedAttention::PrefillWorkspace(int64_t bytes) {
   if (!prefill_workspace_.defined() || prefill_workspace_.size_bytes() < bytes)
     prefill_workspace_ = AllocateDevice(stream_, DType::kU8, {bytes});
   return prefill_workspace_;
+}
+
+const Tensor& PagedAttention::PrefillProgress(int64_t bytes) {
+  if (!prefill_progress_.defined() || prefill_progress_.size_bytes() < bytes) {
+    prefill_progress_ = AllocateDevice(stream_, DType::kU8, {bytes});
+    FIREQ_CUDA(
+        cudaMemsetAsync(prefill_progress_.data(), 0, static_cast<size_t>(bytes), stream_->get()));
+  }
+  return prefill_progress_;
 }
 
 const Tensor& PagedAttention::DecodeWorkspace(int64_t bytes) {
@@ -118,6 +128,7 @@ void PagedAttention::Prefill(const AttentionArgs& args, int64_t first_sequence) 
     prefill_items_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.items)));
     prefill_pieces_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.pieces)));
     prefill_tiles_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.tiles)));
+    prefill_order_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.order)));
     planned_ = std::move(shape);
   }
   AttnPrefillArgs launch;
@@ -129,7 +140,9 @@ void PagedAttention::Prefill(const AttentionArgs& args, int64_t first_sequence) 
   tensors.items = static_cast<const AttnPrefillItem*>(prefill_items_.data());
   tensors.pieces = static_cast<const int32_t*>(prefill_pieces_.data());
   tensors.tiles = static_cast<const AttnPrefillTile*>(prefill_tiles_.data());
+  tensors.order = static_cast<const int32_t*>(prefill_order_.data());
   tensors.workspace = PrefillWorkspace(prefill_plan_.workspace_bytes).data();
+  tensors.progress = static_cast<uint32_t*>(PrefillProgress(prefill_plan_.progress_bytes).data());
   tensors.out = args.out.as<bf16_t>();
   tensors.num_heads = static_cast<int32_t>(args.num_heads);
   tensors.kv_heads = args.kv.layout.kv_heads;

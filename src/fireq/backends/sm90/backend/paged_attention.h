@@ -33,6 +33,7 @@ class PagedAttention {
   void Prefill(const AttentionArgs& args, int64_t first_sequence);
   const Tensor& DecodeWorkspace(int64_t bytes);
   const Tensor& PrefillWorkspace(int64_t bytes);  // so large, or larger
+  const Tensor& PrefillProgress(int64_t bytes);   // the same
   Tensor UploadBytes(std::span<const std::byte> bytes);
 
   std::shared_ptr<Stream> stream_;
@@ -52,7 +53,9 @@ class PagedAttention {
   Tensor prefill_items_;
   Tensor prefill_pieces_;
   Tensor prefill_tiles_;
+  Tensor prefill_order_;
   Tensor prefill_workspace_;  // the largest of the plans so far
+  Tensor prefill_progress_;   // the same; zeroed once, as the kernel wants it
 };
 
 }  // namespace fireq::sm90

@@ -186,9 +186,10 @@ __device__ __forceinline__ void StoreMatrix4(uint32_t address, uint4 v) {
 
 // atom.add.acq_rel.gpu: what the thread has written or seen (behind a barrier, its CTA) is visible
 // to whoever adds later, and the other way round. Lighter than __threadfence() on both sides.
-__device__ __forceinline__ int32_t AtomicAddAcqRel(int32_t* global, int32_t x) {
-  int32_t before;
-  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;"
+template <class Number>  // of 32 bits
+__device__ __forceinline__ Number AtomicAddAcqRel(Number* global, Number x) {
+  Number before;
+  asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
                : "=r"(before)
                : "l"(global), "r"(x)
                : "memory");

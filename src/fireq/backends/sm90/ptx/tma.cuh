@@ -25,6 +25,11 @@ __device__ __forceinline__ void BulkLoad(void* shared, const void* global, uint3
       : "memory");
 }
 
+// cp.async.bulk.prefetch.L2: `bytes` of device memory to the L2, which nobody waits for.
+__device__ __forceinline__ void BulkPrefetch(const void* global, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+}
+
 // cp.async.bulk between shared memories: `bytes` of this CTA to the place `to` in CTA `rank` of the
 // cluster, completing on that CTA's `barrier`. The source must stay until the receiver has been
 // told.
@@ -69,6 +74,10 @@ __device__ __forceinline__ void BulkStore(void* global, const void* shared, uint
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
                "r"(SharedAddress(shared)), "r"(bytes)
                : "memory");
+}
+// Until what all groups of this thread have written is there, for this thread.
+__device__ __forceinline__ void BulkGroupsWait() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 // Until all groups of this thread have read their shared memory.
 __device__ __forceinline__ void BulkGroupsWaitRead() {
