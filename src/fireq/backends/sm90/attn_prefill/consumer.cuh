@@ -30,6 +30,7 @@
 #include <cstdint>
 
 #include "fireq/backends/sm90/attn_prefill/fragment.cuh"
+#include "fireq/backends/sm90/attn_prefill/output.cuh"
 #include "fireq/backends/sm90/attn_prefill/shared.cuh"
 #include "fireq/backends/sm90/ptx/cvt.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
@@ -472,50 +473,10 @@ class PrefillConsumer : PrefillFragment {
     return QuadMax(highest) - QuadMin(highest) < kAlike ? kWideMargin : kMargin;
   }
 
-  // Through what was this warp's rows of Q, which all warps have multiplied, so that eight lanes
-  // write 128 bytes of a row: half of the channels at a time.
   __device__ __forceinline__ void Store() {
-    float sum[2] = {Sums().x, Sums().y};
-    float factor[2];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 1);
-      sum[h] += __shfl_xor_sync(0xFFFFFFFFu, sum[h], 2);
-      factor[h] = sum[h] == 0.0f ? 0.0f : __fdividef(512.0f / 256.0f, sum[h]);
-    }
-    constexpr uint32_t kChunks = kDim / 16;  // of 8 channels
-    const uint32_t lane = Thread() % 32;
-    const uint32_t first_row = Thread() / 32 * 16;
-    uint8_t* staged = shared_.q[buffer_][0] + first_row * kDim;
-    const uint32_t to_row = lane % 16;
-    const uint32_t row = lane / kChunks;
-#pragma unroll
-    for (uint32_t part = 0; part < kChannels / (8 * kChunks); ++part) {
-      if (part > 0) __syncwarp();
-#pragma unroll
-      for (uint32_t j = 0; j < kChunks; j += 2) {
-        uint32_t words[4];
-#pragma unroll
-        for (uint32_t i = 0; i < 4; ++i) {
-          const uint32_t at = 4 * (part * kChunks + j + i / 2) + 2 * (i % 2);
-          words[i] = FloatsToBf16x2(out_[at] * factor[i % 2], out_[at + 1] * factor[i % 2]);
-        }
-        const uint32_t chunk = (j + lane / 16) ^ RowSwizzle<kDim>(to_row);
-        StoreMatrix4(SharedAddress(staged + to_row * kDim + 16 * chunk),
-                     make_uint4(words[0], words[1], words[2], words[3]));
-      }
-      __syncwarp();
-#pragma unroll
-      for (uint32_t i = 0; i < 16; i += 32 / kChunks) {
-        const uint32_t chunk = lane % kChunks;
-        const uint4 words =
-            LoadShared128(staged + (row + i) * kDim + 16 * (chunk ^ RowSwizzle<kDim>(row + i)));
-        const int64_t index = shared_.rows[buffer_][first_row + row + i].index;
-        if (index < 0) continue;
-        bf16_t* to = p_.out + index * kDim + (kTerms == 1 ? 0 : p_.first_channel);
-        *reinterpret_cast<uint4*>(to + 8 * (part * kChunks + chunk)) = words;
-      }
-    }
+    const float sum[2] = {Sums().x, Sums().y};
+    StorePrefillRows<kDim>(shared_.rows[buffer_], sum, out_, shared_.q[buffer_][0],
+                           p_.out + (kTerms == 1 ? 0 : p_.first_channel));
   }
 
   const AttnPrefillParams& p_;
