@@ -20,8 +20,11 @@ TEST(AttnPrefillPlan, EveryRowIsInOnePiece) {
   const AttnPrefillPlan plan = MakeAttnPrefillPlan(queries, contexts, 28, 4, 128, 132);
   std::set<std::pair<int, int>> seen;
   for (const AttnPrefillItem& item : plan.items) {
-    EXPECT_TRUE(seen.insert({item.sequence, item.tile}).second);
-    EXPECT_LT(item.tile * kPrefillRows, queries[item.sequence] * 7);
+    EXPECT_TRUE(seen.insert({item.sequence, item.first_row}).second);
+    const int rows = queries[item.sequence] * 7;
+    EXPECT_EQ((rows - item.first_row) % kPrefillRows, 0);  // the last row is an item's last
+    EXPECT_GT(item.first_row, -kPrefillRows);
+    EXPECT_LT(item.first_row, rows);
     EXPECT_EQ(item.query_len, queries[item.sequence]);
     EXPECT_EQ(item.prefix, contexts[item.sequence] - queries[item.sequence]);
     EXPECT_EQ(item.first_token, first_tokens[item.sequence]);
@@ -29,13 +32,25 @@ TEST(AttnPrefillPlan, EveryRowIsInOnePiece) {
   EXPECT_EQ(seen.size(), 0u + 1 + 1 + 1 + 19);  // ceil(7 queries / 192)
 }
 
-TEST(AttnPrefillPlan, TilesEndAtTheLastRowsDiagonal) {
-  EXPECT_EQ(PrefillKeyTiles(0, 4, 1, 1), 1);
-  EXPECT_EQ(PrefillKeyTiles(0, 4, 64, 64), 1);      // rows of queries 0 .. 31
-  EXPECT_EQ(PrefillKeyTiles(0, 4, 900, 900), 1);    // rows of queries 0 .. 47
-  EXPECT_EQ(PrefillKeyTiles(2, 4, 65, 65), 2);      // query 64 sees 65 keys
-  EXPECT_EQ(PrefillKeyTiles(0, 1, 128, 1000), 16);  // a prefix of 872
-  EXPECT_EQ(PrefillKeyTiles(0, 4, 1, 0), 0);
+TEST(AttnPrefillPlan, PagesEndAtTheLastRowsDiagonal) {
+  const auto pages = [](int32_t first_row, int32_t prefix, int64_t group) {
+    return PrefillKeyPages({.first_row = first_row, .prefix = prefix}, group);
+  };
+  EXPECT_EQ(pages(4 - kPrefillRows, 0, 4), 1);   // one query
+  EXPECT_EQ(pages(64 - kPrefillRows, 0, 4), 1);  // queries 0 .. 15
+  EXPECT_EQ(pages(64, 0, 4), 1);                 // queries 16 .. 63
+  EXPECT_EQ(pages(68, 0, 4), 2);                 // query 64 sees 65 keys
+  EXPECT_EQ(pages(-64, 872, 1), 16);             // queries 0 .. 127 behind a prefix
+  EXPECT_EQ(pages(4 - kPrefillRows, -1, 4), 0);  // one query, no context
+}
+
+// A prompt of 1024 tokens with a head a KV head: 64 rows that see 64 keys, then five items.
+TEST(AttnPrefillPlan, TheItemThatIsNotFullSeesTheFewestKeys) {
+  const std::vector<int32_t> lengths = {1024};
+  const AttnPrefillPlan plan = MakeAttnPrefillPlan(lengths, lengths, 8, 8, 128, 132);
+  std::vector<int64_t> pages;
+  for (const AttnPrefillItem& item : plan.items) pages.push_back(PrefillKeyPages(item, 1));
+  EXPECT_EQ(pages, (std::vector<int64_t>{1, 4, 7, 10, 13, 16}));
 }
 
 TEST(AttnPrefillPlan, CtasGetTheSameWork) {
@@ -49,7 +64,7 @@ TEST(AttnPrefillPlan, CtasGetTheSameWork) {
     int64_t sum = 0;
     for (const int32_t piece : plan.PiecesOf(cta)) {
       ++taken[piece];
-      const int64_t pages = PrefillKeyTiles(plan.items[piece / 8].tile, 4, 1024, 1024);
+      const int64_t pages = PrefillKeyPages(plan.items[piece / 8], 4);
       sum += 4 * ((pages + 1) / 2) + 5;
     }
     sums.push_back(sum);

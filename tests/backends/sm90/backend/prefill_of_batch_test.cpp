@@ -38,7 +38,7 @@ TEST(PlanPrefill, ItemsTellTheBatchsNumbers) {
     for (const AttnPrefillItem& item : plan.items) {
       ASSERT_GE(item.sequence, first);
       ASSERT_LT(item.sequence, batch.num_sequences);
-      EXPECT_TRUE(rows.insert({item.sequence, item.tile}).second);
+      EXPECT_TRUE(rows.insert({item.sequence, item.first_row}).second);
       EXPECT_EQ(item.first_token, first_tokens[item.sequence]);
       EXPECT_EQ(item.query_len, batch.query_lens[item.sequence]);
       EXPECT_EQ(item.prefix, batch.context_lens[item.sequence] - item.query_len);

@@ -119,7 +119,7 @@ class PrefillAnnouncer {
   __device__ __forceinline__ PrefillRow Row(const PrefillWork& work, int row) const {
     constexpr float kLog2eOverRoot =
         1.4426950408889634f * (kDim == 128 ? 0.08838834764831845f : 0.125f);
-    if (row >= work.rows) return {1.0f, work.Limit(row, p_.group), -1, 0};
+    if (row < 0) return {1.0f, work.Limit(row, p_.group), -1, 0};
     const int64_t index = work.Index(row, p_.group, p_.num_heads);
     return {p_.scale_q[index] * kLog2eOverRoot, work.Limit(row, p_.group),
             static_cast<int32_t>(index), 0};

@@ -8,10 +8,11 @@
 namespace fireq::sm90 {
 
 // kPrefillRows rows of one sequence: row i is query i / group, head i % group of a KV head's group
-// of H / Hk query heads.
+// of H / Hk query heads. The sequence's last row is an item's last, so its first item's rows may
+// begin below 0, where there are none: that item sees the fewest keys.
 struct AttnPrefillItem {
   int32_t sequence = 0;
-  int32_t tile = 0;         // of kPrefillRows rows
+  int32_t first_row = 0;
   int32_t first_token = 0;  // of the sequence's queries in the step
   int32_t query_len = 0;
   int32_t prefix = 0;      // keys in front of query 0

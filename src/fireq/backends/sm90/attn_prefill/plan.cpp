@@ -12,9 +12,8 @@
 
 namespace fireq::sm90 {
 
-int64_t PrefillKeyTiles(int64_t tile, int64_t group, int64_t query_len, int64_t context_len) {
-  const int64_t last_row = std::min((tile + 1) * kPrefillRows, query_len * group) - 1;
-  const int64_t keys = context_len - query_len + last_row / group + 1;
+int64_t PrefillKeyPages(const AttnPrefillItem& item, int64_t group) {
+  const int64_t keys = item.prefix + (item.first_row + kPrefillRows - 1) / group + 1;
   return std::max<int64_t>(0, CeilDiv<int64_t>(keys, kTokensPerPage));
 }
 
@@ -49,14 +48,13 @@ void AddTiles(std::span<const int32_t> context_len, int64_t group, int64_t kv_he
   int64_t tiles = 0;
   for (AttnPrefillItem& item : plan.items) {
     const int32_t context = context_len[item.sequence];
-    if (item.tile == 0) {
+    if (item.first_row <= 0) {
       item.first_tile = static_cast<int32_t>(tiles);
       tiles += CeilDiv<int64_t>(context, kPrefillKeys);
     } else {
       item.first_tile = (&item - 1)->first_tile;
     }
-    visits +=
-        CeilDiv<int64_t>(PrefillKeyTiles(item.tile, group, item.query_len, context), kPrefillPages);
+    visits += CeilDiv<int64_t>(PrefillKeyPages(item, group), kPrefillPages);
   }
   const int64_t bytes = tiles * kv_heads * TileBytes(plan.head_dim);
   if (bytes > policy.workspace_limit ||
@@ -65,7 +63,7 @@ void AddTiles(std::span<const int32_t> context_len, int64_t group, int64_t kv_he
   // Listed only now: many long contexts of few queries are a hundred thousand, and not wanted.
   for (const AttnPrefillItem& item : plan.items) {
     const int32_t context = context_len[item.sequence];
-    for (int32_t token = 0; item.tile == 0 && token < context; token += kPrefillKeys)
+    for (int32_t token = 0; item.first_row <= 0 && token < context; token += kPrefillKeys)
       plan.tiles.push_back({item.sequence, token, context});
   }
   plan.progress_bytes = ProgressBytes(tiles * kv_heads);
@@ -151,8 +149,7 @@ void DealPieces(std::span<const int32_t> context_len, int64_t group, int64_t kv_
     for (int64_t head = 0; head < kv_heads; ++head) {
       for (size_t i = begin; i < end; ++i) {
         const AttnPrefillItem& item = plan.items[i];
-        const int64_t tiles = CeilDiv<int64_t>(
-            PrefillKeyTiles(item.tile, group, item.query_len, context), kPrefillPages);
+        const int64_t tiles = CeilDiv<int64_t>(PrefillKeyPages(item, group), kPrefillPages);
         batch.push_back({static_cast<int32_t>(static_cast<int64_t>(i) * kv_heads + head),
                          kTileCost * static_cast<int32_t>(tiles) + piece_cost});
       }
@@ -202,9 +199,10 @@ AttnPrefillPlan MakeAttnPrefillPlan(std::span<const int32_t> query_len,
   const int64_t group = num_heads / kv_heads;
   int32_t first_token = 0;
   for (size_t s = 0; s < query_len.size(); ++s) {
-    const int64_t tiles = CeilDiv<int64_t>(query_len[s] * group, kPrefillRows);
-    for (int64_t t = 0; t < tiles; ++t) {
-      plan.items.push_back({static_cast<int32_t>(s), static_cast<int32_t>(t), first_token,
+    const int64_t rows = query_len[s] * group;
+    const int64_t before = CeilDiv<int64_t>(rows, kPrefillRows) * kPrefillRows - rows;
+    for (int64_t row = -before; row < rows; row += kPrefillRows) {
+      plan.items.push_back({static_cast<int32_t>(s), static_cast<int32_t>(row), first_token,
                             query_len[s], context_len[s] - query_len[s]});
     }
     first_token += query_len[s];

@@ -61,8 +61,8 @@ struct PrefillMemory {
 };
 PrefillMemory MaxPrefillMemory(const PrefillLimits& limits, const PrefillUnpackPolicy& policy = {});
 
-// Pages that the rows of a sequence's item `tile` attend to, of `group` heads a KV head.
-int64_t PrefillKeyTiles(int64_t tile, int64_t group, int64_t query_len, int64_t context_len);
+// Pages that an item's rows attend to, of `group` heads a KV head.
+int64_t PrefillKeyPages(const AttnPrefillItem& item, int64_t group);
 
 // Throws kUnsupported (head_dim other than 64 and 128) and kShapeMismatch with the values.
 AttnPrefillPlan MakeAttnPrefillPlan(std::span<const int32_t> query_len,

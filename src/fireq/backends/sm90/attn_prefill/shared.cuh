@@ -36,15 +36,15 @@ enum class PrefillSource { kPages, kTiles };
 struct PrefillWork {
   int32_t sequence;
   int32_t kv_head;
-  int32_t first_row;    // of kPrefillRows, in query-major order over the group's heads
-  int32_t rows;         // of the sequence: query_len * group
+  int32_t first_row;  // of kPrefillRows, in query-major order over the group's heads; below 0: none
+  int32_t rows;       // of the sequence: query_len * group
   int32_t first_token;  // of the sequence's queries in the step
   int32_t prefix;       // keys that query 0 sees besides its own
   int32_t first_tile;   // of the sequence's in the workspace
 
-  // Keys that row `row` sees; rows past the last see what the last does.
+  // Keys that row `row` sees; rows before the first see what that does.
   __device__ __forceinline__ int32_t Limit(int row, int group) const {
-    return prefix + 1 + min(row, rows - 1) / group;
+    return prefix + 1 + max(row, 0) / group;
   }
   // Row of [T, H] for row `row`.
   __device__ __forceinline__ int64_t Index(int row, int group, int num_heads) const {
@@ -52,7 +52,7 @@ struct PrefillWork {
   }
   // Keys that any of the rows first .. first + count - 1 sees; 0 where there are none.
   __device__ __forceinline__ int32_t Keys(int first, int count, int group) const {
-    return first >= rows ? 0 : max(0, Limit(first + count - 1, group));
+    return first + count <= 0 ? 0 : max(0, Limit(first + count - 1, group));
   }
   __device__ __forceinline__ int32_t Tiles(int first, int count, int group) const {
     return (Keys(first, count, group) + kPrefillKeys - 1) / kPrefillKeys;
@@ -165,7 +165,7 @@ __device__ __forceinline__ bool NextPrefillWork(const AttnPrefillParams& p, int3
   const int2 more = __ldg(reinterpret_cast<const int2*>(item + 1));
   work.sequence = head.x;
   work.kv_head = static_cast<int32_t>(number % heads);
-  work.first_row = head.y * kPrefillRows;
+  work.first_row = head.y;
   work.first_token = head.z;
   work.rows = head.w * p.group;
   work.prefix = more.x;
