@@ -123,7 +123,6 @@ void BenchPrefill(const Shape& s, float deviation, const sm90::PrefillUnpackPoli
   const sm90::DeviceBuffer<sm90::AttnPrefillItem> items(plan.items);
   const sm90::DeviceBuffer<int32_t> pieces(plan.pieces);
   const sm90::DeviceBuffer<sm90::AttnPrefillTile> tiles(plan.tiles);
-  const sm90::DeviceBuffer<int32_t> order(plan.order);
   const sm90::DeviceBuffer<uint8_t> workspace(plan.workspace_bytes);
   const sm90::DeviceBuffer<uint32_t> progress(
       std::vector<uint32_t>(static_cast<size_t>(plan.progress_bytes) / sizeof(uint32_t)));
@@ -140,7 +139,6 @@ void BenchPrefill(const Shape& s, float deviation, const sm90::PrefillUnpackPoli
                     .items = items.data(),
                     .pieces = pieces.data(),
                     .tiles = tiles.data(),
-                    .order = order.data(),
                     .workspace = workspace.data(),
                     .progress = progress.data(),
                     .out = step.out.data(),

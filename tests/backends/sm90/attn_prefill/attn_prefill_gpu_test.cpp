@@ -40,7 +40,6 @@ class PlanOnDevice {
         items_(plan_.items),
         pieces_(plan_.pieces),
         tiles_(plan_.tiles),
-        order_(plan_.order),
         workspace_(plan_.workspace_bytes),
         zeros_(static_cast<size_t>(plan_.progress_bytes) / sizeof(uint32_t)),
         progress_(zeros_) {
@@ -58,7 +57,6 @@ class PlanOnDevice {
                     .items = items_.data(),
                     .pieces = pieces_.data(),
                     .tiles = tiles_.data(),
-                    .order = order_.data(),
                     .workspace = workspace_.data(),
                     .progress = progress_.data(),
                     .out = device.out.data(),
@@ -83,7 +81,6 @@ class PlanOnDevice {
   DeviceBuffer<AttnPrefillItem> items_;
   DeviceBuffer<int32_t> pieces_;
   DeviceBuffer<AttnPrefillTile> tiles_;
-  DeviceBuffer<int32_t> order_;
   DeviceBuffer<uint8_t> workspace_;
   std::vector<uint32_t> zeros_;
   DeviceBuffer<uint32_t> progress_;

@@ -88,10 +88,12 @@ TEST(AttnPrefillPlan, PiecesOfASequenceAndHeadAreDoneTogether) {
   }
 }
 
-std::vector<std::pair<int, int>> TilesOf(const AttnPrefillPlan& plan) {
-  std::vector<std::pair<int, int>> tiles;
-  for (const AttnPrefillTile& tile : plan.tiles)
-    tiles.emplace_back(tile.sequence, tile.first_token);
+// By their numbers, each of which is that of one.
+std::vector<AttnPrefillTile> TilesOf(const AttnPrefillPlan& plan) {
+  std::vector<AttnPrefillTile> tiles = plan.tiles;
+  std::sort(tiles.begin(), tiles.end(),
+            [](const AttnPrefillTile& a, const AttnPrefillTile& b) { return a.number < b.number; });
+  for (size_t i = 0; i < tiles.size(); ++i) EXPECT_EQ(tiles[i].number, static_cast<int>(i));
   return tiles;
 }
 
@@ -100,15 +102,19 @@ TEST(AttnPrefillPlan, TilesAreThoseOfSequencesWithQueries) {
   const std::vector<int32_t> contexts = {700, 129, 0, 300};
   const PrefillUnpackPolicy always{.min_visits = 0.0};
   const AttnPrefillPlan plan = MakeAttnPrefillPlan(queries, contexts, 8, 2, 128, 132, always);
-  EXPECT_EQ(TilesOf(plan),
-            (std::vector<std::pair<int, int>>{{1, 0}, {1, 128}, {3, 0}, {3, 128}, {3, 256}}));
+  const std::vector<AttnPrefillTile> tiles = TilesOf(plan);
+  const std::vector<std::pair<int, int>> expected = {{1, 0}, {1, 128}, {3, 0}, {3, 128}, {3, 256}};
+  ASSERT_EQ(tiles.size(), 2 * expected.size());
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    EXPECT_EQ(std::pair(tiles[i].sequence, tiles[i].first_token), expected[i / 2]);
+    EXPECT_EQ(tiles[i].context, contexts[tiles[i].sequence]);
+  }
   EXPECT_EQ(plan.workspace_bytes, 5 * 2 * int64_t{sizeof(PrefillTile<128>)});
   for (const AttnPrefillItem& item : plan.items) {
     if (contexts[item.sequence] == 0) continue;
-    EXPECT_EQ(plan.tiles[item.first_tile].sequence, item.sequence);
-    EXPECT_EQ(plan.tiles[item.first_tile].first_token, 0);
+    EXPECT_EQ(tiles[2 * item.first_tile].sequence, item.sequence);
+    EXPECT_EQ(tiles[2 * item.first_tile].first_token, 0);
   }
-  for (const AttnPrefillTile& tile : plan.tiles) EXPECT_EQ(tile.context, contexts[tile.sequence]);
   EXPECT_EQ(MakeAttnPrefillPlan(queries, contexts, 8, 2, 64, 132, always).workspace_bytes,
             5 * 2 * int64_t{sizeof(PrefillTile<64>)});
 }
@@ -117,18 +123,14 @@ TEST(AttnPrefillPlan, TilesAreThoseOfSequencesWithQueries) {
 TEST(AttnPrefillPlan, TilesAreUnpackedInTheOrderThatPiecesWant) {
   const std::vector<int32_t> lengths(16, 1024);
   const AttnPrefillPlan plan = MakeAttnPrefillPlan(lengths, lengths, 32, 8, 128, 132);
-  ASSERT_EQ(plan.order.size(), 16u * 8 * 8);
+  ASSERT_EQ(TilesOf(plan).size(), 16u * 8 * 8);
   EXPECT_EQ(plan.progress_bytes, (kPrefillReady + 16 * 8 * 8) * 4);
-  std::vector<int> taken(plan.order.size(), 0);
-  for (const int32_t number : plan.order) ++taken[number];
-  EXPECT_EQ(std::count(taken.begin(), taken.end(), 1), std::ssize(plan.order));
   const int batch = 47;  // sequences and heads of 8 tiles: 12 MB
   for (int i = 0; i < 8 * batch; ++i) {
-    const AttnPrefillTile& tile = plan.tiles[plan.order[i] / 8];
+    const AttnPrefillTile& tile = plan.tiles[i];
     EXPECT_EQ(tile.first_token, i / batch * kPrefillKeys);
-    EXPECT_EQ(tile.sequence * 8 + plan.order[i] % 8, i % batch);
+    EXPECT_EQ(tile.sequence * 8 + tile.number % 8, i % batch);
   }
-  EXPECT_TRUE(MakeAttnPrefillPlan(lengths, lengths, 32, 32, 128, 132).order.empty());
 }
 
 TEST(AttnPrefillPlan, UnpacksOnceWhereTilesAreVisitedOften) {
@@ -138,10 +140,11 @@ TEST(AttnPrefillPlan, UnpacksOnceWhereTilesAreVisitedOften) {
                                policy)
         .tiles.size();
   };
-  EXPECT_EQ(tiles(4096, 4096, 8), 32u);
-  EXPECT_EQ(tiles(1024, 1024, 32), 0u);  // four visits a tile
-  EXPECT_EQ(tiles(128, 30000, 8), 0u);   // a chunk behind a long prefix: three
-  EXPECT_EQ(tiles(2048, 30000, 8), 235u);
+  EXPECT_EQ(tiles(4096, 4096, 8), 32u * 8);
+  EXPECT_EQ(tiles(2048, 2048, 32), 16u * 32);  // six visits a tile
+  EXPECT_EQ(tiles(1024, 1024, 32), 0u);        // three
+  EXPECT_EQ(tiles(128, 30000, 8), 0u);         // a chunk behind a long prefix: three
+  EXPECT_EQ(tiles(2048, 30000, 8), 235u * 8);
   EXPECT_EQ(tiles(4096, 4096, 8, {.workspace_limit = 1 << 20}), 0u);
 }
 
@@ -163,7 +166,7 @@ TEST(AttnPrefillPlan, NoPlanTakesMoreMemoryThanIsSaid) {
                                .num_sms = 132};
     const PrefillUnpackPolicy policy{.workspace_limit = int64_t{1} << (20 + below(10))};
     const PrefillMemory memory = MaxPrefillMemory(limits, policy);
-    const int64_t enough = (9 * kPrefillRows + group) / group;
+    const int64_t enough = (4 * kPrefillRows + group) / group;  // for five visits
     std::vector<int32_t> queries, contexts;
     int64_t left = limits.max_tokens;
     while (left > 0 && std::ssize(queries) < limits.max_sequences) {
@@ -178,7 +181,7 @@ TEST(AttnPrefillPlan, NoPlanTakesMoreMemoryThanIsSaid) {
                                                      limits.head_dim, 132, policy);
     const size_t lists = plan.items.size() * sizeof(AttnPrefillItem) +
                          plan.tiles.size() * sizeof(AttnPrefillTile) +
-                         (plan.order.size() + plan.pieces.size()) * sizeof(int32_t);
+                         plan.pieces.size() * sizeof(int32_t);
     ASSERT_LE(plan.workspace_bytes, memory.workspace) << trial;
     ASSERT_LE(plan.progress_bytes, memory.progress) << trial;
     ASSERT_LE(static_cast<int64_t>(lists), memory.lists) << trial;
@@ -198,14 +201,13 @@ TEST(AttnPrefillPlan, MemoryIsBoundByVisitsSequencesOrThePolicy) {
                        .head_dim = 128,
                        .num_sms = 132};
   constexpr int64_t kTile = 8 * sizeof(PrefillTile<128>);  // of all KV heads
-  // Ten visits of each of twelve tiles take 1729 rows of a sequence.
-  EXPECT_EQ(MaxPrefillMemory(limits).workspace, int64_t{12} * 4 * 16896 / 1729 * kTile);
+  // Five visits of each of twelve tiles take 769 rows of a sequence.
+  EXPECT_EQ(MaxPrefillMemory(limits).workspace, int64_t{12} * 4 * 16896 / 769 * kTile);
   limits.max_sequences = 9;
   EXPECT_EQ(MaxPrefillMemory(limits).workspace, 9 * 12 * kTile);
   EXPECT_EQ(MaxPrefillMemory(limits, {.workspace_limit = 100 * kTile - 1}).workspace, 99 * kTile);
   const int64_t items = 16896 * 4 / kPrefillRows + 9, tiles = 9 * 12;
-  EXPECT_EQ(MaxPrefillMemory(limits).lists,
-            items * 32 + tiles * 16 + ((items + tiles) * 8 + 133) * 4);
+  EXPECT_EQ(MaxPrefillMemory(limits).lists, items * 32 + tiles * 8 * 16 + (items * 8 + 133) * 4);
   EXPECT_EQ(MaxPrefillMemory(limits).progress, (kPrefillReady + tiles * 8) * 4);
 }
 

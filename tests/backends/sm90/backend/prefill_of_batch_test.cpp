@@ -59,8 +59,11 @@ TEST(PlanPrefill, TilesTellTheBatchsNumbers) {
     }
     // An item's first tile is its sequence's: tiles themselves are numbered from the part on.
     for (const AttnPrefillItem& item : plan.items) {
-      EXPECT_EQ(plan.tiles[item.first_tile].sequence, item.sequence);
-      EXPECT_EQ(plan.tiles[item.first_tile].first_token, 0);
+      const auto tile =
+          std::ranges::find(plan.tiles, item.first_tile * 8, &AttnPrefillTile::number);
+      ASSERT_NE(tile, plan.tiles.end());
+      EXPECT_EQ(tile->sequence, item.sequence);
+      EXPECT_EQ(tile->first_token, 0);
     }
   }
 }

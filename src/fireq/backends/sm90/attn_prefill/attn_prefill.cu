@@ -54,10 +54,10 @@ void LaunchAttnPrefill(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
   FIREQ_CHECK(pieces < int64_t{1} << 31, kInvalidArgument, "prefill attention: ", pieces,
               " pieces of work");
   if (pieces == 0) return;
-  FIREQ_CHECK(plan.tiles.empty() || (params.tiles != nullptr && params.order != nullptr &&
-                                     params.workspace != nullptr && params.progress != nullptr),
+  FIREQ_CHECK(plan.tiles.empty() || (params.tiles != nullptr && params.workspace != nullptr &&
+                                     params.progress != nullptr),
               kInvalidArgument, "prefill attention: a plan with tiles, and no workspace");
-  params.halves = kPrefillHalves * static_cast<uint32_t>(plan.order.size());
+  params.halves = kPrefillHalves * static_cast<uint32_t>(plan.tiles.size());
   params.group = params.num_heads / params.kv_heads;
   (plan.head_dim == 128 ? LaunchDim<128> : LaunchDim<64>)(plan, args, params, stream);
 }

@@ -27,6 +27,10 @@ __device__ __forceinline__ void InitPrefillShared(Shared& shared) {
     }
     if constexpr (Shared::kTilesFrom == PrefillSource::kPages) {
       for (int i = 0; i < 4 * Shared::kRawPages; ++i) MbarrierInit(&shared.raw_full[0][0] + i, 1);
+    } else {
+      for (auto& half : shared.halves) {
+        for (Mbarrier& full : half.full) MbarrierInit(&full, 1);
+      }
     }
     FenceMbarrierInit();
   }

@@ -9,7 +9,7 @@
 namespace fireq::sm90 {
 
 struct AttnPrefillArgs {
-  AttnPrefillParams tensors;  // items, pieces, tiles, order: the plan's, copied to the device
+  AttnPrefillParams tensors;  // items, pieces, tiles: the plan's, copied to the device
   bool e4m3_probs = true;     // false: P' as the sum of two E4M3 numbers, in two launches
   // Whether the kernel, where the plan has tiles, may start before the one in front of it has
   // ended. It then waits for it by itself.

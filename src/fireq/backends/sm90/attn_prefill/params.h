@@ -16,16 +16,16 @@ struct AttnPrefillItem {
   int32_t first_token = 0;  // of the sequence's queries in the step
   int32_t query_len = 0;
   int32_t prefix = 0;      // keys in front of query 0
-  int32_t first_tile = 0;  // of the sequence's among AttnPrefillPlan::tiles, if there are any
+  int32_t first_tile = 0;  // of the sequence's in the workspace, if there is one
   int32_t unused[2] = {};  // 32 bytes: one piece is two loads
 };
 
-// 128 keys of a sequence, to be unpacked once for all that visit them.
+// 128 keys of a sequence and KV head, to be unpacked once for all that visit them.
 struct AttnPrefillTile {
   int32_t sequence = 0;
   int32_t first_token = 0;  // of the sequence's context
   int32_t context = 0;      // tokens
-  int32_t unused = 0;       // one load
+  int32_t number = 0;  // in the workspace: that of the sequence's tile times KV heads plus head
 };
 
 // Everything on the device.
@@ -37,7 +37,6 @@ struct AttnPrefillParams {
   const AttnPrefillItem* items = nullptr;  // AttnPrefillPlan::items
   const int32_t* pieces = nullptr;         // AttnPrefillPlan::pieces
   const AttnPrefillTile* tiles = nullptr;  // AttnPrefillPlan::tiles
-  const int32_t* order = nullptr;          // AttnPrefillPlan::order
   void* workspace = nullptr;               // AttnPrefillPlan::workspace_bytes, of any content
   uint32_t* progress = nullptr;            // AttnPrefillPlan::progress_bytes, zero before and after
   bf16_t* out = nullptr;                   // bf16 [T, H, Dh]

@@ -1,6 +1,7 @@
 #include "fireq/backends/sm90/attn_prefill/plan.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <queue>
 #include <utility>
@@ -41,9 +42,10 @@ int64_t MaxTiles(const PrefillLimits& limits, const PrefillUnpackPolicy& policy)
                    policy.workspace_limit / (limits.kv_heads * TileBytes(limits.head_dim))});
 }
 
-// Gives the plan tiles where that is worth it: `items` are there, in the order of the sequences.
-void AddTiles(std::span<const int32_t> context_len, int64_t group, int64_t kv_heads,
-              const PrefillUnpackPolicy& policy, AttnPrefillPlan& plan) {
+// Gives the plan a workspace where that is worth it: `items` are there, in the order of the
+// sequences.
+void AddWorkspace(std::span<const int32_t> context_len, int64_t group, int64_t kv_heads,
+                  const PrefillUnpackPolicy& policy, AttnPrefillPlan& plan) {
   int64_t visits = 0;
   int64_t tiles = 0;
   for (AttnPrefillItem& item : plan.items) {
@@ -60,12 +62,6 @@ void AddTiles(std::span<const int32_t> context_len, int64_t group, int64_t kv_he
   if (bytes > policy.workspace_limit ||
       static_cast<double>(visits) < policy.min_visits * static_cast<double>(tiles))
     return;
-  // Listed only now: many long contexts of few queries are a hundred thousand, and not wanted.
-  for (const AttnPrefillItem& item : plan.items) {
-    const int32_t context = context_len[item.sequence];
-    for (int32_t token = 0; item.first_row <= 0 && token < context; token += kPrefillKeys)
-      plan.tiles.push_back({item.sequence, token, context});
-  }
   plan.progress_bytes = ProgressBytes(tiles * kv_heads);
   plan.workspace_bytes = bytes;
 }
@@ -114,19 +110,13 @@ class Dealer {
   std::priority_queue<Load, std::vector<Load>, std::greater<>> free_;
 };
 
-// A tile and KV head: number as in AttnPrefillPlan::order, and which of its sequence's it is.
-struct OrderedTile {
-  int32_t number;
-  int32_t at;
-};
-
-// Appends a batch's tiles to the plan's order: the first of all sequences and heads before the
-// second of any, since that is how pieces begin.
-void OrderTiles(std::vector<OrderedTile>& tiles, AttnPrefillPlan& plan) {
-  std::stable_sort(tiles.begin(), tiles.end(),
-                   [](const OrderedTile& a, const OrderedTile& b) { return a.at < b.at; });
-  for (const OrderedTile& tile : tiles) plan.order.push_back(tile.number);
-  tiles.clear();
+// Puts the tiles of a batch, from number `first` of the plan's on, in the order in which pieces
+// want them: the first of all sequences and heads before the second of any.
+void OrderTiles(size_t first, AttnPrefillPlan& plan) {
+  std::stable_sort(plan.tiles.begin() + static_cast<std::ptrdiff_t>(first), plan.tiles.end(),
+                   [](const AttnPrefillTile& a, const AttnPrefillTile& b) {
+                     return a.first_token < b.first_token;
+                   });
 }
 
 // Sequences and heads in batches whose keys the L2 holds: the CTAs of a moment then read the same
@@ -136,10 +126,11 @@ void DealPieces(std::span<const int32_t> context_len, int64_t group, int64_t kv_
   constexpr int64_t kBatchBytes = int64_t{12} << 20;
   constexpr int32_t kTileCost = 4;
   // Besides its tiles; measured: NOTES.md, "Ready tiles".
-  const int32_t piece_cost = plan.tiles.empty() ? 8 : 5;
+  const bool unpacked_once = plan.workspace_bytes > 0;
+  const int32_t piece_cost = unpacked_once ? 5 : 8;
   Dealer dealer(plan.ctas);
   std::vector<Piece> batch;
-  std::vector<OrderedTile> batch_tiles;
+  size_t batch_tiles = 0;  // the number of its first
   int64_t bytes = 0;
   for (size_t begin = 0, end = 0; begin < plan.items.size(); begin = end) {
     const int32_t sequence = plan.items[begin].sequence;
@@ -153,14 +144,16 @@ void DealPieces(std::span<const int32_t> context_len, int64_t group, int64_t kv_
         batch.push_back({static_cast<int32_t>(static_cast<int64_t>(i) * kv_heads + head),
                          kTileCost * static_cast<int32_t>(tiles) + piece_cost});
       }
-      for (int64_t tile = 0; tile < context_tiles && !plan.tiles.empty(); ++tile) {
+      for (int64_t tile = 0; tile < context_tiles && unpacked_once; ++tile) {
         const int64_t number = (plan.items[begin].first_tile + tile) * kv_heads + head;
-        batch_tiles.push_back({static_cast<int32_t>(number), static_cast<int32_t>(tile)});
+        plan.tiles.push_back({sequence, static_cast<int32_t>(tile) * kPrefillKeys,
+                              static_cast<int32_t>(context), static_cast<int32_t>(number)});
       }
       bytes += context_tiles * TileBytes(plan.head_dim);
       if (bytes < kBatchBytes) continue;
       dealer.Deal(batch);
       OrderTiles(batch_tiles, plan);
+      batch_tiles = plan.tiles.size();
       bytes = 0;
     }
   }
@@ -179,8 +172,9 @@ PrefillMemory MaxPrefillMemory(const PrefillLimits& limits, const PrefillUnpackP
   const auto bytes = [](int64_t count, size_t size) { return count * static_cast<int64_t>(size); };
   return {tiles * limits.kv_heads * TileBytes(limits.head_dim),
           ProgressBytes(tiles * limits.kv_heads),
-          bytes(items, sizeof(AttnPrefillItem)) + bytes(tiles, sizeof(AttnPrefillTile)) +
-              bytes((items + tiles) * limits.kv_heads + limits.num_sms + 1, sizeof(int32_t))};
+          bytes(items, sizeof(AttnPrefillItem)) +
+              bytes(tiles * limits.kv_heads, sizeof(AttnPrefillTile)) +
+              bytes(items * limits.kv_heads + limits.num_sms + 1, sizeof(int32_t))};
 }
 
 AttnPrefillPlan MakeAttnPrefillPlan(std::span<const int32_t> query_len,
@@ -207,7 +201,7 @@ AttnPrefillPlan MakeAttnPrefillPlan(std::span<const int32_t> query_len,
     }
     first_token += query_len[s];
   }
-  AddTiles(context_len, group, kv_heads, policy, plan);
+  AddWorkspace(context_len, group, kv_heads, policy, plan);
   plan.ctas = static_cast<int>(
       std::min<int64_t>(num_sms, static_cast<int64_t>(plan.items.size()) * kv_heads));
   DealPieces(context_len, group, kv_heads, plan);

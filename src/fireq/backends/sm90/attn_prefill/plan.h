@@ -14,7 +14,7 @@ inline constexpr int kPrefillRows = 192;  // query rows of a CTA: 64 a consumer 
 // When the step's pages are unpacked once, by CTAs for each other, instead of by every CTA that
 // visits them. It is a matter of time alone.
 struct PrefillUnpackPolicy {
-  double min_visits = 10.0;  // of a tile, on average; measured: NOTES.md, "Ready tiles"
+  double min_visits = 5.0;  // of a tile, on average; measured: NOTES.md, "Ready tiles"
   // Bytes of device memory. The largest that pays is 16 prompts of 4096 tokens with 32 KV heads;
   // a step of 16,896 tokens with 8 takes 37 MB.
   int64_t workspace_limit = int64_t{544} << 20;
@@ -28,11 +28,9 @@ struct AttnPrefillPlan {
   // CTA c's begin at pieces[c] and end where the next's begin, which the first ctas + 1 numbers
   // are.
   std::vector<int32_t> pieces;
-  // What is unpacked once; none: every CTA unpacks what it visits.
+  // What is unpacked once, in about the order in which it is wanted; none: every CTA unpacks what
+  // it visits.
   std::vector<AttnPrefillTile> tiles;
-  // Tile and KV head, tiles' numbers times KV heads plus head, in the order in which they are
-  // unpacked, which is about the order in which they are wanted.
-  std::vector<int32_t> order;
   int64_t workspace_bytes = 0;  // that the tiles of all KV heads take
   int64_t progress_bytes = 0;   // that what is known of them takes
 
@@ -57,7 +55,7 @@ struct PrefillLimits {
 struct PrefillMemory {
   int64_t workspace = 0;  // as AttnPrefillPlan::workspace_bytes
   int64_t progress = 0;   // as AttnPrefillPlan::progress_bytes
-  int64_t lists = 0;      // items, pieces, tiles and their order
+  int64_t lists = 0;      // items, pieces and tiles
 };
 PrefillMemory MaxPrefillMemory(const PrefillLimits& limits, const PrefillUnpackPolicy& policy = {});
 

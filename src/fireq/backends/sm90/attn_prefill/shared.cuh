@@ -90,22 +90,34 @@ struct PrefillRing<kDim, PrefillSource::kPages> {
   static constexpr int kRawBytes = kRawScales + 6 * kTokensPerPage;
   alignas(128) uint8_t raw[4][kRawPages][kRawBytes];
   Mbarrier raw_full[4][kRawPages];
+  struct Halves {};
 };
 
 // One warp copies tiles, the others hand pieces on and unpack.
 template <int kDim>
 struct PrefillRing<kDim, PrefillSource::kTiles> {
-  static constexpr int kStages = 4;
+  static constexpr int kStages = 3;
   static constexpr int kFillers = 1;
   static constexpr int kFirstAnnouncer = 1;
   static constexpr int kProducerRegisters = 56;
   static constexpr int kConsumerRegisters = 152;
-  // K or V of a page on its way to the workspace, and of the scales its factors.
+  static constexpr int kPackedHalves = 2;  // on their way, a warp
+  // K or V of a page as the page has it, with the scales and zero points of both.
+  struct PackedHalf {
+    alignas(128) uint8_t codes[kTokensPerPage * kDim / 2];
+    uint8_t scales[6 * kTokensPerPage];
+  };
+  // A warp's: K or V of a page on its way to the workspace, of the scales its factors, and the
+  // next.
   struct Half {
     alignas(128) uint8_t codes[kTokensPerPage * kDim];
     PrefillScales scales;
+    PackedHalf packed[kPackedHalves];
+    uint32_t taken[kPackedHalves];        // their numbers, four a tile of AttnPrefillPlan::tiles
+    AttnPrefillTile tile[kPackedHalves];  // of which they are
+    Mbarrier full[kPackedHalves];
   };
-  Half halves[3];
+  using Halves = Half[3];
 };
 
 template <int kDim, PrefillSource kSource>
@@ -136,6 +148,7 @@ struct PrefillShared : PrefillRing<kDim, kSource> {
   Mbarrier piece_full[2];
   Mbarrier queries_full[2];
   Mbarrier piece_empty[2];
+  typename Ring::Halves halves;  // of pages, that the producer unpacks for all
 };
 
 // A position in a ring of kCount barriers.

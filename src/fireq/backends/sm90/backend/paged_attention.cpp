@@ -128,7 +128,6 @@ void PagedAttention::Prefill(const AttentionArgs& args, int64_t first_sequence) 
     prefill_items_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.items)));
     prefill_pieces_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.pieces)));
     prefill_tiles_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.tiles)));
-    prefill_order_ = UploadBytes(std::as_bytes(std::span(prefill_plan_.order)));
     planned_ = std::move(shape);
   }
   AttnPrefillArgs launch;
@@ -140,7 +139,6 @@ void PagedAttention::Prefill(const AttentionArgs& args, int64_t first_sequence) 
   tensors.items = static_cast<const AttnPrefillItem*>(prefill_items_.data());
   tensors.pieces = static_cast<const int32_t*>(prefill_pieces_.data());
   tensors.tiles = static_cast<const AttnPrefillTile*>(prefill_tiles_.data());
-  tensors.order = static_cast<const int32_t*>(prefill_order_.data());
   tensors.workspace = PrefillWorkspace(prefill_plan_.workspace_bytes).data();
   tensors.progress = static_cast<uint32_t*>(PrefillProgress(prefill_plan_.progress_bytes).data());
   tensors.out = args.out.as<bf16_t>();

@@ -53,7 +53,6 @@ class PagedAttention {
   Tensor prefill_items_;
   Tensor prefill_pieces_;
   Tensor prefill_tiles_;
-  Tensor prefill_order_;
   Tensor prefill_workspace_;  // the largest of the plans so far
   Tensor prefill_progress_;   // the same; zeroed once, as the kernel wants it
 };
