@@ -410,6 +410,26 @@ TEST(Validate, Sample) {
                ErrorCode::kInvalidArgument, "history[0] = -1 is not in [0, 5)"}});
 }
 
+// Where a backend's own logits are F16, these and F32 fit; elsewhere F32 alone.
+TEST(Validate, LogitsOfABackendsOwnType) {
+  constexpr int64_t kParams = sizeof(SampleRowParams);
+  for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const SampleArgs args{.logits = Of(type, {2, 5}),
+                          .params = Of(DType::kU8, {2, kParams}),
+                          .out = Of(DType::kI32, {2, kSampleHead})};
+    if (type == DType::kF32) {
+      EXPECT_NO_THROW(Validate(args));
+    } else {
+      EXPECT_THROW(Validate(args), Error);
+    }
+    if (type == DType::kBF16) {
+      EXPECT_THROW(Validate(args, DType::kF16), Error);
+    } else {
+      EXPECT_NO_THROW(Validate(args, DType::kF16));
+    }
+  }
+}
+
 TEST(Validate, RandomLinearSpec) {
   const auto valid = [] { return RandomLinearSpec{.part_rows = {6, 6}, .k = 200}; };
   ExpectRefusals<RandomLinearSpec>(

@@ -74,7 +74,7 @@ Runner::Runner(Backend& backend, const Model& model, const RunnerOptions& option
       context_(MakeRunnerContext(backend, model, options_)),
       buffers_(context_, options_.max_tokens),
       max_decode_(std::min(RoundNumber(options_.max_sequences), options_.max_tokens)),
-      logits_(context_, model.weights, max_decode_),
+      logits_(context_, model.weights, max_decode_, backend.LogitType(*model.weights.lm_head)),
       sampled_(backend.Allocate(context_.border(), {options_.max_sequences, model.config.hidden})),
       chosen_(backend.Allocate(DType::kI32, {options_.max_sequences})),
       arrays_(backend, options_.max_tokens, max_decode_, MaxPageWidth(options_)),

@@ -75,7 +75,7 @@ void ProfiledBackend::Quantize(const QuantizeArgs& args) {
   Time(StrCat("quantize ", args.x.dim(1)), OpClass::kOther, [&] { inner_.Quantize(args); });
 }
 void ProfiledBackend::Linear(const LinearArgs& args) {
-  const bool lm_head = args.y.dtype() == DType::kF32;  // logits alone are
+  const bool lm_head = args.y.dtype() != DType::kBF16;  // logits alone are not
   Time(StrCat(lm_head ? "lm_head " : "linear ", args.w->n(), " x ", args.w->k()),
        lm_head ? OpClass::kLmHead : OpClass::kLinear, [&] { inner_.Linear(args); });
 }

@@ -51,6 +51,9 @@ class ProfiledBackend final : public Backend {
   std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) override {
     return inner_.Prepare(std::move(spec));
   }
+  DType LogitType(const PreparedLinear& lm_head) const override {
+    return inner_.LogitType(lm_head);
+  }
   std::unique_ptr<TimePoint> Mark() override { return inner_.Mark(); }
   bool RunsAhead() const override { return inner_.RunsAhead(); }
   bool GainsByRecording() const override { return inner_.GainsByRecording(); }

@@ -233,8 +233,8 @@ void BlockForward::Trace(std::string_view name, const ActTensor& tensor) const {
 }
 
 LogitBuffers::LogitBuffers(const ForwardContext& context, const ModelWeights& weights,
-                           int64_t max_rows)
-    : logits(context.backend->Allocate(DType::kF32, {max_rows, context.config->vocab_size})) {
+                           int64_t max_rows, DType type)
+    : logits(context.backend->Allocate(type, {max_rows, context.config->vocab_size})) {
   Backend& backend = *context.backend;
   const int64_t hidden = context.config->hidden;
   if (weights.lm_head->quantized() && context.arithmetic.activations == Activations::kE4M3) {

@@ -134,16 +134,17 @@ Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
 
 // What the end of a forward writes, for up to `max_rows` rows.
 struct LogitBuffers {
-  LogitBuffers(const ForwardContext& context, const ModelWeights& weights, int64_t max_rows);
+  LogitBuffers(const ForwardContext& context, const ModelWeights& weights, int64_t max_rows,
+               DType type = DType::kF32);
   int64_t size_bytes() const;
   ActTensor normed;  // border or, for an INT4 lm_head, E4M3 [R, D]
-  Tensor logits;     // F32 [R, V]
+  Tensor logits;     // `type` [R, V]
 };
 
-// Final norm and lm_head of `hidden` [R, D]: logits F32 [R, V] in `buffers`.
+// Final norm and lm_head of `hidden` [R, D]: logits [R, V] in `buffers`.
 Tensor ForwardLogits(const ForwardContext& context, const LogitBuffers& buffers,
                      const ModelWeights& weights, const Tensor& hidden);
-// The same in memory of their own.
+// The same in memory of their own, F32.
 Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,
                      const Tensor& hidden);
 

@@ -107,7 +107,7 @@ struct LinearArgs {
   Products products = Products::kServed;
   Reduction reduction = Reduction::kFastest;
   Tensor residual;  // border [T, N] for kResidual
-  Tensor y;         // border [T, N] (kSiluMul: [T, N/2]); F32 [T, V] for logits
+  Tensor y;  // border [T, N] (kSiluMul: [T, N/2]); logits [T, V]: F32, or Backend::LogitType()
 };
 
 // How large the steps of a model become, at most.
@@ -202,7 +202,7 @@ inline constexpr int64_t kSampleHead = 2;  // id (-1: every logit is NaN), its l
 // One token a row, as Sampler::Choose has it; a device's sums may part from it where a draw falls
 // within rounding of the border of two tokens.
 struct SampleArgs {
-  Tensor logits;             // F32 [R, V]
+  Tensor logits;             // F32 or Backend::LogitType() [R, V]
   Tensor params;             // U8 [R, sizeof(SampleRowParams)]
   Tensor history;            // I32 [*] ids in [0, V); undefined if no row has any
   int64_t max_logprobs = 0;  // no row asks for more

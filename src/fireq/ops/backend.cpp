@@ -55,6 +55,8 @@ int64_t Backend::FreeBytes() {
 
 int64_t Backend::Reserve(const StepLimits&) { return 0; }
 
+DType Backend::LogitType(const PreparedLinear&) const { return DType::kF32; }
+
 std::unique_ptr<Arrival> Backend::StartDownload(const Tensor& tensor) {
   return std::make_unique<Arrived>(Download(tensor));
 }

@@ -60,6 +60,9 @@ class Backend {
   virtual std::shared_ptr<const PreparedLinear> PrepareRandom(const RandomLinearSpec& spec);
   virtual Tensor RandomBf16(Shape shape, float spread, uint64_t seed);
 
+  // Of logits that only Sample reads: what `lm_head` makes without a conversion, F32 or F16.
+  virtual DType LogitType(const PreparedLinear& lm_head) const;
+
   // Now. Inside Record: when each run gets there. This one is the host's clock.
   virtual std::unique_ptr<TimePoint> Mark();
 

@@ -172,7 +172,7 @@ void Validate(const QuantizeArgs& args) {
   CheckActivations("quantize", "out", args.out, args.x.dim(0), args.x.dim(1));
 }
 
-void Validate(const LinearArgs& args) {
+void Validate(const LinearArgs& args, DType logits) {
   FIREQ_CHECK(args.w != nullptr, kInvalidArgument, "linear: weights are missing");
   FIREQ_CHECK(args.x.values.defined() && args.x.values.rank() == 2, kShapeMismatch,
               "linear: x is missing or not a matrix");
@@ -186,7 +186,11 @@ void Validate(const LinearArgs& args) {
   FIREQ_CHECK(!silu || args.w->n() % 2 == 0, kShapeMismatch, "linear: gate|up of ", args.w->n(),
               " rows");
   const Shape shape = {t, silu ? args.w->n() / 2 : args.w->n()};
-  CheckBorder("linear", "y", args.y, shape);
+  if (args.y.defined() && args.y.dtype() == logits && args.epilogue == Epilogue::kNone) {
+    CheckTensor("linear", "y", args.y, logits, shape);
+  } else {
+    CheckBorder("linear", "y", args.y, shape);
+  }
   if (args.epilogue == Epilogue::kResidual) {
     CheckTensor("linear", "residual", args.residual, args.y.dtype(), shape);
   }
@@ -224,9 +228,10 @@ void Validate(const AttentionArgs& args) {
   CheckBorder(kOp, "out", args.out, {t, args.num_heads * dim});
 }
 
-void Validate(const SampleArgs& args) {
+void Validate(const SampleArgs& args, DType logits) {
   constexpr const char* kOp = "sample";
-  CheckTensor(kOp, "logits", args.logits, DType::kF32, {-1, -1});
+  const bool own = args.logits.defined() && args.logits.dtype() == logits;
+  CheckTensor(kOp, "logits", args.logits, own ? logits : DType::kF32, {-1, -1});
   const int64_t rows = args.logits.dim(0);
   CheckTensor(kOp, "params", args.params, DType::kU8,
               {rows, static_cast<int64_t>(sizeof(SampleRowParams))});

@@ -14,10 +14,11 @@ void Validate(const LinearSpec& spec);
 void Validate(const EmbedArgs& args);
 void Validate(const RmsNormArgs& args);
 void Validate(const QuantizeArgs& args);
-void Validate(const LinearArgs& args);
+// Logits are F32, or `logits` where a backend's own are (Backend::LogitType).
+void Validate(const LinearArgs& args, DType logits = DType::kF32);
 void Validate(const RopeKvWriteArgs& args);
 void Validate(const AttentionArgs& args);
-void Validate(const SampleArgs& args);
+void Validate(const SampleArgs& args, DType logits = DType::kF32);
 void Validate(const RandomLinearSpec& spec);
 void ValidateCopy(const Tensor& from, const Tensor& to);
 void ValidateGatherRows(const Tensor& x, const Tensor& rows, const Tensor& out);

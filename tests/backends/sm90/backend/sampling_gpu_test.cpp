@@ -7,6 +7,7 @@
 #include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/backends/sm90/backend/sm90_backend.h"
 #include "fireq/engine/token_sampler.h"
+#include "fireq/formats/f16.h"
 #include "tests/backends/sm90/needs_hopper.h"
 
 namespace fireq {
@@ -62,6 +63,46 @@ TEST_F(DeviceSampling, GreedyAndItsLogprobsAreTheHosts) {
       for (size_t i = 0; i < pair.cpu[r].top.size(); ++i) {
         EXPECT_EQ(pair.cpu[r].top[i].id, pair.gpu[r].top[i].id);
         EXPECT_NEAR(pair.cpu[r].top[i].logprob, pair.gpu[r].top[i].logprob, 1e-5);
+      }
+    }
+  }
+}
+
+// The same choices, logprobs and draws as of their values in FP32, bit for bit.
+TEST_F(DeviceSampling, HalfLogitsAreTheirValues) {
+  for (const int64_t vocab : {1, 61, 1004, 49152, 128256}) {
+    for (const int64_t count : {3, 40, 140}) {  // clusters, and a CTA a row
+      const Tensor wide = Tensor::Empty(DType::kF32, {count, vocab});
+      const Tensor halves = Tensor::Empty(DType::kF16, {count, vocab});
+      for (int64_t i = 0; i < wide.num_elements(); ++i) {
+        constexpr uint16_t kNan = 0x7E00, kEighth = 0x3000, kSix = 0x4600;
+        const auto bits = static_cast<uint16_t>(kEighth + rng_() % (kSix - kEighth));
+        const auto signed_bits = static_cast<uint16_t>(bits | rng_() % 2 << 15);
+        halves.as<uint16_t>()[i] = i % 977 == 5 ? kNan : signed_bits;
+        wide.as<float>()[i] = F16ToFloat(halves.as<uint16_t>()[i]);
+      }
+      std::vector<SamplingParams> params(static_cast<size_t>(count));
+      std::vector<SampleRow> rows;
+      for (size_t r = 0; r < params.size(); ++r) {
+        if (r % 3 > 0) params[r].temperature = 0.5f + 0.01f * static_cast<float>(r);
+        if (r % 3 == 2) params[r].top_k = 40;
+        params[r].num_logprobs = static_cast<int>(r % 3);
+        params[r].seed = rng_();
+        rows.push_back({&params[r], {}, 0});
+      }
+      const auto choose = [&](const Tensor& logits) {
+        return BackendTokenSampler(*gpu_).Start(gpu_->Upload(logits), rows, {})->Wait();
+      };
+      const std::vector<TokenChoice> expected = choose(wide), got = choose(halves);
+      for (size_t r = 0; r < rows.size(); ++r) {
+        EXPECT_EQ(got[r].id, expected[r].id) << "row " << r << " of " << vocab;
+        if (got[r].id < 0) continue;
+        EXPECT_EQ(got[r].logprob, expected[r].logprob);
+        ASSERT_EQ(got[r].top.size(), expected[r].top.size());
+        for (size_t i = 0; i < got[r].top.size(); ++i) {
+          EXPECT_EQ(got[r].top[i].id, expected[r].top[i].id);
+          EXPECT_EQ(got[r].top[i].logprob, expected[r].top[i].logprob);
+        }
       }
     }
   }

@@ -153,6 +153,10 @@ class Sm90Backend final : public Backend, public StreamOwner {
     return out;
   }
 
+  // The GEMM has no FP32 output: FP16 is three bits finer than BF16.
+  DType LogitType(const PreparedLinear& lm_head) const override {
+    return lm_head.quantized() ? DType::kF16 : DType::kF32;
+  }
   std::unique_ptr<TimePoint> Mark() override {
     MakeCodes();
     return std::make_unique<DeviceTimePoint>(*stream_);
@@ -207,12 +211,9 @@ class Sm90Backend final : public Backend, public StreamOwner {
 
 int64_t Sm90Backend::Reserve(const StepLimits& limits) {
   int64_t held = 0;
-  const int64_t n = limits.lm_head->n();
-  if (limits.lm_head->quantized()) {
-    held += HalfLogits(limits.max_logit_rows * n).size_bytes();
-  } else if (limits.reduction == Reduction::kBatchInvariant) {
-    held += bf16_gemm_.ReserveBlocks(n, limits.lm_head->k());
-  }
+  const PreparedLinear& lm_head = *limits.lm_head;
+  if (!lm_head.quantized() && limits.reduction == Reduction::kBatchInvariant)
+    held += bf16_gemm_.ReserveBlocks(lm_head.n(), lm_head.k());
   return held + attention_.Reserve(limits);
 }
 
@@ -276,7 +277,7 @@ void Sm90Backend::Quantize(const QuantizeArgs& args) {
 }
 
 void Sm90Backend::Linear(const LinearArgs& args) {
-  Validate(args);
+  Validate(args, DType::kF16);
   MakeSum();
   const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
   if (!w.quantized()) {
@@ -296,11 +297,12 @@ void Sm90Backend::Linear(const LinearArgs& args) {
   const int64_t tokens = args.x.values.dim(0);
   if (tokens == 0) return;
   if (args.y.dtype() == DType::kF32) return LogitsOfInt4(args, w);
+  if (args.y.dtype() == LogitType(w)) return RunGemm(args, w, OutType::kF16, args.y.data());
   CheckBorder(args.y, "the output of a linear");
   RunGemm(args, w, OutType::kBf16, args.y.data());
 }
 
-// The GEMM has no FP32 output: logits go through FP16, three bits finer than BF16.
+// For who reads logits.
 void Sm90Backend::LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w) {
   FIREQ_CHECK(args.epilogue == Epilogue::kNone, kUnsupported,
               "FP32 results of an INT4 linear with an epilogue");
@@ -396,10 +398,11 @@ void Sm90Backend::Attention(const AttentionArgs& args) {
 }
 
 void Sm90Backend::Sample(const SampleArgs& args) {
-  Validate(args);
+  Validate(args, DType::kF16);
   MakeCodes();
   SampleLogitsParams launch;
-  launch.logits = args.logits.as<float>();
+  launch.logits = args.logits.data();
+  launch.half_logits = args.logits.dtype() == DType::kF16;
   launch.rows = static_cast<const SampleRowParams*>(args.params.data());
   launch.history = args.history.defined() ? args.history.as<int32_t>() : nullptr;
   launch.out = args.out.as<int32_t>();

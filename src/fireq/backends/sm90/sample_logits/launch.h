@@ -11,7 +11,8 @@ namespace fireq::sm90 {
 
 // Device memory, 16-byte aligned; shapes as in SampleArgs (ops/args.h).
 struct SampleLogitsParams {
-  const float* logits = nullptr;          // [R, V]
+  const void* logits = nullptr;  // FP32 or FP16 [R, V]
+  bool half_logits = false;
   const SampleRowParams* rows = nullptr;  // [R]
   const int32_t* history = nullptr;       // may be null if no row has one
   int32_t* out = nullptr;                 // [R, kSampleHead + 2 max_logprobs]

@@ -8,6 +8,8 @@
 // depend on the order of the additions.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include <cmath>
 #include <cstdint>
 
@@ -49,6 +51,19 @@ __device__ __forceinline__ uint32_t LogitKey(float logit) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// The i-th four logits of 16 bytes.
+__device__ __forceinline__ float4 FourLogits(const float*, const uint4& read, int /*i*/) {
+  return {__uint_as_float(read.x), __uint_as_float(read.y), __uint_as_float(read.z),
+          __uint_as_float(read.w)};
+}
+__device__ __forceinline__ float4 FourLogits(const __half*, const uint4& read, int i) {
+  const uint32_t words[2] = {i == 0 ? read.x : read.z, i == 0 ? read.y : read.w};
+  const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&words[0]));
+  const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&words[1]));
+  return {low.x, low.y, high.x, high.y};
+}
+
+template <class RowLogit>
 class RowSampler {
  public:
   // `seen` is a bit an id, in shared memory.
@@ -58,7 +73,7 @@ class RowSampler {
         seen_(seen),
         index_(blockIdx.x / ClusterSize()),
         row_(p.rows[index_]),
-        logits_(p.logits + int64_t{index_} * p.vocab) {}
+        logits_(static_cast<const RowLogit*>(p.logits) + int64_t{index_} * p.vocab) {}
 
   __device__ void Run() {
     ClusterArriveRelaxed();  // the first CTA's memory is there before another writes to it
@@ -78,6 +93,8 @@ class RowSampler {
   }
 
  private:
+  static constexpr int kPerRead = sizeof(uint4) / sizeof(RowLogit);
+
   __device__ void MarkSeen() {
     for (int i = threadIdx.x; i < (p_.vocab + 31) / 32; i += kSampleThreads) seen_[i] = 0;
     __syncthreads();  // cleared before it is marked
@@ -97,7 +114,7 @@ class RowSampler {
   }
   template <bool kPenalised>
   __device__ __forceinline__ float Logit(int32_t id) const {
-    return Adjust<kPenalised>(logits_[id], id);
+    return Adjust<kPenalised>(static_cast<float>(logits_[id]), id);
   }
 
   // visit(logit, id) by some thread for every id.
@@ -119,29 +136,33 @@ class RowSampler {
                                               int parts = 1) const {
     const int begin = part * kSampleThreads + static_cast<int>(threadIdx.x);
     const int step = parts * kSampleThreads;
-    if (p_.vocab % 4 != 0) {
+    if (p_.vocab % kPerRead != 0) {
       for (int i = begin; i < p_.vocab; i += step) visit(Logit<kPenalised>(i), i);
       return;
     }
     // Loads first: what a multiprocessor has in flight decides how fast it reads.
     constexpr int kLoads = 8;
-    const int fours = p_.vocab / 4;
-    for (int base = begin; base < fours; base += kLoads * step) {
-      float4 four[kLoads];
+    const int reads = p_.vocab / kPerRead;
+    for (int base = begin; base < reads; base += kLoads * step) {
+      uint4 read[kLoads];
 #pragma unroll
       for (int l = 0; l < kLoads; ++l) {
         const int at = base + l * step;
-        if (at < fours) four[l] = __ldg(reinterpret_cast<const float4*>(logits_) + at);
+        if (at < reads) read[l] = __ldg(reinterpret_cast<const uint4*>(logits_) + at);
       }
 #pragma unroll
       for (int l = 0; l < kLoads; ++l) {
         const int at = base + l * step;
-        if (at >= fours) break;
-        visit_four(make_float4(Adjust<kPenalised>(four[l].x, 4 * at),
-                               Adjust<kPenalised>(four[l].y, 4 * at + 1),
-                               Adjust<kPenalised>(four[l].z, 4 * at + 2),
-                               Adjust<kPenalised>(four[l].w, 4 * at + 3)),
-                   4 * at);
+        if (at >= reads) break;
+#pragma unroll
+        for (int i = 0; i < kPerRead / 4; ++i) {
+          const int32_t id = kPerRead * at + 4 * i;
+          const float4 four = FourLogits(logits_, read[l], i);
+          visit_four(
+              make_float4(Adjust<kPenalised>(four.x, id), Adjust<kPenalised>(four.y, id + 1),
+                          Adjust<kPenalised>(four.z, id + 2), Adjust<kPenalised>(four.w, id + 3)),
+              id);
+        }
       }
     }
   }
@@ -423,14 +444,14 @@ class RowSampler {
   // Of the model's own softmax, without penalty and temperature.
   __device__ void WriteLogprobs(int32_t id, int32_t* out) {
     uint64_t rank = Largest<false>(~uint64_t{0});
-    const float top = logits_[IdOf(rank)];
+    const float top = static_cast<float>(logits_[IdOf(rank)]);
     uint64_t sum = 0;
     ForEach<false>([&](float logit, int32_t) {
       if (LogitKey(logit) != 0) sum += Weight(logit, top, 1.44269504f);
     });
     const double log_sum = log(static_cast<double>(Sum(sum)) / double{kWeightOne});
     const auto logprob = [&](int32_t of) {
-      const float logit = logits_[of];
+      const float logit = static_cast<float>(logits_[of]);
       const double difference =
           logit == top ? 0.0 : static_cast<double>(logit) - static_cast<double>(top);
       return __float_as_int(static_cast<float>(difference - log_sum));
@@ -452,7 +473,7 @@ class RowSampler {
   uint32_t* seen_;
   const uint32_t index_;  // of the row
   const SampleRowParams row_;
-  const float* logits_;
+  const RowLogit* logits_;
   float top_ = 0.0f;
   bool penalised_ = false;
 };

@@ -13,11 +13,12 @@ unsigned ClusterFor(int64_t rows) {
   return cluster;
 }
 
+template <class Logit>
 __global__ void __launch_bounds__(kSampleThreads, 1)
     SampleLogitsKernel(const __grid_constant__ SampleLogitsParams params) {
   __shared__ SampleShared shared;
   extern __shared__ uint32_t seen[];
-  RowSampler(params, shared, seen).Run();
+  RowSampler<Logit>(params, shared, seen).Run();
 }
 
 }  // namespace
@@ -27,8 +28,8 @@ void LaunchSampleLogits(const SampleLogitsParams& params, cudaStream_t stream) {
               params.vocab, " logits, more than ", kMaxVocab);
   if (params.num_rows == 0) return;
   const int seen_bytes = (params.vocab + 31) / 32 * 4;
-  FIREQ_CUDA(cudaFuncSetAttribute(SampleLogitsKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  seen_bytes));
+  const auto kernel = params.half_logits ? SampleLogitsKernel<__half> : SampleLogitsKernel<float>;
+  FIREQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, seen_bytes));
   const unsigned cluster = ClusterFor(params.num_rows);
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
@@ -40,7 +41,7 @@ void LaunchSampleLogits(const SampleLogitsParams& params, cudaStream_t stream) {
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  FIREQ_CUDA(cudaLaunchKernelEx(&config, SampleLogitsKernel, params));
+  FIREQ_CUDA(cudaLaunchKernelEx(&config, kernel, params));
 }
 
 }  // namespace fireq::sm90
