@@ -4,6 +4,8 @@
 // Weights rotate past L2, data is random, figures are medians of CUDA-graph batches. With --tune
 // every sensible plan of the policy that serves is timed (rows named by the plan, cN = clusters of
 // N) and the best is printed as a row of the tuned table to stderr.
+#include <cuda_profiler_api.h>
+
 #include <CLI/CLI.hpp>
 #include <array>
 #include <cstdio>
@@ -17,6 +19,7 @@
 #include "bench/gemm/suites.h"
 #include "bench/gemm/timing.h"
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
+#include "fireq/backends/sm90/runtime/stream.h"
 
 namespace fireq::bench {
 namespace {
@@ -41,6 +44,7 @@ struct Options {
   bool tune = false;
   bool ffn = false;
   bool producers = false;
+  bool profile = false;
   std::string plans;  // a file of tuned rows
   int soak = 0;       // replays
   std::string shapes = "all";
@@ -70,6 +74,29 @@ class GemmBench {
       const sm90::GemmPlan plan = sm90::MakeGemmPlan(shape, products, device_, tuned_);
       if (plan.variant != served.variant) Row(Name(plan), Time(plan, repeats()));
     }
+    std::fflush(stdout);
+  }
+
+  // One launch of the served plan and one of cuBLASLt FP8's fastest algorithm, each behind launches
+  // that a profiler does not see; a row for each, without times.
+  void Profile(int64_t m) {
+    m_ = m;
+    const Peer fp8(*this, true);
+    const sm90::GemmPlan served =
+        sm90::MakeGemmPlan({m, shape_.n, shape_.k}, Products::kServed, device_, tuned_);
+    const sm90::Stream stream;
+    const auto once = [&](const std::string& kernel, const Launcher& launch) {
+      for (int i = 0; i < 3; ++i) launch(stream.get(), i);
+      stream.Synchronize();
+      FIREQ_CUDA(cudaProfilerStart());
+      launch(stream.get(), 3);
+      stream.Synchronize();
+      FIREQ_CUDA(cudaProfilerStop());
+      std::printf("%s,%s,%ld,%ld,%ld,%s\n", shape_.model, shape_.layer, static_cast<long>(m_),
+                  static_cast<long>(shape_.n), static_cast<long>(shape_.k), kernel.c_str());
+    };
+    once(Name(served), Ours(served));
+    once("cublaslt_fp8", fp8.launch);
     std::fflush(stdout);
   }
 
@@ -252,6 +279,8 @@ void AddOptions(CLI::App& app, Options& options) {
   app.add_flag("--ffn", options.ffn, "gate|up, SiLU-mul, quantise, down beside cuBLASLt FP16");
   app.add_flag("--producers", options.producers, "What makes E4M3 rows, beside a copy");
   app.add_flag("--tune", options.tune, "Time every sensible plan; the best as rows on stderr");
+  app.add_flag("--profile", options.profile,
+               "Launch each row once, and cuBLASLt FP8's, for ncu --profile-from-start off");
   app.add_option("--plans", options.plans, "File of tuned rows, used before the built-in ones");
   app.add_option("--soak", options.soak, "Replay a graph of FFNs so often, compare the bits");
   app.footer("One CSV on stdout. bench/gemm/report.py draws its roofline and sums it up.");
@@ -264,16 +293,24 @@ void RunAll(const Options& options) {
   const std::vector<sm90::TunedGemm> tuned = ReadPlans(options.plans);
   if (options.soak > 0) return SoakFfn(arena, options.tokens, device, tuned, options.soak);
   if (options.ffn) return BenchFfn(arena, options.tokens, device, tuned);
-  std::printf(
-      "model,layer,M,N,K,kernel,median_us,floor_us,cublaslt_fp8_us,cublaslt_fp16_us,ratio_floor,"
-      "ratio_fp8\n");
+  if (options.profile)
+    std::printf("model,layer,M,N,K,kernel\n");
+  else
+    std::printf(
+        "model,layer,M,N,K,kernel,median_us,floor_us,cublaslt_fp8_us,cublaslt_fp16_us,ratio_floor,"
+        "ratio_fp8\n");
   for (const Shape& shape : kShapes) {
     if (options.shapes != "all" &&
         ("," + options.shapes + ",").find(StrCat(",", shape.n, "x", shape.k, ",")) ==
             std::string::npos)
       continue;
     GemmBench bench(shape, arena, device, tuned);
-    for (const int64_t m : options.tokens) bench.Run(m, options.tune);
+    for (const int64_t m : options.tokens) {
+      if (options.profile)
+        bench.Profile(m);
+      else
+        bench.Run(m, options.tune);
+    }
   }
 }
 

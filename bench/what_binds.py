@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""What binds the rows that miss their contract: ncu's counters of one launch of each, as CSV.
+
+usage: what_binds.py gemm      BENCH_GEMM      RESULTS_CSV [RAW_FOLDER]
+       what_binds.py attention BENCH_ATTENTION RESULTS_CSV [RAW_FOLDER]
+
+RESULTS_CSV is a table of bench/results (gemm_CARD.csv, attention_prefill_CARD.csv); its rows beyond
+the contract are run under ncu, at the clock that the card chooses, from cold caches. GEMM rows have
+cuBLASLt FP8's kernel beside them. RAW_FOLDER keeps what ncu wrote. Needs ncu and a GPU.
+
+Columns from `sm_active` on are percent: of the kernel's time, how much of it an SM had a CTA (what is
+missing: SMs without work, the kernel's start and end); then, of that time, what each pipe could do; `l2`
+and `dram` of the kernel's time again. `waits` are the most frequent reasons why a warp did not
+issue, in cycles an issued instruction, all warps of the kernel together, producers' too.
+"""
+
+import csv
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+# M up to which, over cuBLASLt FP8, over the plain read of the weights (docs/PERFORMANCE.md).
+GEMM_CONTRACT = [(16, 0.65, 1.4), (64, 0.70, None), (128, 0.80, None), (256, 0.95, None),
+                 (512, 1.0, None), (16384, 1.0, None)]
+# batch, context: cuDNN's time over ours.
+ATTENTION_CONTRACT = {(16, 1024): 1.2, (16, 2048): 1.25, (16, 4096): 1.5, (4, 8192): 1.55,
+                      (1, 32768): 1.55}
+
+# Columns: a metric of ncu and what its base unit is divided by.
+METRICS = {
+    "us": ("gpu__time_duration.sum", 1e3),
+    "ghz": ("sm__cycles_elapsed.avg.per_second", 1e9),
+    "ctas": ("launch__grid_size", 1),
+    "sm_active": ("sm__cycles_active.avg.pct_of_peak_sustained_elapsed", 1),
+    "tensor": ("sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active", 1),
+    "issue": ("smsp__issue_active.avg.pct_of_peak_sustained_active", 1),
+    "alu": ("sm__inst_executed_pipe_alu.avg.pct_of_peak_sustained_active", 1),
+    "fma": ("sm__pipe_fma_cycles_active.avg.pct_of_peak_sustained_active", 1),
+    "xu": ("sm__inst_executed_pipe_xu.avg.pct_of_peak_sustained_active", 1),
+    "lsu": ("sm__inst_executed_pipe_lsu.avg.pct_of_peak_sustained_active", 1),
+    "l2": ("lts__throughput.avg.pct_of_peak_sustained_elapsed", 1),
+    "dram": ("dram__throughput.avg.pct_of_peak_sustained_elapsed", 1),
+}
+WAIT = "smsp__average_warps_issue_stalled_"
+WAITS = f"regex:{WAIT}.*_per_issue_active\\.ratio"
+
+
+def rows_of(path):
+    lines = pathlib.Path(path).read_text().splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))
+
+
+def profile(command, kernel_options, raw):
+    """The launches that ncu saw, in order, as dictionaries of metrics; and the program's output."""
+    with tempfile.NamedTemporaryFile(suffix=".csv") as log:
+        metrics = [name for name, _ in METRICS.values()]
+        done = subprocess.run(
+            ["ncu", "--clock-control", "none", "--csv", "--page", "raw", "--print-units", "base",
+             "--log-file", log.name, "--metrics", ",".join([*metrics, WAITS]), *kernel_options, *command],
+            capture_output=True, text=True, check=False, timeout=200)
+        text = pathlib.Path(log.name).read_text()
+    if raw:
+        raw.write_text(text)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stderr or text}")
+    table = [line for line in text.splitlines() if line.startswith('"')]
+    return list(csv.DictReader(table))[1:], done.stdout  # the first line below the names has units
+
+
+def number(launch, metric):
+    try:
+        return float(launch[metric].replace(",", ""))
+    except (KeyError, ValueError):
+        return None
+
+
+def fields(launch):
+    """One launch's columns."""
+    some = []
+    for metric, scale in METRICS.values():
+        value = number(launch, metric)
+        some.append("" if value is None else f"{value / scale:.4g}")
+    waits = {}
+    for metric in launch:
+        if metric.startswith(WAIT) and "not_issued" not in metric:
+            name = metric.removeprefix(WAIT).split("_per_issue")[0]
+            waits[name] = number(launch, metric) or 0.0
+    top = sorted(waits, key=waits.get, reverse=True)[:4]
+    return [*some, " ".join(f"{name} {waits[name]:.1f}" for name in top)]
+
+
+def gemm(program, results, raw):
+    missed = {}
+    for row in rows_of(results):
+        tokens = int(row["M"])
+        fp8, floor = next(limits[1:] for limits in GEMM_CONTRACT if tokens <= limits[0])
+        if row["kernel"] == "fireq" and (
+                float(row["ratio_fp8"]) > fp8 or (floor and float(row["ratio_floor"]) > floor)):
+            missed.setdefault(tokens, []).append(f"{row['N']}x{row['K']}")
+    yield ["model", "layer", "M", "N", "K", "kernel", *METRICS, "waits"]
+    for tokens, shapes in missed.items():
+        launches, output = profile(
+            [program, "--profile", "--tokens", str(tokens), "--shapes", ",".join(shapes)],
+            ["--profile-from-start", "off"], raw and raw / f"gemm_{tokens}.csv")
+        names = [line.split(",") for line in output.splitlines() if "," in line][1:]
+        for name, launch in zip(names, launches, strict=True):
+            yield [*name, *fields(launch)]
+
+
+def attention(program, results, raw):
+    yield ["batch", "context", "heads", "kv_heads", "head_dim", *METRICS, "waits"]
+    for row in rows_of(results):
+        shape = [row[key] for key in ("batch", "context", "heads", "kv_heads", "head_dim")]
+        if float(row["ratio_cudnn"]) >= ATTENTION_CONTRACT[int(shape[0]), int(shape[1])]:
+            continue
+        launches, _ = profile([program, "prefill", "x".join(shape)],
+                              ["--kernel-name", "regex:AttnPrefill", "--launch-skip", "4",
+                               "--launch-count", "1"], raw and raw / f"attention_{'x'.join(shape)}.csv")
+        for launch in launches:
+            yield [*shape, *fields(launch)]
+
+
+def main():
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        return
+    kinds = {"gemm": gemm, "attention": attention}
+    if len(sys.argv) not in (4, 5) or sys.argv[1] not in kinds:
+        sys.exit(__doc__.split("\n\n")[1])
+    raw = pathlib.Path(sys.argv[4]) if len(sys.argv) == 5 else None
+    if raw:
+        raw.mkdir(parents=True, exist_ok=True)
+    out = csv.writer(sys.stdout, lineterminator="\n")
+    for line in kinds[sys.argv[1]](sys.argv[2], sys.argv[3], raw):
+        out.writerow(line)
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
