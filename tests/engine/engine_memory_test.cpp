@@ -3,38 +3,33 @@
 #include <tuple>
 
 #include "tests/engine/engine_testing.h"
+#include "tests/support/half_logit_backend.h"
 
 namespace fireq::test {
 namespace {
 
-// The CPU backend with a count of the bytes that are out, and of how large its steps are.
-class CountingBackend final : public Backend {
+// A backend on the CPU with a count of the bytes that are out, and of how large its steps are.
+class CountingBackend final : public HalfLogitBackend {
  public:
   struct Count {
     int64_t now = 0;
     int64_t most = 0;
   };
 
-  CountingBackend() : cpu_(MakeCpuBackend({.num_threads = 1})) {}
   Count& count() { return *count_; }
   int64_t scratch_bytes() const { return scratch_.size_bytes(); }
   const StepLimits& promised() const { return promised_; }
   const StepLimits& most() const { return most_; }
 
-  std::string name() const override { return cpu_->name(); }
   Tensor Allocate(DType dtype, Shape shape) override {
-    return Counted(cpu_->Allocate(dtype, std::move(shape)));
+    return Counted(cpu().Allocate(dtype, std::move(shape)));
   }
   // As a device has it: a copy of its own.
   Tensor Upload(const Tensor& host) override {
     const Tensor copy = Allocate(host.dtype(), host.shape());
-    cpu_->Copy(host, copy);
+    cpu().Copy(host, copy);
     return copy;
   }
-  Tensor Download(const Tensor& tensor) override { return cpu_->Download(tensor); }
-  void Copy(const Tensor& from, const Tensor& to) override { cpu_->Copy(from, to); }
-  void UploadTo(const Tensor& host, const Tensor& to) override { cpu_->UploadTo(host, to); }
-  void Synchronize() override { cpu_->Synchronize(); }
   // As a device that needs memory of its own.
   int64_t Reserve(const StepLimits& limits) override {
     promised_ = limits;
@@ -43,17 +38,10 @@ class CountingBackend final : public Backend {
                         {limits.max_tokens * 640 + limits.max_logit_rows * limits.lm_head->n()});
     return scratch_.size_bytes();
   }
-  std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) override {
-    return cpu_->Prepare(std::move(spec));
-  }
-  void Embed(const EmbedArgs& args) override { cpu_->Embed(args); }
-  void RmsNorm(const RmsNormArgs& args) override { cpu_->RmsNorm(args); }
-  void Quantize(const QuantizeArgs& args) override { cpu_->Quantize(args); }
   void Linear(const LinearArgs& args) override {
     if (args.w == promised_.lm_head) Raise(most_.max_logit_rows, args.y.dim(0));
-    cpu_->Linear(args);
+    HalfLogitBackend::Linear(args);
   }
-  void RopeKvWrite(const RopeKvWriteArgs& args) override { cpu_->RopeKvWrite(args); }
   void Attention(const AttentionArgs& args) override {
     Raise(most_.max_tokens, args.batch->num_tokens);
     Raise(most_.max_sequences, args.batch->num_sequences);
@@ -63,12 +51,8 @@ class CountingBackend final : public Backend {
     most_.head_dim = args.kv.layout.head_dim;
     most_.kv_grid = args.kv.layout.grid;
     most_.reduction = args.reduction;
-    cpu_->Attention(args);
+    HalfLogitBackend::Attention(args);
   }
-  void GatherRows(const Tensor& x, const Tensor& rows, const Tensor& out) override {
-    cpu_->GatherRows(x, rows, out);
-  }
-  void Sample(const SampleArgs& args) override { cpu_->Sample(args); }
 
  private:
   static void Raise(int64_t& most, int64_t to) { most = std::max(most, to); }
@@ -82,7 +66,6 @@ class CountingBackend final : public Backend {
     return Tensor(tensor.dtype(), tensor.shape(), tensor.data(), std::move(owner));
   }
 
-  std::unique_ptr<Backend> cpu_;
   std::shared_ptr<Count> count_ = std::make_shared<Count>();
   StepLimits promised_, most_;
   Tensor scratch_;  // behind what counts it

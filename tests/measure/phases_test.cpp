@@ -4,6 +4,7 @@
 
 #include "fireq/backends/cpu/cpu_backend.h"
 #include "fireq/model/synthetic.h"
+#include "tests/support/half_logit_backend.h"
 
 namespace fireq {
 namespace {
@@ -40,6 +41,16 @@ TEST(Phases, ProfileCountsEveryOp) {
   EXPECT_EQ(profile.decode_step["lm_head 512 x 256"].calls, 1);
   EXPECT_EQ(profile.decode_step["sample"].calls, 1);
   for (const auto& [name, time] : profile.prefill) EXPECT_GT(time.microseconds, 0.0) << name;
+}
+
+// Logits are of the type that they would have without a profile, and lm_head is told by them.
+TEST(Phases, ProfileLeavesLogitsAsTheBackendMakesThem) {
+  test::HalfLogitBackend backend;
+  const Model model = MakeSyntheticModel(backend, SyntheticConfig("tiny"));
+  OpProfile profile = ProfileOps(backend, model, Tiny().options, {2, 96, 1});
+  EXPECT_GT(backend.samples(), 0);
+  EXPECT_EQ(profile.decode_step["lm_head 512 x 256"].calls, 1);
+  EXPECT_EQ(profile.decode_step["lm_head 512 x 256"].op_class, OpClass::kLmHead);
 }
 
 }  // namespace

@@ -410,23 +410,30 @@ TEST(Validate, Sample) {
                ErrorCode::kInvalidArgument, "history[0] = -1 is not in [0, 5)"}});
 }
 
-// Where a backend's own logits are F16, these and F32 fit; elsewhere F32 alone.
+// Where a backend's own logits are F16, these and F32 fit; elsewhere F32 alone. A linear may make
+// BF16, too, and with an epilogue no logits.
 TEST(Validate, LogitsOfABackendsOwnType) {
-  constexpr int64_t kParams = sizeof(SampleRowParams);
+  const auto accepts = [](const auto& args, auto... logits) {
+    try {
+      Validate(args, logits...);
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  };
+  const Prepared weights(6, 200, true);
   for (const DType type : {DType::kF32, DType::kF16, DType::kBF16}) {
-    const SampleArgs args{.logits = Of(type, {2, 5}),
-                          .params = Of(DType::kU8, {2, kParams}),
-                          .out = Of(DType::kI32, {2, kSampleHead})};
-    if (type == DType::kF32) {
-      EXPECT_NO_THROW(Validate(args));
-    } else {
-      EXPECT_THROW(Validate(args), Error);
-    }
-    if (type == DType::kBF16) {
-      EXPECT_THROW(Validate(args, DType::kF16), Error);
-    } else {
-      EXPECT_NO_THROW(Validate(args, DType::kF16));
-    }
+    const SampleArgs sample{.logits = Of(type, {2, 5}),
+                            .params = Of(DType::kU8, {2, int64_t{sizeof(SampleRowParams)}}),
+                            .out = Of(DType::kI32, {2, kSampleHead})};
+    EXPECT_EQ(accepts(sample), type == DType::kF32);
+    EXPECT_EQ(accepts(sample, DType::kF16), type != DType::kBF16);
+    LinearArgs linear{.x = Codes(3, 200), .w = &weights, .y = Of(type, {3, 6})};
+    EXPECT_EQ(accepts(linear), type != DType::kF16);
+    EXPECT_TRUE(accepts(linear, DType::kF16));
+    linear.epilogue = Epilogue::kResidual;
+    linear.residual = linear.y;
+    EXPECT_EQ(accepts(linear, DType::kF16), type != DType::kF16);
   }
 }
 

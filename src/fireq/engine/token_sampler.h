@@ -28,8 +28,9 @@ class ChosenTokens {
 class TokenSampler {
  public:
   virtual ~TokenSampler() = default;
-  // Chooses a token a row, in order with the backend's ops. logits F32 [R, V] and ids I32 [R] (the
-  // choices alone; may be undefined) in the backend's memory; `rows` may go on return.
+  // Chooses a token a row, in order with the backend's ops. logits [R, V] (F32, or the backend's
+  // LogitType) and ids I32 [R] (the choices alone; may be undefined) in the backend's memory;
+  // `rows` may go on return.
   virtual std::unique_ptr<ChosenTokens> Start(const Tensor& logits, std::span<const SampleRow> rows,
                                               const Tensor& ids) = 0;
 };
