@@ -441,7 +441,11 @@ class Hostile(WithModel):
         short = self.dir / "short.txt"
         short.write_text("tiny")
         self.assertIn("window", run("eval", "perplexity", self.model, "--text", short, code=2).stderr)
-        self.assertIn("is a directory", run("eval", "perplexity", self.model, "--text", self.dir, code=2).stderr)
+
+    def test_text_that_cannot_be_read(self):
+        for text, code, said in ((self.dir, 2, "is a directory"), (self.dir / "nowhere", 5, "cannot open"),
+                                 (self.text / "below", 6, "cannot open .*below: Not a directory")):
+            self.assertRegex(run("eval", "perplexity", self.model, "--text", text, code=code).stderr, said)
 
     def test_full_disk_leaves_nothing(self):
         def small_files():
