@@ -16,36 +16,37 @@ namespace {
 
 // Every unit of every tile belongs to exactly one rank; runs differ by at most one unit; whole
 // tiles come before parts, and of two parts the tail comes last.
-void CheckSchedule(const ClusterSchedule& s) {
-  std::vector<int> owner(static_cast<size_t>(s.tiles * s.units), -1);
-  for (int rank = 0; rank < s.ranks; ++rank) {
+void CheckSchedule(const ClusterSchedule<Divisor>& s) {
+  std::vector<int> owner(static_cast<size_t>(s.tiles * s.units.value), -1);
+  for (int rank = 0; rank < s.ranks.value; ++rank) {
     bool seen_part = false;
     int units = 0;
     const ClusterRun run(s, rank);
     for (int i = 0; i < run.count; ++i) {
       const Segment segment = run.At(i);
       ASSERT_LT(segment.begin, segment.end);
-      ASSERT_LE(segment.end, s.units);
-      if (!segment.whole(s.units)) seen_part = true;
-      ASSERT_TRUE(s.pair || !seen_part || !segment.whole(s.units)) << "a whole tile after a part";
+      ASSERT_LE(segment.end, s.units.value);
+      if (!segment.whole(s.units.value)) seen_part = true;
+      ASSERT_TRUE(s.pair || !seen_part || !segment.whole(s.units.value))
+          << "a whole tile after a part";
       if (s.pair) {
-        ASSERT_TRUE(segment.whole(s.units) || rank == (segment.begin == 0 ? 0 : 1));
-      } else if (!segment.whole(s.units) && segment.begin == 0) {
+        ASSERT_TRUE(segment.whole(s.units.value) || rank == (segment.begin == 0 ? 0 : 1));
+      } else if (!segment.whole(s.units.value) && segment.begin == 0) {
         ASSERT_EQ(i, run.count - 1) << "the tail reuses the ring: it must be last";
       }
-      if (!segment.whole(s.units)) {
+      if (!segment.whole(s.units.value)) {
         ASSERT_LE(s.FirstRank(segment.tile), rank);
         ASSERT_GE(s.LastRank(segment.tile), rank);
         ASSERT_EQ(segment.begin == 0, s.FirstRank(segment.tile) == rank);
       }
       for (int u = segment.begin; u < segment.end; ++u, ++units) {
-        int& cell = owner[static_cast<size_t>(segment.tile * s.units + u)];
+        int& cell = owner[static_cast<size_t>(segment.tile * s.units.value + u)];
         ASSERT_EQ(cell, -1);
         cell = rank;
       }
     }
     ASSERT_EQ(units, s.RunUnits(rank));
-    ASSERT_LE(std::abs(units - s.tiles * s.units / s.ranks), 1);
+    ASSERT_LE(std::abs(units - s.tiles * s.units.value / s.ranks.value), 1);
   }
   for (const int rank : owner) ASSERT_NE(rank, -1);
 }
@@ -54,12 +55,13 @@ TEST(GemmI4F8Plan, ScheduleCoversEveryUnitOnce) {
   for (int tiles = 1; tiles <= 12; ++tiles)
     for (int units = 1; units <= 20; ++units)
       for (int ranks = 1; ranks <= 8 && ranks <= tiles * units; ++ranks)
-        CheckSchedule({tiles, units, ranks});
+        CheckSchedule({tiles, Divisor(units), Divisor(ranks)});
 }
 
 TEST(GemmI4F8Plan, PairsShareAtMostOneTile) {
   for (int tiles = 1; tiles <= 12; ++tiles)
-    for (int units = 2; units <= 20; ++units) CheckSchedule({tiles, units, 2, true});
+    for (int units = 2; units <= 20; ++units)
+      CheckSchedule({tiles, Divisor(units), Divisor(2), true});
 }
 
 TEST(GemmI4F8Plan, DivisorsDivide) {

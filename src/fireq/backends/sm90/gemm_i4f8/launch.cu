@@ -25,14 +25,13 @@ bool Aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) 
 void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
   const GemmVariant& v = plan.kernel();
   const int64_t super_blocks = CeilDiv<int64_t>(a.layout.row_blocks(), v.row_blocks);
-  const int64_t token_tiles = CeilDiv<int64_t>(a.m, v.tokens);
+  const int64_t tiles = CeilDiv<int64_t>(a.layout.row_blocks(), v.tile_row_blocks()) *
+                        CeilDiv<int64_t>(a.m, v.tokens);
   const bool wide = v.kernel == GemmKernel::kWide;
-  FIREQ_CHECK(
-      plan.super_blocks == super_blocks &&
-          plan.tiles == (wide ? CeilDiv<int64_t>(super_blocks, 2) : super_blocks) * token_tiles &&
-          plan.units == GemmUnits(v, a.layout.k),
-      kInvalidArgument, "gemm_i4f8: the plan (", plan.why, ") is not for m ", a.m, ", n ",
-      a.layout.n, ", k ", a.layout.k);
+  FIREQ_CHECK(plan.super_blocks == super_blocks && plan.tiles == tiles &&
+                  plan.units == GemmUnits(v, a.layout.k),
+              kInvalidArgument, "gemm_i4f8: the plan (", plan.why, ") is not for m ", a.m, ", n ",
+              a.layout.n, ", k ", a.layout.k);
   const bool tokens =
       v.resident_groups > 0 ? a.bf16_x != nullptr : a.x && a.x_scales && (wide || a.x_sums);
   FIREQ_CHECK(a.tiles && a.row_scales && a.y && tokens &&
@@ -67,12 +66,13 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   p.groups = static_cast<int>(a.layout.groups());
   p.super_blocks = plan.super_blocks;
   p.tiles = plan.tiles;
-  p.units = plan.units;
+  p.units = Divisor(plan.units);
+  p.ranks = Divisor(plan.cluster);
   p.tiles_per_cluster = plan.tiles_per_cluster;
   if (plan.kernel().kernel == GemmKernel::kWide) {
     const GemmVariant& v = plan.kernel();
-    p.order = WideTileOrder(CeilDiv(plan.super_blocks, plan.cluster),
-                            static_cast<int>(CeilDiv<int64_t>(a.m, v.tokens)));
+    const auto token_tiles = static_cast<int>(CeilDiv<int64_t>(a.m, v.tokens));
+    p.order = WideTileOrder(plan.tiles / token_tiles, token_tiles);
     p.whole_tiles = plan.whole_tiles;
     p.waves = plan.whole_tiles / plan.num_clusters;
     p.wave_rest = plan.whole_tiles % plan.num_clusters;

@@ -29,7 +29,7 @@ GemmInstance MakeInstance() {
                                 kV.resident_groups>;
     return {GemmI4F8Stream<Config, Epilogue>, Config::kThreads, Config::kSharedBytes, kV.tokens};
   } else {
-    using Config = WideConfig<kV.tokens, kV.row_blocks, kV.groups>;
+    using Config = WideConfig<kV.tokens, kV.row_blocks, kV.groups, kV.shares_block>;
     return {GemmI4F8Wide<Config, Epilogue>, Config::kThreads, Config::kSharedBytes,
             kV.tokens / Config::kClusterCtas};
   }

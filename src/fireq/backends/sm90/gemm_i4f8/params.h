@@ -24,7 +24,7 @@ struct GemmI4F8Params {
   int groups;                // of 128 along K
   int super_blocks;          // CTA tiles along the packed rows
   int tiles;                 // CTA tiles in all: super_blocks x token tiles
-  int units;                 // pipeline steps along K, a tile (wide kernel: WideUnitSteps())
+  Divisor units;             // pipeline steps along K, a tile (wide kernel: WideUnitSteps())
   WideTileOrder order;       // wide kernel: of tiles
   int whole_tiles;           // the first tiles, not cut along K
   int waves;                 // how many of them every cluster has
@@ -33,6 +33,7 @@ struct GemmI4F8Params {
   float* partials;           // wide kernel: sums of tiles that are
   uint32_t* counts;          // and how many of them are there, a tile
   int tiles_per_cluster;     // stream kernel
+  Divisor ranks;             // CTAs of a cluster
   int x_box_groups;          // stream kernel: groups one copy of x brings; 0: one, by column
   OutType out;
   const uint16_t* bf16_x;  // resident tokens: BF16 [m, k]

@@ -24,10 +24,11 @@ void CheckShape(const GemmShape& shape) {
 void DealWide(GemmPlan& plan, int room, bool cut) {
   constexpr int kLeastUnits = 1;  // of a part
   const bool one_tile = WideOneTile(plan.kernel().tokens, plan.kernel().groups);
+  cut = cut && !one_tile && !plan.kernel().shares_block;
   plan.num_clusters = one_tile ? plan.tiles : std::min(plan.tiles, room);
   plan.whole_tiles = plan.tiles;
   const int rest = plan.tiles % room;
-  if (!cut || one_tile || rest == 0) return;
+  if (!cut || rest == 0) return;
   const int parts = std::min(room / rest, plan.units / kLeastUnits);
   if (parts < 2) return;
   plan.whole_tiles = plan.tiles - rest;
@@ -45,12 +46,12 @@ GemmPlan Cut(const GemmShape& shape, int variant, int cluster, const GemmDevice&
   plan.super_blocks = static_cast<int>(CeilDiv<int64_t>(shape.n / kTileRows, v.row_blocks));
   const int token_tiles = static_cast<int>(CeilDiv<int64_t>(shape.m, v.tokens));
   const int room = device.max_clusters[static_cast<size_t>(cluster)];
+  plan.tiles =
+      static_cast<int>(CeilDiv<int64_t>(shape.n / kTileRows, v.tile_row_blocks())) * token_tiles;
   if (v.kernel == GemmKernel::kWide) {
-    plan.tiles = CeilDiv(plan.super_blocks, cluster) * token_tiles;
     DealWide(plan, room, cut);
     return plan;
   }
-  plan.tiles = plan.super_blocks * token_tiles;
   plan.tiles_per_cluster = CeilDiv(plan.tiles, room);
   plan.num_clusters = CeilDiv(plan.tiles, plan.tiles_per_cluster);
   return plan;
@@ -104,13 +105,14 @@ GemmPlan BestStreamPlan(const GemmShape& shape, const GemmDevice& device) {
 }
 
 GemmPlan BestWidePlan(const GemmShape& shape, const GemmDevice& device) {
-  // A wave's time, with what a kernel takes besides: a tile of 128 tokens takes about 0.65 of that
-  // of one of 256, and of half the rows 0.4.
+  // A wave's time, with what a kernel takes besides: of half the tokens 0.65, of half the rows,
+  // too, 0.4.
   struct Candidate {
     const char* name;
     double wave;
   };
   constexpr Candidate kCandidates[] = {{"table_256x128", 1.0},
+                                       {"table_256x96", 0.88},
                                        {"table_192x128", 0.82},
                                        {"table_128x128", 0.65},
                                        {"table_128x64", 0.4}};

@@ -28,6 +28,14 @@ struct GemmVariant {
   // Not 0: takes BF16 tokens, which every CTA normalises and quantises for itself; up to so many
   // groups of K.
   int resident_groups = 0;
+  // Wide: the two CTAs of a pair have one of their row blocks in common, half of its tokens each.
+  bool shares_block = false;
+
+  // Of a tile; of the wide kernel's pair of them.
+  constexpr int tile_row_blocks() const {
+    if (kernel == GemmKernel::kStream) return row_blocks;
+    return 2 * row_blocks - (shares_block ? 1 : 0);
+  }
 };
 
 inline constexpr std::array kGemmVariants = {
@@ -52,6 +60,7 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"table_128x128", GemmKernel::kWide, 128, 2, 1, 1},
     GemmVariant{"table_128x64", GemmKernel::kWide, 128, 1, 2, 1},
     GemmVariant{"table_256x64", GemmKernel::kWide, 256, 1, 2, 1},
+    GemmVariant{"table_256x96", GemmKernel::kWide, 256, 2, 1, 1, 0, true},
 };
 
 struct GemmShape {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "fireq/base/macros.h"
 
@@ -35,6 +36,18 @@ struct Divisor {
   uint32_t shift_ = 0;
 };
 
+// A count that is divided by: a Divisor, or a number where that is no faster.
+FIREQ_HD constexpr int ValueOf(int count) { return count; }
+FIREQ_HD constexpr int ValueOf(const Divisor& count) { return count.value; }
+template <class Count>
+FIREQ_HD constexpr Count CountOf(const Divisor& count) {
+  if constexpr (std::is_same_v<Count, Divisor>) {
+    return count;
+  } else {
+    return count.value;
+  }
+}
+
 struct Segment {
   int tile;   // within the cluster
   int begin;  // first unit of K
@@ -43,32 +56,32 @@ struct Segment {
   FIREQ_HD constexpr bool whole(int units) const { return begin == 0 && end == units; }
 };
 
+template <class Count>
 struct ClusterSchedule {
   int tiles;          // of this cluster
-  int units;          // of K, a tile
-  int ranks;          // CTAs of the cluster; tiles * units >= ranks
+  Count units;        // of K, a tile
+  Count ranks;        // CTAs of the cluster; tiles * units >= ranks
   bool pair = false;  // two ranks of which one sends its part to the other
 
   FIREQ_HD constexpr int RunBegin(int rank) const {
-    return static_cast<int>(static_cast<unsigned>(tiles * units) * rank / ranks);
+    return static_cast<int>(static_cast<unsigned>(tiles * ValueOf(units)) * rank / ranks);
   }
   FIREQ_HD constexpr int RunUnits(int rank) const { return RunBegin(rank + 1) - RunBegin(rank); }
 
   // Ranks [first, last] that hold parts of `tile`, lowest units first.
   FIREQ_HD constexpr int FirstRank(int tile) const {
     int rank = 0;
-    while (RunBegin(rank + 1) <= tile * units) ++rank;
+    while (RunBegin(rank + 1) <= tile * ValueOf(units)) ++rank;
     return rank;
   }
   FIREQ_HD constexpr int LastRank(int tile) const {
     int rank = FirstRank(tile);
-    while (RunBegin(rank + 1) < (tile + 1) * units) ++rank;
+    while (RunBegin(rank + 1) < (tile + 1) * ValueOf(units)) ++rank;
     return rank;
   }
 };
 
-// What one rank does. Divisions are slow and stand before a CTA's first copy: all of them are made
-// here.
+// What one rank does.
 struct ClusterRun {
   int units;
   int begin, end;  // of the rank's run, in units
@@ -76,12 +89,13 @@ struct ClusterRun {
   int count;       // segments
   bool pair;
 
-  FIREQ_HD constexpr ClusterRun(const ClusterSchedule& schedule, int rank)
-      : units(schedule.units),
+  template <class Count>
+  FIREQ_HD constexpr ClusterRun(const ClusterSchedule<Count>& schedule, int rank)
+      : units(ValueOf(schedule.units)),
         begin(schedule.RunBegin(rank)),
         end(schedule.RunBegin(rank + 1)),
-        first(begin / units),
-        count(begin == end ? 0 : (end - 1) / units - first + 1),
+        first(begin / schedule.units),
+        count(begin == end ? 0 : (end - 1) / schedule.units - first + 1),
         pair(schedule.pair) {}
 
   // Segment `i` in the order of execution. In a pair, the natural order: the one head is sent away

@@ -1,6 +1,9 @@
 // Tile sizes of the stream kernel and what they cost in shared memory; host and device.
 #pragma once
 
+#include <type_traits>
+
+#include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/base/math.h"
 #include "fireq/formats/weight_i4_tile.h"
 
@@ -35,6 +38,8 @@ struct StreamConfig {
       kTokens >= 64 || kRowBlocks >= 3 || (kTokens >= 16 && kGroupsPerWarpgroup > 1);
   static constexpr int kThreads = kConsumerThreads + (kMovesRegisters ? 128 : 64);
   static constexpr int kProducerRegisters = 56;
+  // Of a CTA's schedule. With fewer tokens a Divisor's earlier start is no gain (NOTES.md).
+  using Count = std::conditional_t<(kTokens >= 32), Divisor, int>;
   static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
 
   // Tokens that stay in shared memory, all of K, made there from BF16 (resident_tokens.cuh); else

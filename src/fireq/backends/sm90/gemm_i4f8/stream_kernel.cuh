@@ -373,7 +373,7 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
 #pragma unroll 1
   for (int i = 0; i < run.count; ++i) {
     const Segment segment = run.At(i);
-    const bool whole = segment.whole(p.units);
+    const bool whole = segment.whole(p.units.value);
     const bool tail = !whole && segment.begin == 0;
     const bool of_pair = Config::kPairs && run.pair && !whole;
     const int tile = first_tile + segment.tile;
@@ -398,14 +398,14 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
 }
 
 // The parts of shared tiles, once all ranks have left theirs: each rank finishes a share.
-template <class Config, class Epilogue>
+template <class Config, class Epilogue, class Schedule>
 __device__ __forceinline__ void StreamCombine(const GemmI4F8Params& p,
                                               const StreamShared<Config>& shared,
-                                              const ClusterSchedule& schedule,
-                                              const ClusterRun& run, int rank, int first_tile) {
+                                              const Schedule& schedule, const ClusterRun& run,
+                                              int rank, int first_tile) {
   for (int i = max(0, run.count - 2); i < run.count; ++i) {
     const Segment segment = run.At(i);
-    if (segment.whole(p.units)) continue;
+    if (segment.whole(p.units.value)) continue;
     const int first = schedule.FirstRank(segment.tile), last = schedule.LastRank(segment.tile);
     const int parts = last - first + 1, share = rank - first;
     using Outputs = TileOutputs<Config, Epilogue>;
@@ -424,14 +424,19 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   constexpr int kWeightsWarp = Config::kConsumerThreads / 32, kTokensWarp = kWeightsWarp + 1;
   const int rank = static_cast<int>(ClusterRank());
-  const int ranks = static_cast<int>(ClusterSize());
+  using Count = Config::Count;
+  constexpr bool kDivisors = std::is_same_v<Count, Divisor>;
+  const int ranks = kDivisors ? p.ranks.value : static_cast<int>(ClusterSize());
   const int first_tile = ClusterId() * p.tiles_per_cluster;
   const int tiles = min(p.tiles_per_cluster, p.tiles - first_tile);
   const bool exchanges = Config::kExchanges && ranks > 1 && tiles == 1;
   const bool pair = Config::kPairs && ranks == 2 && !exchanges;
   const bool sends = pair || exchanges;
-  const ClusterSchedule schedule{tiles, p.units, ranks, pair};
-  const ClusterRun run(schedule, rank);
+  const ClusterSchedule<Count> schedule{tiles, CountOf<Count>(p.units), CountOf<Count>(p.ranks),
+                                        pair};
+  ClusterRun run(schedule, rank);
+  if constexpr (kDivisors)  // now: cheap as its divisions are, they would be made again later
+    asm volatile("" : "+r"(run.begin), "+r"(run.end), "+r"(run.first), "+r"(run.count));
   const bool has_work = run.count > 0;
   StreamWeights<Config> weights{p, shared, run, first_tile};
   if (warp == kWeightsWarp) {

@@ -20,13 +20,15 @@ constexpr int WideUnitSteps(int tokens, int groups) { return WideOneTile(tokens,
 // weights have a ring each, of the same number of stages: a weight is read, and its stage free, a
 // step before its tokens. A step is kGroups groups of 128 along K, a warpgroup of a row block each:
 // with two, these add their sums at a tile's end and finish half of its tokens each.
-template <int kTokens_, int kRowBlocks_, int kGroups_>
+template <int kTokens_, int kRowBlocks_, int kGroups_, bool kSharesBlock_>
 struct WideConfig {
   static constexpr int kTokens = kTokens_;
   static constexpr int kRowBlocks = kRowBlocks_;
   static constexpr int kGroups = kGroups_;
+  static constexpr bool kSharesBlock = kSharesBlock_;
   static constexpr int kWarpgroups = kRowBlocks * kGroups;  // consumers
   static_assert(kGroups == 1 || (kGroups == 2 && kRowBlocks == 1));
+  static_assert(!kSharesBlock || (kGroups == 1 && kRowBlocks == 2));
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumerThreads + 128;  // copies
   static constexpr int kClusterCtas = 2;
@@ -68,15 +70,26 @@ struct WideConfig {
   static_assert(kXGroupBytes % 1024 == 0 && kWBytes % 128 == 0 && kChunkBytes % 1024 == 0 &&
                 kFinishedTokens % kWideOutTokens == 0);
 
-  // What a warpgroup multiplies and finishes: its row block and group of a step, its first token.
-  static constexpr FIREQ_HD int RowBlock(int warpgroup) {
+  // The first row block of CTA `rank` of a pair, and of these the one that a warpgroup multiplies.
+  static constexpr FIREQ_HD int FirstBlock(int row_pair, int rank) {
+    if (kSharesBlock) return row_pair * (2 * kRowBlocks - 1) + rank * (kRowBlocks - 1);
+    return (row_pair * kClusterCtas + rank) * kRowBlocks;
+  }
+  static constexpr FIREQ_HD int RowBlock(int warpgroup, int rank) {
+    if (kSharesBlock) return warpgroup ^ rank;
     return kGroups == 1 ? warpgroup : warpgroup % kRowBlocks;
   }
+  // Its group of a step, the first token that it finishes and how many chunks of them.
   static constexpr FIREQ_HD int Group(int warpgroup) {
     return kGroups == 1 ? 0 : warpgroup / kRowBlocks;
   }
-  static constexpr FIREQ_HD int FirstToken(int warpgroup) {
+  static constexpr FIREQ_HD bool Halves(int warpgroup) { return kSharesBlock && warpgroup == 1; }
+  static constexpr FIREQ_HD int FirstToken(int warpgroup, int rank) {
+    if (Halves(warpgroup)) return rank * (kTokens / 2);
     return Group(warpgroup) * kFinishedTokens;
+  }
+  static constexpr FIREQ_HD int Chunks(int warpgroup) {
+    return Halves(warpgroup) ? kChunks / 2 : kChunks;
   }
 
   // 64 K registers: consumers hold kTokens / 2 sums, two steps' operands and another's codes.

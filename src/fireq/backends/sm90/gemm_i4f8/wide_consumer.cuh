@@ -15,13 +15,12 @@
 
 namespace fireq::sm90 {
 
-template <class Config, class Epilogue>
+// kTokens: of the tile, that the warpgroup multiplies.
+template <class Config, class Epilogue, int kTokens = Config::kTokens>
 struct WideConsumer {
-  static constexpr int kTokens = Config::kTokens;
   static constexpr int kUnitSteps = Config::kUnitSteps;
-  static constexpr int kSums = Config::kFinishedTokens / 2;  // of a thread, that it finishes
-  static constexpr int kChunkLoads = kWideOutTokens / 8;     // of these, four at a time
-  static constexpr int kPartsAhead = kSums > 64 ? 2 : 4;     // that registers hold beside the sums
+  static constexpr int kSums = kTokens / Config::kGroups / 2;  // of a thread, that it finishes
+  static constexpr int kChunkLoads = kWideOutTokens / 8;       // of these, four at a time
   const GemmI4F8Params& p;
   WideShared<Config> shared;
   int warpgroup;
@@ -56,12 +55,17 @@ struct WideConsumer {
     const int warpgroup = static_cast<int>(threadIdx.x / 128);
     return Config::kGroups == 1 ? warpgroup : __shfl_sync(0xFFFFFFFFu, warpgroup, 0);
   }
-  __device__ WideConsumer(const GemmI4F8Params& params, WideShared<Config> s)
+  __device__ WideConsumer(const GemmI4F8Params& params, WideShared<Config> s, int rank)
       : p(params), shared(s), warpgroup(Warpgroup()), thread(threadIdx.x % 128) {
     const int warp = thread / 32, lane = thread % 32;
     x_descriptor =
         DescriptorSwizzle128(shared.x(0) + Config::Group(warpgroup) * Config::kXGroupBytes);
-    const uint8_t* tile = shared.w(0) + warpgroup * kTileBytes;
+    if constexpr (kTokens < Config::kTokens) {
+      // As DescriptorSwizzle128 has addresses. The compiler sees one rank a warp, as above.
+      x_descriptor += __shfl_sync(0xFFFFFFFFu, rank, 0) * (kTokens * kGroup >> 4);
+    }
+    const int slot = Config::kSharesBlock ? Config::RowBlock(warpgroup, rank) : warpgroup;
+    const uint8_t* tile = shared.w(0) + slot * kTileBytes;
     codes_address = SharedAddress(tile + thread * 16);
     scales_address = SharedAddress(tile + kTileCodeBytes + 4 * (8 * warp + lane / 4));
     // Tokens are free in both CTAs once both CTAs' consumers have said so: they came from both.
@@ -236,9 +240,9 @@ struct WideConsumer {
   }
 
   __device__ WideEpilogue<Epilogue> MakeEpilogue(const WideTile& tile, int rank) const {
-    const int block = (tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
-    return {p, shared.out(warpgroup), shared.scales() + Config::FirstToken(warpgroup), thread,
-            block + Config::RowBlock(warpgroup)};
+    const int block = Config::FirstBlock(tile.row_pair, rank);
+    return {p, shared.out(warpgroup), shared.scales() + Config::FirstToken(warpgroup, rank), thread,
+            block + Config::RowBlock(warpgroup, rank)};
   }
   __device__ void WaitForBuffers() const {
     MbarrierWait(shared.scales_full(), out_parity);
@@ -285,7 +289,7 @@ struct WideConsumer {
     }
     NamedBarrierSync(1 + warpgroup, 128);
     WaitForBuffers();
-    // Some parts are always asked for: one at a time would cost the way to L2 each.
+    // Two parts are always asked for: one at a time would cost the way to L2 each.
     const int others = walk.parts() - 1;
     PartPlace asked = FirstPart(walk, mine.begin);
     const auto ask = [&](float4(&part)[kChunkLoads]) {
@@ -314,7 +318,7 @@ struct WideConsumer {
       ++c;
       left = others;
     };
-    float4 asked_parts[kPartsAhead][kChunkLoads];
+    float4 asked_parts[2][kChunkLoads];
 #pragma unroll
     for (auto& part : asked_parts) ask(part);
     while (c != mine.end) {
@@ -338,7 +342,7 @@ struct WideConsumer {
     const int tiles = Config::kOneTile ? 1 : walk.whole;
     for (int t = 0; t < tiles; ++t) {
       float acc[kTokens / 2];
-      Multiply(acc, even, odd, 0, p.units);
+      Multiply(acc, even, odd, 0, p.units.value);
       // Under the last products: which tile this is, and what the epilogue needs of memory.
       const WideEpilogue<Epilogue> epilogue = MakeEpilogue(walk.At(t).tile, rank);
       if constexpr (!Config::kOneTile) WaitForBuffers();
@@ -364,7 +368,7 @@ struct WideConsumer {
       }
       OutputsStored();
     }
-    if constexpr (!Config::kOneTile)
+    if constexpr (!Config::kOneTile && !Config::kSharesBlock)
       if (walk.count > walk.whole) RunPart(walk, even, odd, rank);
   }
 

@@ -81,7 +81,7 @@ struct WideWeights {
 
  private:
   __device__ void Take(const WideWork& work) {
-    block = (work.tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
+    block = Config::FirstBlock(work.tile.row_pair, rank);
     step = Config::kUnitSteps * work.begin;
     end = Config::kUnitSteps * work.end;
   }
@@ -139,15 +139,16 @@ __device__ __forceinline__ void WideCopyOutputs(const WideWalk<Config>& walk, co
   for (int t = 0; t < walk.count; ++t) {
     const WideOutput output = walk.OutputAt(t);
     if (output.begin == output.end) continue;
-    const int block = (output.tile.row_pair * Config::kClusterCtas + rank) * Config::kRowBlocks;
+    const int block = Config::FirstBlock(output.tile.row_pair, rank);
     const int tile_token = output.tile.token_tile * Config::kTokens;
     for (int w = 0; w < Config::kWarpgroups; ++w) {
-      const int row = (block + Config::RowBlock(w)) * kWideOutRows<Epilogue>;
-      const int token = tile_token + Config::FirstToken(w);
+      const WideOutput mine = output.Of<Config>(w);
+      const int row = (block + Config::RowBlock(w, rank)) * kWideOutRows<Epilogue>;
+      const int token = tile_token + Config::FirstToken(w, rank);
       if constexpr (kAddsResidual<Epilogue>) {
         if constexpr (Config::kOneTile) MbarrierWaitAsleep(shared.tokens_read(), 0);
-        MbarrierArriveExpectTx(shared.out_ready(w), (output.end - output.begin) * kChunkBytes);
-        for (int c = output.begin; c < output.end; ++c)
+        MbarrierArriveExpectTx(shared.out_ready(w), (mine.end - mine.begin) * kChunkBytes);
+        for (int c = mine.begin; c < mine.end; ++c)
           TmaLoad2D(shared.out(w) + c * kChunkBytes, &maps.residual, row,
                     token + c * kWideOutTokens, shared.out_ready(w), kEvictFirst);
       } else {
@@ -156,11 +157,12 @@ __device__ __forceinline__ void WideCopyOutputs(const WideWalk<Config>& walk, co
     }
     // In halves: the first leaves while the second is scaled.
     for (int half = 0; half < 2; ++half) {
-      const int begin = half == 0 ? output.begin : output.middle();
-      const int end = half == 0 ? output.middle() : output.end;
       for (int w = 0; w < Config::kWarpgroups; ++w) {
-        const int row = (block + Config::RowBlock(w)) * kWideOutRows<Epilogue>;
-        const int token = tile_token + Config::FirstToken(w);
+        const WideOutput mine = output.Of<Config>(w);
+        const int begin = half == 0 ? mine.begin : mine.middle();
+        const int end = half == 0 ? mine.middle() : mine.end;
+        const int row = (block + Config::RowBlock(w, rank)) * kWideOutRows<Epilogue>;
+        const int token = tile_token + Config::FirstToken(w, rank);
         MbarrierWaitAsleep(shared.out_full(half, w), parity);
         for (int c = begin; c < end; ++c)
           TmaStore2D(&maps.outputs, row, token + c * kWideOutTokens,

@@ -78,7 +78,16 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   } else {
     RegistersIncrease<Config::kConsumerRegisters>();
     GridDependencyWait();  // token scales and the residual are the kernel's before this one
-    WideConsumer<Config, Epilogue>(p, shared).Run(rank);
+    using Consumer = WideConsumer<Config, Epilogue>;
+    if constexpr (Config::kSharesBlock) {
+      if (threadIdx.x < 128) {
+        Consumer(p, shared, rank).Run(rank);
+      } else {
+        WideConsumer<Config, Epilogue, Config::kTokens / 2>(p, shared, rank).Run(rank);
+      }
+    } else {
+      Consumer(p, shared, rank).Run(rank);
+    }
   }
 }
 

@@ -19,6 +19,11 @@ struct WideOutput {
   WideTile tile;
   int begin, end;
   __device__ int middle() const { return begin + CeilDiv(end - begin, 2); }
+  // A warpgroup's: all, unless it has half of a whole tile's.
+  template <class Config>
+  __device__ WideOutput Of(int warpgroup) const {
+    return {tile, begin, min(end, Config::Chunks(warpgroup))};
+  }
 };
 
 // Whole tiles, then perhaps a part of one: each of the last `cut_tiles` tiles is dealt to `parts`
@@ -40,9 +45,9 @@ struct WideWalk {
 
   __device__ WideWork At(int i) const {
     const int clusters = static_cast<int>(gridDim.x) / Config::kClusterCtas;
-    if (IsWhole(i)) return {p.order.At(cluster + i * clusters), 0, p.units};
-    return {p.order.At(p.whole_tiles + cut_tile()), p.units * place() / p.parts,
-            p.units * (place() + 1) / p.parts};
+    if (IsWhole(i)) return {p.order.At(cluster + i * clusters), 0, p.units.value};
+    return {p.order.At(p.whole_tiles + cut_tile()), p.units.value * place() / p.parts,
+            p.units.value * (place() + 1) / p.parts};
   }
   // What this cluster finishes of its i-th tile.
   __device__ WideOutput OutputAt(int i) const {
