@@ -4,6 +4,7 @@
 
 #include <limits>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
@@ -16,52 +17,58 @@ namespace {
 
 // Every unit of every tile belongs to exactly one rank; runs differ by at most one unit; whole
 // tiles come before parts, and of two parts the tail comes last.
-void CheckSchedule(const ClusterSchedule<Divisor>& s) {
-  std::vector<int> owner(static_cast<size_t>(s.tiles * s.units.value), -1);
-  for (int rank = 0; rank < s.ranks.value; ++rank) {
+template <class Count>
+void CheckSchedule(const ClusterSchedule<Count>& s) {
+  const int tile_units = ValueOf(s.units), ranks = ValueOf(s.ranks);
+  std::vector<int> owner(static_cast<size_t>(s.tiles * tile_units), -1);
+  for (int rank = 0; rank < ranks; ++rank) {
     bool seen_part = false;
     int units = 0;
     const ClusterRun run(s, rank);
     for (int i = 0; i < run.count; ++i) {
       const Segment segment = run.At(i);
       ASSERT_LT(segment.begin, segment.end);
-      ASSERT_LE(segment.end, s.units.value);
-      if (!segment.whole(s.units.value)) seen_part = true;
-      ASSERT_TRUE(s.pair || !seen_part || !segment.whole(s.units.value))
+      ASSERT_LE(segment.end, tile_units);
+      if (!segment.whole(tile_units)) seen_part = true;
+      ASSERT_TRUE(s.pair || !seen_part || !segment.whole(tile_units))
           << "a whole tile after a part";
       if (s.pair) {
-        ASSERT_TRUE(segment.whole(s.units.value) || rank == (segment.begin == 0 ? 0 : 1));
-      } else if (!segment.whole(s.units.value) && segment.begin == 0) {
+        ASSERT_TRUE(segment.whole(tile_units) || rank == (segment.begin == 0 ? 0 : 1));
+      } else if (!segment.whole(tile_units) && segment.begin == 0) {
         ASSERT_EQ(i, run.count - 1) << "the tail reuses the ring: it must be last";
       }
-      if (!segment.whole(s.units.value)) {
+      if (!segment.whole(tile_units)) {
         ASSERT_LE(s.FirstRank(segment.tile), rank);
         ASSERT_GE(s.LastRank(segment.tile), rank);
         ASSERT_EQ(segment.begin == 0, s.FirstRank(segment.tile) == rank);
       }
       for (int u = segment.begin; u < segment.end; ++u, ++units) {
-        int& cell = owner[static_cast<size_t>(segment.tile * s.units.value + u)];
+        int& cell = owner[static_cast<size_t>(segment.tile * tile_units + u)];
         ASSERT_EQ(cell, -1);
         cell = rank;
       }
     }
     ASSERT_EQ(units, s.RunUnits(rank));
-    ASSERT_LE(std::abs(units - s.tiles * s.units.value / s.ranks.value), 1);
+    ASSERT_LE(std::abs(units - s.tiles * tile_units / ranks), 1);
   }
   for (const int rank : owner) ASSERT_NE(rank, -1);
+}
+
+void CheckBoth(int tiles, int units, int ranks, bool pair = false) {
+  CheckSchedule(ClusterSchedule<int>{tiles, units, ranks, pair});
+  CheckSchedule(ClusterSchedule<Divisor>{tiles, Divisor(units), Divisor(ranks), pair});
 }
 
 TEST(GemmI4F8Plan, ScheduleCoversEveryUnitOnce) {
   for (int tiles = 1; tiles <= 12; ++tiles)
     for (int units = 1; units <= 20; ++units)
       for (int ranks = 1; ranks <= 8 && ranks <= tiles * units; ++ranks)
-        CheckSchedule({tiles, Divisor(units), Divisor(ranks)});
+        CheckBoth(tiles, units, ranks);
 }
 
 TEST(GemmI4F8Plan, PairsShareAtMostOneTile) {
   for (int tiles = 1; tiles <= 12; ++tiles)
-    for (int units = 2; units <= 20; ++units)
-      CheckSchedule({tiles, Divisor(units), Divisor(2), true});
+    for (int units = 2; units <= 20; ++units) CheckBoth(tiles, units, 2, true);
 }
 
 TEST(GemmI4F8Plan, DivisorsDivide) {
@@ -147,6 +154,48 @@ TEST(GemmI4F8Plan, OneTileACta) {
       }
     }
   }
+}
+
+// Three row blocks to a pair of CTAs, and never cut.
+TEST(GemmI4F8Plan, PairsThatShareARowBlock) {
+  const int variant = FindGemmVariant("table_256x96");
+  for (const int64_t n : {64, 128, 192, 256, 6144, 12288}) {
+    for (const int64_t m : {1, 256, 257, 4096}) {
+      const GemmPlan plan = MakeForcedGemmPlan({m, n, 4096}, variant, 2, {}, true);
+      EXPECT_FALSE(plan.cuts_tiles());
+      EXPECT_EQ(plan.tiles, CeilDiv<int64_t>(n / 64, 3) * CeilDiv<int64_t>(m, 256));
+    }
+  }
+}
+
+// The warpgroups of both CTAs finish every chunk of tokens of every row block of their pair once.
+template <class Config>
+void CheckOutputs(int row_blocks) {
+  std::set<std::pair<int, int>> finished;
+  const std::vector<int> pairs = {0, 1, 7};
+  for (const int pair : pairs) {
+    for (int rank = 0; rank < Config::kClusterCtas; ++rank) {
+      for (int w = 0; w < Config::kWarpgroups; ++w) {
+        const int block = Config::FirstBlock(pair, rank) + Config::RowBlock(w, rank);
+        ASSERT_EQ(block / row_blocks, pair);
+        for (int c = 0; c < Config::Chunks(w); ++c) {
+          const int token = Config::FirstToken(w, rank) + c * kWideOutTokens;
+          ASSERT_LT(token, Config::kTokens);
+          ASSERT_TRUE(finished.emplace(block, token).second) << block << ", " << token;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(std::ssize(finished),
+            std::ssize(pairs) * row_blocks * (Config::kTokens / kWideOutTokens));
+}
+
+TEST(GemmI4F8Plan, OutputsOfAPairAreEachFinishedOnce) {
+  CheckOutputs<WideConfig<256, 2, 1, false>>(4);
+  CheckOutputs<WideConfig<192, 2, 1, false>>(4);
+  CheckOutputs<WideConfig<128, 1, 2, false>>(2);
+  CheckOutputs<WideConfig<256, 1, 2, false>>(2);
+  CheckOutputs<WideConfig<256, 2, 1, true>>(3);
 }
 
 TEST(GemmI4F8Plan, ServedPlansFollowTheTokenCountAlone) {
