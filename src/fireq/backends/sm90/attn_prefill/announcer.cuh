@@ -1,5 +1,6 @@
 // Hands pieces of work on to the consumers: what they must know of them, and their rows of Q. Done
-// by some of the producer's warps, each for rows of its own: no warp waits for another.
+// by some of the producer's warps, each for rows of its own: no warp waits for another, but for the
+// first to take a piece that no CTA was dealt.
 //
 // What a warp knows of itself and of its piece of work is read anew each time: its registers are
 // for other things.
@@ -19,7 +20,7 @@ class PrefillAnnouncer {
   static constexpr int kPageBytes =
       static_cast<int>(KvPageLayout{KvGrid::kAsymmetric, 1, kDim}.head_bytes());
 
-  __device__ PrefillAnnouncer(const AttnPrefillParams& p, Shared& shared)
+  __device__ PrefillAnnouncer(const AttnPrefillKernelParams& p, Shared& shared)
       : p_(p), shared_(shared) {}
 
   static __device__ __forceinline__ uint32_t Thread() {
@@ -35,14 +36,22 @@ class PrefillAnnouncer {
   // The CTA's piece of work `turn`; false when there is none.
   __device__ __forceinline__ bool NextWork(uint32_t turn) const {
     __syncwarp();  // the one before has been read
+    const DealtPiece dealt(p_, static_cast<int32_t>(turn));
+    int32_t at = dealt.at;
+    if (dealt.more >= 0) {
+      at = -1;
+      if constexpr (kSource == PrefillSource::kPages) at = Taken(static_cast<uint32_t>(dealt.more));
+      if (at < 0) return false;
+    }
     PrefillWork work;
-    if (!NextPrefillWork(p_, static_cast<int32_t>(turn), work)) return false;
+    LoadPrefillWork(p_, at, work);
     if (Lane() == 0) {
+      Work().fresh = dealt.more >= 0;
       static_cast<PrefillWork&>(Work()) = work;
       if constexpr (kSource == PrefillSource::kPages) {
         constexpr int kValues =
             static_cast<int>(KvPageLayout{KvGrid::kAsymmetric, 1, kDim}.v_offset());
-        Work().context = work.prefix + work.rows / p_.group;
+        Work().context = work.prefix + p_.group.Query(work.rows);
         Work().half = p_.pages + int64_t{work.kv_head} * kPageBytes + (OfKeys() ? 0 : kValues);
       }
     }
@@ -61,23 +70,28 @@ class PrefillAnnouncer {
     const int buffer = static_cast<int>(turn & 1);
     constexpr int kThreads = 32 * Shared::kAnnouncers;
     constexpr int kRows = (kPrefillRows + kThreads - 1) / kThreads;  // a thread
-    PrefillRow rows[kRows];
+    float scales[kRows];
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int row = Announcer() + kThreads * i;
-      if (row < kPrefillRows) rows[i] = Row(Work(), Work().first_row + row);
+      if (row < kPrefillRows) scales[i] = LoadRowScale(Work(), p_, Work().first_row + row);
     }
     MbarrierWait(&shared_.piece_empty[buffer], ~(turn >> 1) & 1);
+    if (p_.boxes && Warp() == Shared::kFirstAnnouncer && ElectOne()) {
+      LoadQueryBox(Work(), p_, turn & 1, shared_);
+    }
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int row = Announcer() + kThreads * i;
-      if (row < kPrefillRows) shared_.rows[buffer][row] = rows[i];
+      if (row >= kPrefillRows) continue;
+      shared_.rows[buffer][row] = DescribeRow<kDim>(Work(), p_, Work().first_row + row, scales[i]);
     }
     if (Announcer() < kPrefillConsumers) {
-      Describe(Work(), Announcer(), shared_.piece[buffer]);
+      DescribePiece(Work(), p_.group, Work().fresh, Announcer(), shared_.piece[buffer]);
     }
     __syncwarp();
     if (Lane() == 0) MbarrierArrive(&shared_.piece_full[buffer]);
+    if (p_.boxes) return;
     LoadQueries(buffer);
     CopyAsyncArrive(&shared_.queries_full[buffer]);
   }
@@ -93,6 +107,23 @@ class PrefillAnnouncer {
   }
 
  private:
+  // Where the piece is that the CTA takes as number `more` behind those that it was dealt; -1 when
+  // there is none.
+  __device__ __forceinline__ int32_t Taken(uint32_t more) const {
+    if (p_.undealt == 0) return -1;
+    const uint32_t slot = more % 4;
+    if (Warp() == 0) {
+      const int32_t at = TakePiece(p_);
+      if (Lane() == 0) {
+        shared_.taken[slot] = at;
+        MbarrierArrive(&shared_.taken_full[slot]);
+      }
+      return at;
+    }
+    MbarrierWait(&shared_.taken_full[slot], more / 4 & 1);
+    return shared_.taken[slot];
+  }
+
   // This thread's number among those that announce.
   static __device__ __forceinline__ int Announcer() {
     return static_cast<int>(Thread() % 128) - 32 * Shared::kFirstAnnouncer;
@@ -116,26 +147,8 @@ class PrefillAnnouncer {
     }
   }
 
-  __device__ __forceinline__ PrefillRow Row(const PrefillWork& work, int row) const {
-    constexpr float kLog2eOverRoot =
-        1.4426950408889634f * (kDim == 128 ? 0.08838834764831845f : 0.125f);
-    if (row < 0) return {1.0f, work.Limit(row, p_.group), -1, 0};
-    const int64_t index = work.Index(row, p_.group, p_.num_heads);
-    return {p_.scale_q[index] * kLog2eOverRoot, work.Limit(row, p_.group),
-            static_cast<int32_t>(index), 0};
-  }
-  // Of consumer `i`.
-  __device__ __forceinline__ void Describe(const PrefillWork& work, int i,
-                                           PrefillPiece& piece) const {
-    if (i == 0) piece.tiles = work.Tiles(work.first_row, kPrefillRows, p_.group);
-    const int first = work.first_row + 64 * i;
-    const int32_t tiles = work.Tiles(first, 64, p_.group);
-    piece.group_tiles[i] = tiles;
-    piece.masked_tiles[i] = tiles - work.Limit(first, p_.group) / kPrefillKeys;
-  }
-
  protected:
-  const AttnPrefillParams& p_;
+  const AttnPrefillKernelParams& p_;
   Shared& shared_;
 };
 

@@ -48,7 +48,7 @@ class PrefillConsumer : PrefillFragment {
 
   // `group` is the warpgroup's number, from a shuffle, as everything that control flow around wgmma
   // depends on: it must be provably uniform, or ptxas serialises wgmma (C7520).
-  __device__ PrefillConsumer(const AttnPrefillParams& p, Shared& shared, int group)
+  __device__ PrefillConsumer(const AttnPrefillKernelParams& p, Shared& shared, int group)
       : p_(p), shared_(shared), group_(group), c_(Thread() % 4) {}
 
   __device__ __forceinline__ void Run() {
@@ -114,6 +114,7 @@ class PrefillConsumer : PrefillFragment {
   __device__ __forceinline__ void Start() {
     Lane() = {{Row(0).scale, Row(1).scale}, {0.0f, 0.0f}};
     Sums() = make_float2(0.0f, 0.0f);
+    if (Uniform(Piece().fresh) != 0) careful_tiles_ = 0;
     // All have read what was written of the piece before, and none writes before the next turn.
     if (Thread() % 128 < 2) shared_.low_units[group_][Thread() % 128] = 0;
 #pragma unroll
@@ -479,7 +480,7 @@ class PrefillConsumer : PrefillFragment {
                            p_.out + (kTerms == 1 ? 0 : p_.first_channel));
   }
 
-  const AttnPrefillParams& p_;
+  const AttnPrefillKernelParams& p_;
   Shared& shared_;
   const int group_;
   const uint32_t c_;  // lane % 4

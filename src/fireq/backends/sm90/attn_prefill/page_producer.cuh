@@ -18,7 +18,8 @@ class PrefillPageProducer : PrefillAnnouncer<kDim, PrefillSource::kPages> {
   using Base = PrefillAnnouncer<kDim, PrefillSource::kPages>;
   using Shared = typename Base::Shared;
 
-  __device__ PrefillPageProducer(const AttnPrefillParams& p, Shared& shared) : Base(p, shared) {}
+  __device__ PrefillPageProducer(const AttnPrefillKernelParams& p, Shared& shared)
+      : Base(p, shared) {}
 
   __device__ __forceinline__ void Run() {
     uint32_t index = 0;  // of a tile, of all that the CTA has
@@ -34,6 +35,7 @@ class PrefillPageProducer : PrefillAnnouncer<kDim, PrefillSource::kPages> {
       }
     }
     Base::AnnounceEnd(turn);
+    FinishPrefill(p_, 4);
   }
 
  private:
@@ -88,7 +90,8 @@ class PrefillPageProducer : PrefillAnnouncer<kDim, PrefillSource::kPages> {
     // Of the page as many tokens belong to the sequence.
     const int32_t valid = Work().context - Page(tile) * kTokensPerPage;
     if (OfKeys()) {
-      Unpack(PrefillKeyUnpack<kDim, 3>(), raw, valid, index, shared_.k);
+      constexpr int kAhead = kDim == 128 ? 3 : 1;  // 3 at 64: spills
+      Unpack(PrefillKeyUnpack<kDim, kAhead>(), raw, valid, index, shared_.k);
     } else {
       Unpack(PrefillValueUnpack<kDim, 1>(), raw, valid, index, shared_.v);
     }

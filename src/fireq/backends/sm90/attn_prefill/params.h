@@ -42,13 +42,10 @@ struct AttnPrefillParams {
   bf16_t* out = nullptr;                   // bf16 [T, H, Dh]
   int32_t num_heads = 0;                   // H
   int32_t kv_heads = 0;                    // Hk
-  int32_t group = 0;                       // H / Hk; set by the launch
-  uint32_t halves = 0;  // of pages to unpack: of each tile four; set by the launch
   // Where the first of 64 rows sees no more keys than this, the scores of all 64 rows' first keys
   // are exact sums. 0: nowhere, so that a row's bits do not depend on which rows are beside it.
   int32_t exact_limit = 32;
   int32_t max_pages = 0;
-  int32_t first_channel = 0;  // of V, where a launch does not multiply all; set by the launch
 };
 
 }  // namespace fireq::sm90

@@ -26,8 +26,9 @@ struct AttnPrefillPlan {
   std::vector<AttnPrefillItem> items;  // in the order of the sequences
   // Item and KV head, items' numbers times KV heads plus head, in the order in which CTAs do them.
   // CTA c's begin at pieces[c] and end where the next's begin, which the first ctas + 1 numbers
-  // are.
+  // are. The last, which no CTA is dealt, are done by whoever is free.
   std::vector<int32_t> pieces;
+  int32_t undealt = 0;  // of them
   // What is unpacked once, in about the order in which it is wanted; none: every CTA unpacks what
   // it visits.
   std::vector<AttnPrefillTile> tiles;

@@ -20,11 +20,12 @@ struct PrefillScales {
   float unused[30];  // 128-byte multiples
 };
 
-// Numbers in device memory that say how far the step's tiles are: halves of pages (K or V) that
-// warps have taken to unpack, warps that will do nothing more, and from kPrefillReady on of each
-// tile and KV head its halves that are there.
+// Numbers in device memory that say how far the step is: halves of pages (K or V) that warps have
+// taken to unpack, warps that will do nothing more, pieces of work taken of those that are not
+// dealt, and from kPrefillReady on of each tile and KV head its halves that are there.
 inline constexpr int kPrefillTaken = 0;
 inline constexpr int kPrefillDone = 1;
+inline constexpr int kPrefillPieces = 2;
 inline constexpr int kPrefillReady = 32;
 inline constexpr uint32_t kPrefillHalves = 2 * kPrefillPages;  // of a tile
 

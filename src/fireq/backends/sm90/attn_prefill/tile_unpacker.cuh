@@ -23,7 +23,8 @@ class PrefillTileUnpacker {
   using PackedHalf = typename Ring::PackedHalf;
   using Half = typename Ring::Half;
 
-  __device__ PrefillTileUnpacker(const AttnPrefillParams& p, Half& half) : p_(p), half_(half) {
+  __device__ PrefillTileUnpacker(const AttnPrefillKernelParams& p, Half& half)
+      : p_(p), half_(half) {
     if (p_.halves == 0) return;
     for (uint32_t slot = 0; slot < Ring::kPackedHalves; ++slot) Load(slot, Broadcast(Take()));
   }
@@ -137,7 +138,7 @@ class PrefillTileUnpacker {
     __syncwarp();
   }
 
-  const AttnPrefillParams& p_;
+  const AttnPrefillKernelParams& p_;
   Half& half_;
   uint32_t done_ = 0;  // halves
 };
