@@ -83,6 +83,38 @@ TEST(AttnPrefillPlan, CtasGetTheSameWork) {
   EXPECT_NEAR(undealt / (dealt + undealt), 0.07, 0.005);
 }
 
+// Of random steps: every CTA has a piece, and what it is not dealt is done by whoever is free, but
+// where the warps that unpack tiles hand pieces on: these know only what was dealt.
+TEST(AttnPrefillPlan, EveryPieceIsDealtOrLeft) {
+  std::mt19937 rng(4);
+  int left = 0;
+  for (const int64_t group : {1, 4, 5, 7, 8, 64}) {
+    for (const double min_visits : {0.0, 1e9}) {
+      const bool rows_are_a_box = kPrefillRows % group == 0;
+      for (int trial = 0; trial < 10; ++trial) {
+        std::vector<int32_t> lengths(1 + rng() % 20);
+        for (int32_t& length : lengths) length = static_cast<int32_t>(rng() % 700);
+        const AttnPrefillPlan plan = MakeAttnPrefillPlan(lengths, lengths, 2 * group, 2, 128, 132,
+                                                         {.min_visits = min_visits});
+        std::vector<int> taken(plan.items.size() * 2);
+        for (int cta = 0; cta < plan.ctas; ++cta) {
+          ASSERT_FALSE(plan.PiecesOf(cta).empty());
+          for (const int32_t piece : plan.PiecesOf(cta)) ++taken.at(piece);
+        }
+        ASSERT_EQ(plan.pieces[plan.ctas] + plan.undealt, std::ssize(plan.pieces));
+        for (int32_t i = 0; i < plan.undealt; ++i) ++taken.at(*(plan.pieces.rbegin() + i));
+        EXPECT_EQ(std::ranges::count(taken, 1), std::ssize(taken));
+        EXPECT_GE(plan.progress_bytes, kPrefillReady * int64_t{sizeof(uint32_t)});
+        if (!rows_are_a_box && !plan.tiles.empty()) {
+          EXPECT_EQ(plan.undealt, 0);
+        }
+        left += plan.undealt;
+      }
+    }
+  }
+  EXPECT_GT(left, 100);
+}
+
 // CTAs of a moment read the same keys: of 128 sequences and heads, twelve at a time.
 TEST(AttnPrefillPlan, PiecesOfASequenceAndHeadAreDoneTogether) {
   const std::vector<int32_t> lengths(16, 4096);
