@@ -176,8 +176,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 // Launches behind each other find each other's numbers and workspace, whose tiles are other data's,
 // and CTAs take other pieces each time.
-TEST(AttnPrefill, LaunchesShareAWorkspace) {
-  FIREQ_NEEDS_HOPPER();
+void ExpectLaunchesShareAWorkspace(Unpack unpack) {
   const std::vector<int32_t> lengths = Times(6, 700);
   std::vector<AttentionCase> cases;
   std::vector<std::unique_ptr<AttentionOnDevice>> devices;
@@ -186,10 +185,10 @@ TEST(AttnPrefill, LaunchesShareAWorkspace) {
     cases.push_back(
         MakeAttentionCase({lengths, lengths, 16, {kAsym, 4, 128}}, std::random_device{}()));
     devices.push_back(std::make_unique<AttentionOnDevice>(cases.back()));
-    expected.push_back(RunPrefill(cases.back(), *devices.back(), Unpack::kOnce));
+    expected.push_back(RunPrefill(cases.back(), *devices.back(), unpack));
     devices.back()->out.FillBytes(0xFF);
   }
-  const PlanOnDevice plan(cases[0], Unpack::kOnce);
+  const PlanOnDevice plan(cases[0], unpack);
   const Stream stream;
   for (size_t launch = 0; launch < 30; ++launch) {
     plan.Launch(cases[launch % 3], *devices[launch % 3], {.programmatic = true}, stream.get());
@@ -197,6 +196,14 @@ TEST(AttnPrefill, LaunchesShareAWorkspace) {
   stream.Synchronize();
   plan.ExpectProgressIsZero();
   for (size_t i = 0; i < 3; ++i) EXPECT_EQ(devices[i]->Output(), expected[i]);
+}
+TEST(AttnPrefill, LaunchesShareAWorkspace) {
+  FIREQ_NEEDS_HOPPER();
+  ExpectLaunchesShareAWorkspace(Unpack::kOnce);
+}
+TEST(AttnPrefill, LaunchesShareWhatIsKnownOfPieces) {
+  FIREQ_NEEDS_HOPPER();
+  ExpectLaunchesShareAWorkspace(Unpack::kByEachCta);
 }
 
 // More pieces than CTAs, of very different lengths.

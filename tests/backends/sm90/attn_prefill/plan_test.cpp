@@ -129,6 +129,21 @@ TEST(AttnPrefillPlan, PiecesOfASequenceAndHeadAreDoneTogether) {
   }
 }
 
+// Else a CTA could wait for a tile that those who have taken it do not unpack yet.
+TEST(AttnPrefillPlan, ACtaMayUnpackWhatItAttendsTo) {
+  std::mt19937 rng(1);
+  std::vector<int32_t> lengths(20);
+  for (int32_t& length : lengths) length = 100 + static_cast<int32_t>(rng() % 5000);
+  const AttnPrefillPlan plan = MakeAttnPrefillPlan(lengths, lengths, 64, 8, 128, 132);
+  ASSERT_FALSE(plan.tiles.empty());
+  for (size_t i = 0; i < plan.tiles.size(); ++i) {
+    const AttnPrefillTile& tile = plan.tiles[i];
+    const int32_t first = tile.number / 8 - tile.first_token / kPrefillKeys;  // of the sequence
+    const int32_t tiles = (tile.context + kPrefillKeys - 1) / kPrefillKeys;
+    EXPECT_LT(static_cast<int32_t>(i), first * 8 + tile.number % 8 * tiles + plan.lead);
+  }
+}
+
 // By their numbers, each of which is that of one.
 std::vector<AttnPrefillTile> TilesOf(const AttnPrefillPlan& plan) {
   std::vector<AttnPrefillTile> tiles = plan.tiles;

@@ -84,6 +84,7 @@ void LaunchAttnPrefill(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
                   group == 1 ? 0 : static_cast<uint32_t>(0xFFFFFFFF / group + 1)};
   params.halves = kPrefillHalves * static_cast<uint32_t>(plan.tiles.size());
   params.undealt = static_cast<uint32_t>(plan.undealt);
+  params.lead = static_cast<uint32_t>(plan.lead);
   DescribeQueries(plan, tokens, params);
   (plan.head_dim == 128 ? LaunchDim<128> : LaunchDim<64>)(plan, args, params, stream);
 }

@@ -38,6 +38,7 @@ __device__ __forceinline__ void InitPrefillShared(Shared& shared, bool boxes) {
       for (auto& half : shared.halves) {
         for (Mbarrier& full : half.full) MbarrierInit(&full, 1);
       }
+      shared.wanted = 0;
     }
     FenceMbarrierInit();
   }

@@ -25,6 +25,7 @@ struct AttnPrefillKernelParams : AttnPrefillParams {
   PrefillGroup group;
   uint32_t halves = 0;        // of pages to unpack: of each tile four
   uint32_t undealt = 0;       // AttnPrefillPlan::undealt
+  uint32_t lead = 0;          // AttnPrefillPlan::lead
   int32_t first_channel = 0;  // of V, where a launch does not multiply all
   // Where kPrefillRows are whole queries, the rows of a piece of work are one box of Q [T, H, Dh],
   // Dh x group heads x queries, in the swizzle that they have in shared memory.

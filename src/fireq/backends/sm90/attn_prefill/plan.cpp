@@ -118,9 +118,18 @@ class Dealer {
   std::priority_queue<Load, std::vector<Load>, std::greater<>> free_;
 };
 
+// Sequences and heads are dealt in batches of so many bytes of keys, which the L2 holds, and tiles
+// are unpacked so many bytes before they are wanted, not much earlier, so that it still has them.
+constexpr int64_t kBatchBytes = int64_t{12} << 20;
+constexpr int64_t kLeadBytes = int64_t{18} << 20;
+
 // Puts the tiles of a batch, from number `first` of the plan's on, in the order in which pieces
 // want them: the first of all sequences and heads before the second of any.
 void OrderTiles(size_t first, AttnPrefillPlan& plan) {
+  // Of the batch all tiles, whichever head's come first.
+  const int64_t lead =
+      static_cast<int64_t>(plan.tiles.size() - first) + kLeadBytes / TileBytes(plan.head_dim);
+  plan.lead = std::max(plan.lead, static_cast<int32_t>(lead));
   std::stable_sort(plan.tiles.begin() + static_cast<std::ptrdiff_t>(first), plan.tiles.end(),
                    [](const AttnPrefillTile& a, const AttnPrefillTile& b) {
                      return a.first_token < b.first_token;
@@ -131,7 +140,6 @@ void OrderTiles(size_t first, AttnPrefillPlan& plan) {
 // tiles, and those come out of device memory once.
 void DealPieces(std::span<const int32_t> context_len, int64_t group, int64_t kv_heads,
                 AttnPrefillPlan& plan) {
-  constexpr int64_t kBatchBytes = int64_t{12} << 20;
   constexpr int32_t kTileCost = 4;
   constexpr double kDealt = 0.93;  // of all work; measured: NOTES.md, "Pieces that nobody is dealt"
   // Besides its tiles; measured: NOTES.md, "Ready tiles".

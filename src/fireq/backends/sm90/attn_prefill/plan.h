@@ -16,7 +16,7 @@ inline constexpr int kPrefillRows = 192;  // query rows of a CTA: 64 a consumer 
 struct PrefillUnpackPolicy {
   double min_visits = 5.0;  // of a tile, on average; measured: NOTES.md, "Ready tiles"
   // Bytes of device memory. The largest that pays is 16 prompts of 4096 tokens with 32 KV heads;
-  // a step of 16,896 tokens with 8 takes 37 MB.
+  // a step of 16,896 tokens with 8 takes 36 MB.
   int64_t workspace_limit = int64_t{544} << 20;
 };
 
@@ -32,6 +32,9 @@ struct AttnPrefillPlan {
   // What is unpacked once, in about the order in which it is wanted; none: every CTA unpacks what
   // it visits.
   std::vector<AttnPrefillTile> tiles;
+  // How many tiles behind the first of the sequence and head that a CTA attends to (counted as if
+  // each had its tiles together) the last is that it unpacks by then.
+  int32_t lead = 0;
   int64_t workspace_bytes = 0;  // that the tiles of all KV heads take
   int64_t progress_bytes = 0;   // that what is known of them takes
 

@@ -158,6 +158,8 @@ struct PrefillRing<kDim, PrefillSource::kTiles> {
     Mbarrier full[kPackedHalves];
   };
   using Halves = Half[3];
+  // So many of AttnPrefillPlan::tiles are to be unpacked by now: more with each piece of work.
+  volatile uint32_t wanted;
 };
 
 template <int kDim, PrefillSource kSource>

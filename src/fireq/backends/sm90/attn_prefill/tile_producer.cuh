@@ -37,6 +37,8 @@ class PrefillTileProducer : PrefillAnnouncer<kDim, PrefillSource::kTiles> {
   }
 
  private:
+  static constexpr uint32_t kTooEarly = 300;  // ns between looks whether a tile is wanted soon
+
   using Base::Lane;
   using Base::p_;
   using Base::shared_;
@@ -52,7 +54,11 @@ class PrefillTileProducer : PrefillAnnouncer<kDim, PrefillSource::kTiles> {
         Base::Announce(turn);
         more = Base::NextWork(++turn);
       }
-      if (unpacker.Left()) unpacker.Unpack();
+      if (unpacker.Left()) {
+        // Whoever waits for it is not ahead of this CTA.
+        while (p_.boxes && unpacker.Tile() >= shared_.wanted) __nanosleep(kTooEarly);
+        unpacker.Unpack();
+      }
     }
     if (!p_.boxes) Base::AnnounceEnd(turn);
   }
@@ -66,6 +72,7 @@ class PrefillTileProducer : PrefillAnnouncer<kDim, PrefillSource::kTiles> {
     uint32_t turn = 0;
     for (bool more = announcer.Next(turn); more;) {
       announcer.Announce(turn);
+      Want(FirstOfHead(announcer.Work()) + p_.lead);
       int32_t left = announcer.Tiles();
       int64_t number = FirstTile(announcer.Work());
       if (left > 0) CopyTile(number, place);
@@ -75,6 +82,7 @@ class PrefillTileProducer : PrefillAnnouncer<kDim, PrefillSource::kTiles> {
         CopyTile(number, place);
       }
     }
+    Want(0xFFFFFFFFu);
     announcer.AnnounceEnd(turn);
   }
 
@@ -92,6 +100,18 @@ class PrefillTileProducer : PrefillAnnouncer<kDim, PrefillSource::kTiles> {
         number += p_.kv_heads;
       }
     }
+  }
+
+  __device__ __forceinline__ void Want(uint32_t tiles) const {
+    if (Lane() == 0) shared_.wanted = tiles;
+    __syncwarp();
+  }
+
+  // The tiles of all sequences and heads in front of the piece's.
+  __device__ __forceinline__ uint32_t FirstOfHead(const PrefillWork& work) const {
+    const int32_t context = work.prefix + p_.group.Query(work.rows);
+    const int32_t tiles = (context + kPrefillKeys - 1) / kPrefillKeys;
+    return static_cast<uint32_t>(work.first_tile * p_.kv_heads + work.kv_head * tiles);
   }
 
   __device__ __forceinline__ int64_t FirstTile(const PrefillWork& work) const {

@@ -34,6 +34,9 @@ class PrefillTileUnpacker {
     return p_.halves > 0 && half_.taken[Slot()] < p_.halves;
   }
 
+  // The number, among AttnPrefillPlan::tiles, of the tile that it is of.
+  __device__ __forceinline__ uint32_t Tile() const { return half_.taken[Slot()] / kPrefillHalves; }
+
   // That one, and takes another.
   __device__ __forceinline__ void Unpack() {
     const uint32_t another = Take();  // known when it is wanted

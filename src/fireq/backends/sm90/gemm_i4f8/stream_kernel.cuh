@@ -292,6 +292,7 @@ struct StreamConsumer {
       }
       if (Config::kGroups == 1 || unit * Config::kGroups + group < p.groups) AddStep(total, codes);
       // Orders this warp's reads of the stage before the producer's next copy into it.
+      __syncwarp();
       if (thread % 32 == 0) MbarrierArrive(shared.empty(at.stage));
       at.Next();
     }

@@ -25,11 +25,6 @@ __device__ __forceinline__ void BulkLoad(void* shared, const void* global, uint3
       : "memory");
 }
 
-// cp.async.bulk.prefetch.L2: `bytes` of device memory to the L2, which nobody waits for.
-__device__ __forceinline__ void BulkPrefetch(const void* global, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-}
-
 // cp.async.bulk between shared memories: `bytes` of this CTA to the place `to` in CTA `rank` of the
 // cluster, completing on that CTA's `barrier`. The source must stay until the receiver has been
 // told.
