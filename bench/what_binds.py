@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """What binds the rows that miss their contract: ncu's counters of one launch of each, as CSV.
 
-usage: what_binds.py gemm      BENCH_GEMM      RESULTS_CSV [RAW_FOLDER]
-       what_binds.py attention BENCH_ATTENTION RESULTS_CSV [RAW_FOLDER]
+usage: what_binds.py gemm    BENCH_GEMM      RESULTS_CSV [RAW_FOLDER]
+       what_binds.py prefill BENCH_ATTENTION RESULTS_CSV [RAW_FOLDER]
+       what_binds.py decode  BENCH_ATTENTION RESULTS_CSV [RAW_FOLDER]
 
-RESULTS_CSV is a table of bench/results (gemm_CARD.csv, attention_prefill_CARD.csv); its rows beyond
-the contract are run under ncu, at the clock that the card chooses, from cold caches. GEMM rows have
-cuBLASLt FP8's kernel beside them. RAW_FOLDER keeps what ncu wrote. Needs ncu and a GPU.
+RESULTS_CSV is a table of bench/results (gemm_CARD.csv, attention_prefill_CARD.csv,
+attention_decode_CARD.csv); its rows beyond the contract are run under ncu, at the clock that the
+card chooses, from cold caches. GEMM rows have cuBLASLt FP8's kernel beside them. RAW_FOLDER keeps
+what ncu wrote. Needs ncu and a GPU.
 
 Columns from `sm_active` on are percent: of the kernel's time, how much of it an SM had a CTA (what is
 missing: SMs without work, the kernel's start and end); then, of that time, what each pipe could do; `l2`
@@ -24,8 +26,12 @@ import tempfile
 GEMM_CONTRACT = [(16, 0.65, 1.4), (64, 0.70, None), (128, 0.80, None), (256, 0.95, None),
                  (512, 1.0, None), (16384, 1.0, None)]
 # batch, context: cuDNN's time over ours.
-ATTENTION_CONTRACT = {(16, 1024): 1.2, (16, 2048): 1.25, (16, 4096): 1.5, (4, 8192): 1.55,
-                      (1, 32768): 1.55}
+PREFILL_CONTRACT = {(16, 1024): 1.2, (16, 2048): 1.25, (16, 4096): 1.5, (4, 8192): 1.55,
+                    (1, 32768): 1.55}
+# batch, context: microseconds, on an H200.
+DECODE_CONTRACT = {(1, 1024): 6, (1, 4096): 8, (1, 16384): 12, (16, 1024): 9, (16, 4096): 23,
+                   (16, 16384): 85, (64, 1024): 24, (64, 4096): 85, (64, 16384): 330,
+                   (256, 1024): 85, (256, 4096): 330, (256, 16384): 1310}
 
 # Columns: a metric of ncu and what its base unit is divided by.
 METRICS = {
@@ -108,24 +114,35 @@ def gemm(program, results, raw):
             yield [*name, *fields(launch)]
 
 
-def attention(program, results, raw):
+def attention(program, results, raw, phase, kernel, meets):
+    """Rows of `phase`, a command of the program, that `meets(row, (batch, context))` denies."""
     yield ["batch", "context", "heads", "kv_heads", "head_dim", *METRICS, "waits"]
     for row in rows_of(results):
         shape = [row[key] for key in ("batch", "context", "heads", "kv_heads", "head_dim")]
-        if float(row["ratio_cudnn"]) >= ATTENTION_CONTRACT[int(shape[0]), int(shape[1])]:
+        if meets(row, (int(shape[0]), int(shape[1]))):
             continue
-        launches, _ = profile([program, "prefill", "x".join(shape)],
-                              ["--kernel-name", "regex:AttnPrefill", "--launch-skip", "4",
-                               "--launch-count", "1"], raw and raw / f"attention_{'x'.join(shape)}.csv")
+        launches, _ = profile([program, phase, "x".join(shape)],
+                              ["--kernel-name", f"regex:{kernel}", "--launch-skip", "4",
+                               "--launch-count", "1"], raw and raw / f"{phase}_{'x'.join(shape)}.csv")
         for launch in launches:
             yield [*shape, *fields(launch)]
+
+
+def prefill(program, results, raw):
+    return attention(program, results, raw, "prefill", "AttnPrefill",
+                     lambda row, at: float(row["ratio_cudnn"]) >= PREFILL_CONTRACT[at])
+
+
+def decode(program, results, raw):
+    return attention(program, results, raw, "decode", "AttnDecode",
+                     lambda row, at: float(row["median_us"]) <= DECODE_CONTRACT[at])
 
 
 def main():
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         return
-    kinds = {"gemm": gemm, "attention": attention}
+    kinds = {"gemm": gemm, "prefill": prefill, "decode": decode}
     if len(sys.argv) not in (4, 5) or sys.argv[1] not in kinds:
         sys.exit(__doc__.split("\n\n")[1])
     raw = pathlib.Path(sys.argv[4]) if len(sys.argv) == 5 else None
