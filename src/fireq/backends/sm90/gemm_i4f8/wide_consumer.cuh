@@ -376,11 +376,6 @@ struct WideConsumer {
   // of whole tiles registers.
   __device__ __forceinline__ void RunPart(const WideWalk<Config>& walk, uint32_t (&even)[16],
                                           uint32_t (&odd)[16], int rank) {
-    // As the compiler can see that a warp has one it keeps it in uniform registers, instead of
-    // making it again at every step, by sixteen instructions between the products.
-    if constexpr (Config::kGroups == 1)
-      x_descriptor = x_descriptor >> 32 << 32 |
-                     __shfl_sync(0xFFFFFFFFu, static_cast<uint32_t>(x_descriptor), 0);
     const WideWork work = walk.At(walk.whole);
     float acc[kTokens / 2];
     Multiply(acc, even, odd, work.begin, work.end);
