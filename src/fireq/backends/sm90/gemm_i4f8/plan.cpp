@@ -24,14 +24,12 @@ void CheckShape(const GemmShape& shape) {
 void DealWide(GemmPlan& plan, int room, bool cut) {
   constexpr int kLeastUnits = 1;  // of a part
   const bool one_tile = WideOneTile(plan.kernel().tokens, plan.kernel().groups);
+  cut = cut && !one_tile && !plan.kernel().shares_block;
   plan.num_clusters = one_tile ? plan.tiles : std::min(plan.tiles, room);
   plan.whole_tiles = plan.tiles;
   const int rest = plan.tiles % room;
-  if (!cut || one_tile || rest == 0) return;
-  int parts = std::min(room / rest, plan.units / kLeastUnits);
-  // Every part finishes tokens of every warpgroup: some have half of a tile's.
-  if (plan.kernel().shares_block)
-    parts = std::min(parts, plan.kernel().tokens / 2 / kWideOutTokens);
+  if (!cut || rest == 0) return;
+  const int parts = std::min(room / rest, plan.units / kLeastUnits);
   if (parts < 2) return;
   plan.whole_tiles = plan.tiles - rest;
   plan.parts = parts;

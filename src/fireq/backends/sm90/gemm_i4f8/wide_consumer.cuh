@@ -21,7 +21,6 @@ struct WideConsumer {
   static constexpr int kUnitSteps = Config::kUnitSteps;
   static constexpr int kSums = kTokens / Config::kGroups / 2;  // of a thread, that it finishes
   static constexpr int kChunkLoads = kWideOutTokens / 8;       // of these, four at a time
-  static constexpr int kChunks = kSums / (4 * kChunkLoads);    // that it finishes
   const GemmI4F8Params& p;
   WideShared<Config> shared;
   int warpgroup;
@@ -141,15 +140,15 @@ struct WideConsumer {
     Convert(raw, sixty_four, next, after, then);
   }
 
-  // The first `end` units of a tile, which are all; the last products are left running.
+  // Units [begin, end) of a tile; the last products are left running.
   __device__ __forceinline__ void Multiply(float (&acc)[kTokens / 2], uint32_t (&even)[16],
-                                           uint32_t (&odd)[16], int end) {
+                                           uint32_t (&odd)[16], int begin, int end) {
     if constexpr (Config::kOneTile) {
       // Three units go twice round the ring of three: every stage and parity is known here, too.
       unit = {0, 0};
 #pragma unroll 1
-      for (int g = 0;; ++g) {
-        MultiplyUnit(acc, even, odd, g == 0);
+      for (int g = begin;; ++g) {
+        MultiplyUnit(acc, even, odd, g == begin);
         unit = {2, 0};
         if (++g == end) break;
         MultiplyUnit(acc, even, odd, false);
@@ -161,8 +160,8 @@ struct WideConsumer {
       }
     } else {
 #pragma unroll 1
-      for (int g = 0; g < end; ++g) {
-        MultiplyUnit(acc, even, odd, g == 0);
+      for (int g = begin; g < end; ++g) {
+        MultiplyUnit(acc, even, odd, g == begin);
         unit = unit.Next();
       }
     }
@@ -176,28 +175,10 @@ struct WideConsumer {
       Step<3>(acc, odd, even, false);
     }
   }
-  // `steps` of a tile, the CTA's last; the last products are left running. Returns their stage.
-  __device__ __forceinline__ int MultiplyPart(float (&acc)[kTokens / 2], uint32_t (&even)[16],
-                                              uint32_t (&odd)[16], int steps) {
-    static_assert(kUnitSteps == 2 * kWidePartSteps);
-#pragma unroll 1
-    for (int done = 0;;) {
-      Step<0>(acc, even, odd, done == 0);
-      Step<1>(acc, odd, even, false);
-      done += kWidePartSteps;
-      if (done == steps) return unit.first + kWidePartSteps - 1;
-      Step<2>(acc, even, odd, false);
-      Step<3>(acc, odd, even, false);
-      unit = unit.Next();
-      done += kWidePartSteps;
-      if (done == steps) return LastStageBefore();
-    }
-  }
-  // `stage`: of the last products.
-  __device__ __forceinline__ void EndMultiply(float (&acc)[kTokens / 2], int stage) {
+  __device__ __forceinline__ void EndMultiply(float (&acc)[kTokens / 2]) {
     WgmmaWait<0>();
     PinRegisters(acc);
-    Release(stage);
+    Release(LastStageBefore());
   }
 
   // The sums of the tokens that this warpgroup finishes: its own and what the other has of them, to
@@ -227,8 +208,7 @@ struct WideConsumer {
   // Sums of cluster c's part of a tile, in the order of registers.
   __device__ float4* Partial(int c, int rank) const {
     const int index = (c * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
-    constexpr int kMostSums = Config::kFinishedTokens / 2;  // of any warpgroup's threads
-    return reinterpret_cast<float4*>(p.partials) + int64_t{index} * (kMostSums / 4 * 128) + thread;
+    return reinterpret_cast<float4*>(p.partials) + int64_t{index} * (kSums / 4 * 128) + thread;
   }
   // How many parts of this cluster's cut tile are there.
   __device__ uint32_t* Count(const WideWalk<Config>& walk, int rank) const {
@@ -286,7 +266,7 @@ struct WideConsumer {
   static __device__ __forceinline__ void Take(const float (&acc)[kSums], int c,
                                               float (&sums)[4 * kChunkLoads]) {
 #pragma unroll
-    for (int chunk = 0; chunk < kChunks; ++chunk) {
+    for (int chunk = 0; chunk < Config::kChunks; ++chunk) {
       if (chunk != c) continue;
       __syncwarp();
 #pragma unroll
@@ -348,7 +328,7 @@ struct WideConsumer {
     }
     OutputsStored();
     NamedBarrierSync(1 + warpgroup, 128);
-    if (thread == 0) AddWrapping(count, parts + min(parts, uint32_t{kChunks}) - 1);
+    if (thread == 0) AddWrapping(count, parts + min(parts, uint32_t{Config::kChunks}) - 1);
   }
 
   __device__ void Run(int rank) {
@@ -362,11 +342,11 @@ struct WideConsumer {
     const int tiles = Config::kOneTile ? 1 : walk.whole;
     for (int t = 0; t < tiles; ++t) {
       float acc[kTokens / 2];
-      Multiply(acc, even, odd, p.units.value);
+      Multiply(acc, even, odd, 0, p.units.value);
       // Under the last products: which tile this is, and what the epilogue needs of memory.
       const WideEpilogue<Epilogue> epilogue = MakeEpilogue(walk.At(t).tile, rank);
       if constexpr (!Config::kOneTile) WaitForBuffers();
-      EndMultiply(acc, LastStageBefore());
+      EndMultiply(acc);
       const auto half_stored = [this] { HalfStored(0); };
       const auto store = [&](const float(&sums)[kSums]) {
         if (p.out == OutType::kBf16) {
@@ -388,7 +368,7 @@ struct WideConsumer {
       }
       OutputsStored();
     }
-    if constexpr (!Config::kOneTile)
+    if constexpr (!Config::kOneTile && !Config::kSharesBlock)
       if (walk.count > walk.whole) RunPart(walk, even, odd, rank);
   }
 
@@ -396,17 +376,12 @@ struct WideConsumer {
   // of whole tiles registers.
   __device__ __forceinline__ void RunPart(const WideWalk<Config>& walk, uint32_t (&even)[16],
                                           uint32_t (&odd)[16], int rank) {
-    // As the compiler can see that a warp has one it keeps it in uniform registers, instead of
-    // making it again at every step, by sixteen instructions between the products.
-    if constexpr (Config::kGroups == 1)
-      x_descriptor = x_descriptor >> 32 << 32 |
-                     __shfl_sync(0xFFFFFFFFu, static_cast<uint32_t>(x_descriptor), 0);
     const WideWork work = walk.At(walk.whole);
     float acc[kTokens / 2];
-    const int stage = MultiplyPart(acc, even, odd, work.end - work.begin);
-    const WideOutput mine = walk.OutputAt(walk.whole).template Of<Config>(warpgroup);
+    Multiply(acc, even, odd, work.begin, work.end);
+    const WideOutput mine = walk.OutputAt(walk.whole);
     const WideEpilogue<Epilogue> epilogue = MakeEpilogue(mine.tile, rank);
-    EndMultiply(acc, stage);
+    EndMultiply(acc);
     if constexpr (Config::kGroups > 1) {
       float sums[kSums];
       Share(acc, sums);
