@@ -4,7 +4,6 @@
 
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/random_weights/launch.h"
-#include "fireq/backends/sm90/token_rows/launch.h"
 #include "fireq/base/thread_pool.h"
 #include "fireq/formats/bf16.h"
 #include "fireq/formats/random_weight.h"
@@ -52,16 +51,6 @@ Tensor ToBf16(const LinearPart& part) {
   return out;
 }
 
-// Whether all values are finite in FP16.
-bool FitsHalf(const Tensor& bf16) {
-  constexpr uint16_t kMagnitude = 0x7FFF, kTwoTo16 = 0x4780;
-  const bf16_t* values = bf16.as<bf16_t>();
-  uint16_t largest = 0;
-  for (int64_t i = 0; i < bf16.num_elements(); ++i)
-    largest = std::max(largest, static_cast<uint16_t>(values[i] & kMagnitude));
-  return largest < kTwoTo16;
-}
-
 }  // namespace
 
 void CopyToDevice(const Tensor& host, const Tensor& to, const Stream& stream) {
@@ -85,20 +74,17 @@ Sm90Linear::Sm90Linear(LinearSpec spec, const std::shared_ptr<Stream>& stream) {
   FIREQ_CHECK(spec.parts.size() == 1 && !spec.parts[0].bias.defined(), kUnsupported,
               spec.parts[0].name,
               ": the GPU runs float weights only as a single matrix without bias (lm_head)");
-  const Tensor host = ToBf16(spec.parts[0]);
-  fits_half_ = FitsHalf(host);
-  dense = UploadTensor(host, stream);
-  n_ = dense.dim(0);
-  k_ = dense.dim(1);
+  bf16 = UploadTensor(ToBf16(spec.parts[0]), stream);
+  n_ = bf16.dim(0);
+  k_ = bf16.dim(1);
 }
 
 Sm90Linear::Sm90Linear(const RandomLinearSpec& spec, const std::shared_ptr<Stream>& stream) {
   k_ = spec.k;
   if (spec.form == WeightForm::kBf16) {
     n_ = spec.part_rows[0];
-    dense = AllocateDevice(stream, DType::kBF16, {n_, k_});
-    fits_half_ = true;  // their spread is far below one
-    LaunchRandomBf16(spec.seed, dense.num_elements(), RandomWeightSpread(k_), dense.as<bf16_t>(),
+    bf16 = AllocateDevice(stream, DType::kBF16, {n_, k_});
+    LaunchRandomBf16(spec.seed, bf16.num_elements(), RandomWeightSpread(k_), bf16.as<bf16_t>(),
                      stream->get());
     return;
   }
@@ -113,13 +99,6 @@ Sm90Linear::Sm90Linear(const RandomLinearSpec& spec, const std::shared_ptr<Strea
       Tensor::FromVector(DType::kF32, {n_},
                          std::vector<float>(static_cast<size_t>(n_), 1.0f / RandomWeightT(k_))),
       stream);
-}
-
-void Sm90Linear::MakeHalf(const Stream& stream) {
-  constexpr int64_t kVector = 8;
-  if (!dense.defined() || !fits_half_ || n_ % kVector != 0 || k_ % kVector != 0) return;
-  LaunchBf16ToHalf(dense.as<bf16_t>(), dense.num_elements(), dense.as<uint16_t>(), stream.get());
-  dense = dense.WithDType(DType::kF16);
 }
 
 void Sm90Linear::PackQuantised(const LinearSpec& spec, const std::shared_ptr<Stream>& stream) {

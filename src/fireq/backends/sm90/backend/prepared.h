@@ -1,4 +1,4 @@
-// Linear weights ready for the GPU: packed INT4 tiles, or a BF16 or FP16 matrix.
+// Linear weights ready for the GPU: packed INT4 tiles, or a BF16 matrix.
 #pragma once
 
 #include "fireq/backends/sm90/runtime/stream.h"
@@ -17,10 +17,6 @@ class Sm90Linear final : public PreparedLinear {
   // Made on the device (random_weights/). Errors: kUnsupported as above.
   Sm90Linear(const RandomLinearSpec& spec, const std::shared_ptr<Stream>& stream);
 
-  // Makes a BF16 matrix FP16, in place, where logits of FP16 are then what sampling reads by 16
-  // bytes and no value is too large; values below 2^-14 are rounded to multiples of 2^-24.
-  void MakeHalf(const Stream& stream);
-
   int64_t n() const override { return n_; }
   int64_t k() const override { return k_; }
   bool quantized() const override { return tiles.defined(); }
@@ -29,14 +25,13 @@ class Sm90Linear final : public PreparedLinear {
   Tensor tiles;       // U8 [layout.size_bytes()]
   Tensor row_scales;  // F32 [N] 1/t in packed row order
   Tensor bias;        // F32 [N] in packed row order, or undefined
-  Tensor dense;       // BF16 or FP16 [N, K] of a float weight
+  Tensor bf16;        // BF16 [N, K] of a float weight
 
  private:
   void PackQuantised(const LinearSpec& spec, const std::shared_ptr<Stream>& stream);
 
   int64_t n_ = 0;
   int64_t k_ = 0;
-  bool fits_half_ = false;
 };
 
 // Bytes of a host tensor to device memory; both return when the copy has been made.

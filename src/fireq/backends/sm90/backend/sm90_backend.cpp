@@ -6,7 +6,7 @@
 
 #include "fireq/backends/sm90/backend/arrivals.h"
 #include "fireq/backends/sm90/backend/awaited_codes.h"
-#include "fireq/backends/sm90/backend/dense_gemm.h"
+#include "fireq/backends/sm90/backend/bf16_gemm.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/paged_attention.h"
 #include "fireq/backends/sm90/backend/prepared.h"
@@ -78,7 +78,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
       : stream_(std::make_shared<Stream>()),
         device_(QueryGemmDevice()),
         gemm_workspace_(GemmWorkspaceBytes(device_)),
-        dense_gemm_(stream_),
+        bf16_gemm_(stream_),
         attention_(stream_, ring_, device_.num_sms) {
     KeepFreedMemory(device);
     FIREQ_CUDA(cudaMemsetAsync(gemm_workspace_.data(), 0,
@@ -141,15 +141,11 @@ class Sm90Backend final : public Backend, public StreamOwner {
 
   std::shared_ptr<const PreparedLinear> Prepare(LinearSpec spec) override {
     Validate(spec);
-    auto linear = std::make_shared<Sm90Linear>(std::move(spec), stream_);
-    linear->MakeHalf(*stream_);
-    return linear;
+    return std::make_shared<Sm90Linear>(std::move(spec), stream_);
   }
   std::shared_ptr<const PreparedLinear> PrepareRandom(const RandomLinearSpec& spec) override {
     Validate(spec);
-    auto linear = std::make_shared<Sm90Linear>(spec, stream_);
-    linear->MakeHalf(*stream_);
-    return linear;
+    return std::make_shared<Sm90Linear>(spec, stream_);
   }
   Tensor RandomBf16(Shape shape, float spread, uint64_t seed) override {
     Tensor out = Allocate(DType::kBF16, std::move(shape));
@@ -157,11 +153,9 @@ class Sm90Backend final : public Backend, public StreamOwner {
     return out;
   }
 
-  // The INT4 GEMM has no FP32 output, and a float one in FP16 half the bytes to write: FP16 is
-  // three bits finer than BF16.
+  // The GEMM has no FP32 output: FP16 is three bits finer than BF16.
   DType LogitType(const PreparedLinear& lm_head) const override {
-    const auto& w = dynamic_cast<const Sm90Linear&>(lm_head);
-    return w.quantized() || w.dense.dtype() == DType::kF16 ? DType::kF16 : DType::kF32;
+    return lm_head.quantized() ? DType::kF16 : DType::kF32;
   }
   std::unique_ptr<TimePoint> Mark() override {
     MakeCodes();
@@ -208,7 +202,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   Arrivals arrivals_;
   GemmDevice device_;
   DeviceBuffer<uint8_t> gemm_workspace_;
-  DenseGemm dense_gemm_;
+  Bf16Gemm bf16_gemm_;
   Tensor half_logits_;
   AwaitedCodes awaited_;
   std::optional<AwaitedSum> awaited_sum_;
@@ -218,13 +212,8 @@ class Sm90Backend final : public Backend, public StreamOwner {
 int64_t Sm90Backend::Reserve(const StepLimits& limits) {
   int64_t held = 0;
   const PreparedLinear& lm_head = *limits.lm_head;
-  if (!lm_head.quantized()) {
-    const bool in_blocks = limits.reduction == Reduction::kBatchInvariant;
-    const int64_t rows = in_blocks ? DenseGemm::kBlockRows : limits.max_logit_rows;
-    held += dense_gemm_.Reserve(rows, lm_head.k(),
-                                dynamic_cast<const Sm90Linear&>(lm_head).dense.dtype());
-    if (in_blocks) held += dense_gemm_.ReserveBlocks(lm_head.n(), lm_head.k(), LogitType(lm_head));
-  }
+  if (!lm_head.quantized() && limits.reduction == Reduction::kBatchInvariant)
+    held += bf16_gemm_.ReserveBlocks(lm_head.n(), lm_head.k());
   return held + attention_.Reserve(limits);
 }
 
@@ -293,15 +282,13 @@ void Sm90Backend::Linear(const LinearArgs& args) {
   const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
   if (!w.quantized()) {
     MakeCodes();
-    CheckBorder(args.x.values, "the input of a float linear");
-    FIREQ_CHECK(args.epilogue == Epilogue::kNone &&
-                    (args.y.dtype() == DType::kF32 || args.y.dtype() == LogitType(w)),
-                kUnsupported,
+    CheckBorder(args.x.values, "the input of a BF16 linear");
+    FIREQ_CHECK(args.epilogue == Epilogue::kNone && args.y.dtype() == DType::kF32, kUnsupported,
                 "a linear kept in BF16 inside a block: the CPU backend runs such checkpoints");
     if (args.reduction == Reduction::kBatchInvariant) {
-      dense_gemm_.RunInBlocks(args.x.values, w.dense, args.y);
+      bf16_gemm_.RunInBlocks(args.x.values, w.bf16, args.y);
     } else {
-      dense_gemm_.Run(args.x.values, w.dense, args.y);
+      bf16_gemm_.Run(args.x.values, w.bf16, args.y);
     }
     return;
   }

@@ -10,7 +10,6 @@
 #include "fireq/backends/sm90/backend/stream_owner.h"
 #include "fireq/backends/sm90/f32/f32_gemm.h"
 #include "fireq/backends/sm90/f32/launch.h"
-#include "fireq/backends/sm90/token_rows/launch.h"
 #include "fireq/formats/f16.h"
 #include "fireq/ops/validate.h"
 
@@ -114,9 +113,7 @@ class F32Backend final : public Backend, public StreamOwner {
     // lm_head may be read with BF16 borders as well as with F32 ones.
     const bool narrow = spec.parts.size() == 1 && !first.bias.defined() && first.weight.defined() &&
                         first.weight.dtype() == DType::kBF16;
-    if (codes) return inner_->Prepare(std::move(spec));
-    // BF16 as it is, which the GPU's own backend would round to FP16.
-    if (narrow) return std::make_shared<Sm90Linear>(std::move(spec), stream_);
+    if (codes || narrow) return inner_->Prepare(std::move(spec));
     return std::make_shared<F32Linear>(spec, stream_);
   }
   std::shared_ptr<const PreparedLinear> PrepareRandom(const RandomLinearSpec& spec) override {
@@ -168,17 +165,12 @@ class F32Backend final : public Backend, public StreamOwner {
   F32Gemm gemm_;
 };
 
-// A BF16 or FP16 matrix (lm_head) is widened for the call.
+// A BF16 matrix (lm_head) is widened for the call.
 Tensor F32Backend::WideWeight(const PreparedLinear& w) {
   if (const auto* wide = dynamic_cast<const F32Linear*>(&w)) return wide->weight;
-  const Tensor& narrow = dynamic_cast<const Sm90Linear&>(w).dense;
+  const Tensor& narrow = dynamic_cast<const Sm90Linear&>(w).bf16;
   Tensor out = Floats(narrow.shape());
-  const int64_t count = narrow.num_elements();
-  if (narrow.dtype() == DType::kF16) {
-    LaunchHalfToFloat(narrow.as<uint16_t>(), count, out.as<float>(), stream_->get());
-  } else {
-    LaunchBf16ToF32(narrow.as<bf16_t>(), count, out.as<float>(), stream_->get());
-  }
+  LaunchBf16ToF32(narrow.as<bf16_t>(), narrow.num_elements(), out.as<float>(), stream_->get());
   return out;
 }
 

@@ -32,8 +32,4 @@ void LaunchRmsNorm(const bf16_t* x, const float* weight, float eps, int64_t num_
 // out[i] = in[i]: f16 bits -> f32, `count` a multiple of 8.
 void LaunchHalfToFloat(const uint16_t* in, int64_t count, float* out, cudaStream_t stream);
 
-// out[i] = in[i], rounded to FP16 where |in[i]| < 2^-14, infinite from 2^16 on; `count` a multiple
-// of 8. In place if `out` is `in`.
-void LaunchBf16ToHalf(const bf16_t* in, int64_t count, uint16_t* out, cudaStream_t stream);
-
 }  // namespace fireq::sm90

@@ -79,20 +79,6 @@ __global__ void HalfToFloatKernel(const uint4* __restrict__ in, int64_t vectors,
   out[2 * i + 1] = make_float4(pairs[2].x, pairs[2].y, pairs[3].x, pairs[3].y);
 }
 
-// No __restrict__: it may be in place.
-__global__ void Bf16ToHalfKernel(const uint4* in, int64_t vectors, uint4* out) {
-  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i >= vectors) return;
-  float values[kVector];
-  Unpack(in[i], values);
-  uint32_t words[4];
-  for (int j = 0; j < 4; ++j) {
-    const __half2 pair = __floats2half2_rn(values[2 * j], values[2 * j + 1]);
-    words[j] = *reinterpret_cast<const uint32_t*>(&pair);
-  }
-  out[i] = make_uint4(words[0], words[1], words[2], words[3]);
-}
-
 unsigned CheckedGrid(int64_t rows, int64_t dim) {
   FIREQ_CHECK(dim > 0 && dim % kVector == 0, kInvalidArgument, "rows of ", dim,
               " elements: not a multiple of ", kVector);
@@ -128,17 +114,6 @@ void LaunchHalfToFloat(const uint16_t* in, int64_t count, float* out, cudaStream
   HalfToFloatKernel<<<grid, kThreads, 0, stream>>>(reinterpret_cast<const uint4*>(in), vectors,
                                                    reinterpret_cast<float4*>(out));
   CheckLaunch("half_to_float");
-}
-
-void LaunchBf16ToHalf(const bf16_t* in, int64_t count, uint16_t* out, cudaStream_t stream) {
-  FIREQ_CHECK(count % kVector == 0, kInvalidArgument, count, " values: not a multiple of ",
-              kVector);
-  const int64_t vectors = count / kVector;
-  const unsigned grid = CheckedGrid(CeilDiv<int64_t>(vectors, kThreads), kVector);
-  if (grid == 0) return;
-  Bf16ToHalfKernel<<<grid, kThreads, 0, stream>>>(reinterpret_cast<const uint4*>(in), vectors,
-                                                  reinterpret_cast<uint4*>(out));
-  CheckLaunch("bf16_to_half");
 }
 
 }  // namespace fireq::sm90
