@@ -86,8 +86,7 @@ TEST(EngineMemory, IsSizedFromTheBudgetAndNeverExceedsIt) {
     EXPECT_EQ(engine.metrics().cache_bytes, runner.cache_bytes());
     EXPECT_GT(runner.working_bytes() + runner.cache_bytes() + page_bytes, budget);
     // All of it is taken by now but for what sampling uploads.
-    const int64_t sampling =
-        BackendTokenSampler::SizeBytes(16, runner.max_context()) + (16 + 17) * 4;
+    const int64_t sampling = BackendTokenSampler::SizeBytes(16, runner.max_context()) + 16 * 4;
     EXPECT_EQ(backend.count().now - weights,
               runner.working_bytes() + runner.cache_bytes() - sampling);
 

@@ -120,9 +120,9 @@ struct Forwarded {
 };
 
 Forwarded ForwardOnce(Backend& backend, const Model& model, std::span<const SequenceStep> steps,
-                      const WantedRows* wanted, Reduction reduction = Reduction::kBatchInvariant) {
+                      const WantedRows* wanted) {
   ForwardContext context = MakeContext(backend, model, 512, Products::kTable);
-  context.reduction = reduction;
+  context.reduction = Reduction::kBatchInvariant;
   KvCache cache(backend, model.config, model.quant.arithmetic.kv, model.config.num_layers, 4);
   for (const KvLayer& layer : cache.layers())
     std::memset(layer.pages.data(), 0, static_cast<size_t>(layer.pages.size_bytes()));
@@ -167,36 +167,6 @@ TEST(ForwardHidden, WantedRowsAreThoseOfTheWholeAndTheCacheIsTheSame) {
   for (size_t layer = 0; layer < all.pages.size(); ++layer) {
     EXPECT_TRUE(SameBytes(some.pages[layer], all.pages[layer])) << layer;
     EXPECT_TRUE(SameBytes(none.pages[layer], all.pages[layer])) << layer;
-  }
-}
-
-TEST(ForwardHidden, LastTokensAloneAreThoseOfTheWhole) {
-  const auto backend = MakeCpuBackend({.num_threads = 1});
-  const Model model = RandomQuantisedModel(*backend, TiniestConfig(), 11);
-  std::mt19937 rng(9);
-  const std::vector<int32_t> ids = RandomIds(rng, 92, model.config.vocab_size);
-  const std::vector<int32_t> first_pages = {2, 0}, second_pages = {1}, third_pages = {3};
-  const SequenceStep steps[] = {{{ids.data(), 80}, 0, first_pages},
-                                {{ids.data() + 80, 11}, 0, second_pages},
-                                {{ids.data() + 91, 1}, 0, third_pages}};
-  const std::vector<int32_t> rows = {79, 91};
-  WantedRows wanted{Tensor::FromVector(DType::kI32, {2}, rows),
-                    Tensor::Empty(DType::kBF16, {2, model.config.hidden})};
-  wanted.last_tokens = MakeBatch(*backend, steps);
-  wanted.last_tokens->num_tokens = 2;
-  wanted.last_tokens->query_start =
-      Tensor::FromVector(DType::kI32, {4}, std::vector<int32_t>{0, 1, 1, 2});
-  wanted.last_tokens->query_lens = {1, 0, 1};
-  for (const Reduction reduction : {Reduction::kFastest, Reduction::kBatchInvariant}) {
-    const Forwarded all = ForwardOnce(*backend, model, steps, nullptr, reduction);
-    const Forwarded some = ForwardOnce(*backend, model, steps, &wanted, reduction);
-    ASSERT_EQ(some.hidden.dim(0), 2);
-    for (int64_t i = 0; i < 2; ++i) {
-      const int64_t row = rows[static_cast<size_t>(i)];
-      EXPECT_TRUE(SameBytes(some.hidden.Rows(i, i + 1), all.hidden.Rows(row, row + 1))) << row;
-    }
-    for (size_t layer = 0; layer < all.pages.size(); ++layer)
-      EXPECT_TRUE(SameBytes(some.pages[layer], all.pages[layer])) << layer;
   }
 }
 

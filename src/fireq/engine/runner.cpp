@@ -86,8 +86,7 @@ Runner::Runner(Backend& backend, const Model& model, const RunnerOptions& option
 int64_t Runner::working_bytes() const {
   const int64_t sampling =
       BackendTokenSampler::SizeBytes(options_.max_sequences, options_.max_context) +
-      // Rows that sample, and where they are of each sequence.
-      (2 * options_.max_sequences + 1) * SizeBytes(DType::kI32);
+      options_.max_sequences * SizeBytes(DType::kI32);  // rows that sample
   return context_.rope_cos.size_bytes() + context_.rope_sin.size_bytes() + buffers_.size_bytes() +
          logits_.size_bytes() + sampled_.size_bytes() + chosen_.size_bytes() +
          arrays_.size_bytes() + sampling + reserved_bytes_;
@@ -193,27 +192,6 @@ Tensor Runner::ForwardDecode(const DecodeWork& work) {
   return ForwardLogits(context_, logits_, model_.weights, hidden);
 }
 
-// The sequences of `batch` with the last token alone, of those that have it among `rows`, or none.
-BatchView Runner::LastTokens(const BatchView& batch, std::span<const int32_t> rows) {
-  BatchView out = batch;
-  out.num_tokens = std::ssize(rows);
-  out.max_query_len = 1;
-  out.ids = out.chosen = out.positions = {};
-  out.query_lens.clear();
-  std::vector<int32_t> start = {0};
-  int32_t end = 0, taken = 0;
-  for (const int32_t tokens : batch.query_lens) {
-    end += tokens;
-    const bool wanted = taken < std::ssize(rows) && rows[static_cast<size_t>(taken)] == end - 1;
-    if (wanted) ++taken;
-    out.query_lens.push_back(wanted ? 1 : 0);
-    start.push_back(taken);
-  }
-  out.query_start =
-      backend_.Upload(Tensor::FromVector(DType::kI32, {batch.num_sequences + 1}, std::move(start)));
-  return out;
-}
-
 // Logits of `last_tokens`.
 Tensor Runner::Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens) {
   const BatchView batch = Fill(steps, MaxPages(steps));
@@ -224,7 +202,6 @@ Tensor Runner::Mixed(std::span<const SequenceStep> steps, std::span<const int32_
     wanted.rows = backend_.Upload(Tensor::FromVector(
         DType::kI32, {count}, std::vector<int32_t>(last_tokens.begin(), last_tokens.end())));
     wanted.hidden = sampled_.Rows(0, count);
-    wanted.last_tokens = LastTokens(batch, last_tokens);
   }
   const Tensor hidden = ForwardHidden(context_, buffers_, model_.weights, batch, cache_->layers(),
                                       all ? nullptr : &wanted);

@@ -87,7 +87,6 @@ class Runner {
   void MakeCache();
   bool IsDecode(std::span<const RunnerRow> rows) const;
   Tensor Decode(std::vector<SequenceStep> steps);
-  BatchView LastTokens(const BatchView& batch, std::span<const int32_t> rows);
   Tensor Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens);
   Tensor ForwardDecode(const DecodeWork& work);
   BatchView Fill(std::span<const SequenceStep> steps, int64_t max_pages);

@@ -1,8 +1,5 @@
 #include "fireq/model/llama.h"
 
-#include <cstddef>
-#include <memory>
-
 namespace fireq {
 
 Tensor ForwardHidden(const ForwardContext& context, ForwardBuffers& buffers,
@@ -139,59 +136,32 @@ void BlockForward::WriteCache(const ActTensor& input, const BlockWeights& block,
 ActTensor BlockForward::AttentionOut(const ActTensor& input, const BlockWeights& block,
                                      const KvLayer& kv, DType type, const WantedRows* wanted,
                                      const Tensor& x) {
-  ActTensor query = QueryAndCache(input, block, kv);
-  const bool alone = wanted != nullptr && AttendsToWantedAlone(*wanted, query);
-  if (alone) query = KeepQueries(wanted->rows, query);
-  const BatchView& batch = alone ? *wanted->last_tokens : batch_;
-  Tensor context = buffers_.context_.border.Rows(0, batch.num_tokens);
+  const ActTensor query = QueryAndCache(input, block, kv);
+  Tensor context = buffers_.context_.border.Rows(0, batch_.num_tokens);
   backend_.Attention({.q = query,
                       .kv = kv,
-                      .batch = &batch,
+                      .batch = &batch_,
                       .num_heads = context_.config->num_heads,
                       .e4m3_probs = context_.arithmetic.e4m3_probs,
                       .reduction = context_.reduction,
                       .out = context});
   Trace("attn_context", {context, {}, {}});
-  if (wanted != nullptr) {
-    num_rows_ = wanted->rows.dim(0);
-    backend_.GatherRows(x, wanted->rows, wanted->hidden);
-    if (!alone) context = KeepContext(wanted->rows, context);
-  }
+  if (wanted != nullptr) context = Keep(*wanted, x, context);
   ActTensor out = Quantized(context, buffers_.context_.codes, type);
   Trace("attn_out", out);
   return out;
 }
 
-// A chunk's attention and its last token's alone may add in another order, and a backend gathers
-// rows by 16 bytes.
-bool BlockForward::AttendsToWantedAlone(const WantedRows& wanted, const ActTensor& query) const {
-  return wanted.last_tokens && context_.reduction == Reduction::kFastest &&
-         query.values.dtype() == DType::kE4M3 && query.values.dim(1) % 16 == 0 &&
-         query.scale.dim(1) % 4 == 0;
-}
-
-// The wanted rows of E4M3 queries, where q, k and v were, which RopeKvWrite has read: more bytes.
-ActTensor BlockForward::KeepQueries(const Tensor& rows, const ActTensor& query) {
-  const auto inside = [&](int64_t offset, const Tensor& like) {
-    return Tensor(like.dtype(), {rows.dim(0), like.dim(1)},
-                  static_cast<std::byte*>(buffers_.qkv_.data()) + offset,
-                  std::make_shared<Tensor>(buffers_.qkv_), buffers_.qkv_.space());
-  };
-  ActTensor kept;
-  kept.values = inside(0, query.values);
-  kept.scale = inside(kept.values.size_bytes(), query.scale);
-  backend_.GatherRows(query.values, rows, kept.values);
-  backend_.GatherRows(query.scale, rows, kept.scale);
-  return kept;
-}
-
-// The wanted rows of attention's output, where q, k and v were.
-Tensor BlockForward::KeepContext(const Tensor& rows, const Tensor& context) {
+// Of x and of attention's output the wanted rows; returns the latter.
+Tensor BlockForward::Keep(const WantedRows& wanted, const Tensor& x, const Tensor& context) {
+  num_rows_ = wanted.rows.dim(0);
+  backend_.GatherRows(x, wanted.rows, wanted.hidden);
+  // Where q, k and v were: attention has read them.
   const Shape shape = {num_rows_, context.dim(1)};
   Tensor kept = buffers_.qkv_.Reshape({buffers_.qkv_.num_elements()})
                     .Rows(0, NumElements(shape))
                     .Reshape(shape);
-  backend_.GatherRows(context, rows, kept);
+  backend_.GatherRows(context, wanted.rows, kept);
   return kept;
 }
 

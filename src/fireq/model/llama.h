@@ -2,7 +2,6 @@
 // CPU and GPU, evaluation and serving.
 #pragma once
 
-#include <optional>
 #include <vector>
 
 #include "fireq/checkpoint/model_config.h"
@@ -35,9 +34,6 @@ struct ForwardContext {
 struct WantedRows {
   Tensor rows;    // I32 [R], in the backend's memory; undefined: none, K and V alone are written
   Tensor hidden;  // border [R, D]: theirs, in this order
-  // If rows are last tokens of sequences, in order: the batch's sequences with these alone (no
-  // token where none is wanted). Where it can, the last block's attention is of these alone, too.
-  std::optional<BatchView> last_tokens = std::nullopt;
 };
 
 // Scratch for up to `max_tokens` tokens a step, made once and reused by every block.
@@ -108,9 +104,7 @@ class BlockForward {
  private:
   ActTensor Normed(const Tensor& x, const Tensor& norm, DType type);
   ActTensor QueryAndCache(const ActTensor& input, const BlockWeights& block, const KvLayer& kv);
-  bool AttendsToWantedAlone(const WantedRows& wanted, const ActTensor& query) const;
-  ActTensor KeepQueries(const Tensor& rows, const ActTensor& query);
-  Tensor KeepContext(const Tensor& rows, const Tensor& context);
+  Tensor Keep(const WantedRows& wanted, const Tensor& x, const Tensor& context);
   ActTensor Quantized(const Tensor& border, const ActTensor& codes, DType type);
   void Linear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
               const Tensor& residual, const Tensor& y);

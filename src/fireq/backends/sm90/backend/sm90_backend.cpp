@@ -236,11 +236,8 @@ void Sm90Backend::Embed(const EmbedArgs& args) {
 void Sm90Backend::GatherRows(const Tensor& x, const Tensor& rows, const Tensor& out) {
   ValidateGatherRows(x, rows, out);
   MakeCodes();
-  // By bytes, whatever they are. No kernel starts before this one has ended, nor this one before
-  // the one in front: attention behind it may read what RopeKvWrite wrote in front of it.
-  const int64_t row_bytes = x.dim(1) * SizeBytes(x.dtype());
-  LaunchGatherRows(static_cast<const bf16_t*>(x.data()), rows.as<int32_t>(), rows.dim(0),
-                   row_bytes / SizeBytes(DType::kBF16), static_cast<bf16_t*>(out.data()),
+  CheckBorder(x, "the residual stream");
+  LaunchGatherRows(x.as<bf16_t>(), rows.as<int32_t>(), rows.dim(0), x.dim(1), out.as<bf16_t>(),
                    stream_->get());
 }
 
