@@ -23,11 +23,7 @@ class PrefillAnnouncer {
   __device__ PrefillAnnouncer(const AttnPrefillKernelParams& p, Shared& shared)
       : p_(p), shared_(shared) {}
 
-  static __device__ __forceinline__ uint32_t Thread() {
-    uint32_t thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-  }
+  static __device__ __forceinline__ uint32_t Thread() { return PrefillThread(); }
   static __device__ __forceinline__ uint32_t Lane() { return Thread() % 32; }
   static __device__ __forceinline__ uint32_t Warp() { return Thread() / 32 % 4; }
   __device__ __forceinline__ PrefillWarpWork& Work() const { return shared_.work[Warp()]; }

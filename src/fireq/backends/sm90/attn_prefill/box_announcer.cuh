@@ -72,9 +72,7 @@ class PrefillBoxAnnouncer {
   static constexpr int kRows = kPrefillRows / 32;  // a lane
 
   static __device__ __forceinline__ int32_t Lane() {
-    uint32_t thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return static_cast<int32_t>(thread % 32);
+    return static_cast<int32_t>(PrefillThread() % 32);
   }
 
   const AttnPrefillKernelParams& p_;

@@ -64,12 +64,7 @@ struct PrefillFragment {
   static __device__ __forceinline__ int32_t Uniform(int32_t x) {
     return __shfl_sync(0xFFFFFFFFu, x, 0);
   }
-  // Read anew each time, so that nothing made of it is kept in registers across the loop.
-  static __device__ __forceinline__ uint32_t Thread() {
-    uint32_t thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-  }
+  static __device__ __forceinline__ uint32_t Thread() { return PrefillThread(); }
   // 0, which the compiler does not know.
   static __device__ __forceinline__ uint32_t Never() {
     uint32_t none;

@@ -193,6 +193,13 @@ struct PrefillShared : PrefillRing<kDim, kSource> {
   typename Ring::Halves halves;  // of pages, that the producer unpacks for all
 };
 
+// The thread's number, read anew each time: what follows from it would be kept in registers.
+__device__ __forceinline__ uint32_t PrefillThread() {
+  uint32_t thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
 // By one thread: begins to copy a piece's rows of Q, which are a box, when the consumers have left
 // `buffer`.
 template <class Shared>
@@ -270,9 +277,7 @@ __device__ __forceinline__ void FinishPrefill(const AttnPrefillKernelParams& p, 
   __syncwarp();
   if (before + 1 < warps * gridDim.x) return;
   const uint32_t count = kPrefillReady + p.halves / kPrefillHalves;
-  uint32_t thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  for (uint32_t i = thread % 32; i < count; i += 32) p.progress[i] = 0;
+  for (uint32_t i = PrefillThread() % 32; i < count; i += 32) p.progress[i] = 0;
 }
 
 }  // namespace fireq::sm90

@@ -66,12 +66,7 @@ class PrefillTileUnpacker {
       offsetof(PrefillScales, unused) + 8 - offsetof(PrefillScales, value);
   static_assert(kValueFactors % 16 == 0);
 
-  // Read anew each time: what follows from it would be kept in registers.
-  static __device__ __forceinline__ uint32_t Lane() {
-    uint32_t thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread % 32;
-  }
+  static __device__ __forceinline__ uint32_t Lane() { return PrefillThread() % 32; }
   static __device__ __forceinline__ uint32_t Broadcast(uint32_t of_lane_0) {
     return __shfl_sync(0xFFFFFFFFu, of_lane_0, 0);
   }
