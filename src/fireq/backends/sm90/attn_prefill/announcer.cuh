@@ -94,12 +94,7 @@ class PrefillAnnouncer {
 
   // That there is no piece `turn`.
   __device__ __forceinline__ void AnnounceEnd(uint32_t turn) const {
-    const int buffer = static_cast<int>(turn & 1);
-    MbarrierWait(&shared_.piece_empty[buffer], ~(turn >> 1) & 1);
-    if (Lane() == 0) {
-      if (Announcer() == 0) shared_.piece[buffer].tiles = -1;
-      MbarrierArrive(&shared_.piece_full[buffer]);
-    }
+    AnnouncePrefillEnd(turn, Announcer() == 0, shared_);
   }
 
  private:

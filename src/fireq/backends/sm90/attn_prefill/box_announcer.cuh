@@ -60,12 +60,7 @@ class PrefillBoxAnnouncer {
 
   // That there is no piece `turn`.
   __device__ __forceinline__ void AnnounceEnd(uint32_t turn) const {
-    const uint32_t buffer = turn & 1;
-    MbarrierWait(&shared_.piece_empty[buffer], ~(turn >> 1) & 1);
-    if (Lane() == 0) {
-      shared_.piece[buffer].tiles = -1;
-      MbarrierArrive(&shared_.piece_full[buffer]);
-    }
+    AnnouncePrefillEnd(turn, true, shared_);
   }
 
  private:

@@ -200,6 +200,17 @@ __device__ __forceinline__ uint32_t PrefillThread() {
   return thread;
 }
 
+// By each warp that announces: that there is no piece `turn`. One of them `says` so.
+template <class Shared>
+__device__ __forceinline__ void AnnouncePrefillEnd(uint32_t turn, bool says, Shared& shared) {
+  const uint32_t buffer = turn & 1;
+  MbarrierWait(&shared.piece_empty[buffer], ~(turn >> 1) & 1);
+  if (PrefillThread() % 32 == 0) {
+    if (says) shared.piece[buffer].tiles = -1;
+    MbarrierArrive(&shared.piece_full[buffer]);
+  }
+}
+
 // By one thread: begins to copy a piece's rows of Q, which are a box, when the consumers have left
 // `buffer`.
 template <class Shared>
