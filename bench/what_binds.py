@@ -2,13 +2,14 @@
 """What binds the rows that miss their contract: ncu's counters of one launch of each, as CSV.
 
 usage: what_binds.py gemm    BENCH_GEMM      RESULTS_CSV [RAW_FOLDER]
+       what_binds.py ffn     BENCH_GEMM      RESULTS_CSV [RAW_FOLDER]
        what_binds.py prefill BENCH_ATTENTION RESULTS_CSV [RAW_FOLDER]
        what_binds.py decode  BENCH_ATTENTION RESULTS_CSV [RAW_FOLDER]
 
-RESULTS_CSV is a table of bench/results (gemm_CARD.csv, attention_prefill_CARD.csv,
+RESULTS_CSV is a table of bench/results (gemm_CARD.csv, ffn_CARD.csv, attention_prefill_CARD.csv,
 attention_decode_CARD.csv); its rows beyond the contract are run under ncu, at the clock that the
-card chooses, from cold caches. GEMM rows have cuBLASLt FP8's kernel beside them. RAW_FOLDER keeps
-what ncu wrote. Needs ncu and a GPU.
+card chooses, from cold caches. GEMM rows have cuBLASLt FP8's kernel beside them, FFNs their steps
+one by one and those of cuBLASLt FP16. RAW_FOLDER keeps what ncu wrote. Needs ncu and a GPU.
 
 Columns from `sm_active` on are percent: of the kernel's time, how much of it an SM had a CTA (what is
 missing: SMs without work, the kernel's start and end); then, of that time, what each pipe could do; `l2`
@@ -25,6 +26,9 @@ import tempfile
 # M up to which, over cuBLASLt FP8, over the plain read of the weights (docs/PERFORMANCE.md).
 GEMM_CONTRACT = [(16, 0.65, 1.4), (64, 0.70, None), (128, 0.80, None), (256, 0.95, None),
                  (512, 1.0, None), (16384, 1.0, None)]
+# M: cuBLASLt FP16's time over ours.
+FFN_CONTRACT = {**dict.fromkeys((1, 2, 4, 8, 16), 2.7), 32: 2.4, 64: 2.4, 1024: 1.8, 4096: 1.8,
+                16384: 1.8}
 # batch, context: cuDNN's time over ours.
 PREFILL_CONTRACT = {(16, 1024): 1.2, (16, 2048): 1.25, (16, 4096): 1.5, (4, 8192): 1.55,
                     (1, 32768): 1.55}
@@ -114,6 +118,23 @@ def gemm(program, results, raw):
             yield [*name, *fields(launch)]
 
 
+def ffn(program, results, raw):
+    missed = {}
+    for row in rows_of(results):
+        tokens = int(row["M"])
+        if float(row["ratio_fp16"]) < FFN_CONTRACT.get(tokens, 0):
+            missed.setdefault(tokens, []).append(row["model"])
+    yield ["model", "M", "kernel", "step", *METRICS, "waits"]
+    for tokens, models in missed.items():
+        launches, output = profile([program, "--ffn", "--profile", "--tokens", str(tokens)],
+                                   ["--profile-from-start", "off"],
+                                   raw and raw / f"ffn_{tokens}.csv")
+        steps = [line.split(",") for line in output.splitlines() if "," in line][1:]
+        for step, launch in zip(steps, launches, strict=True):
+            if step[0] in models:
+                yield [*step, *fields(launch)]
+
+
 def attention(program, results, raw, phase, kernel, meets):
     """Rows of `phase`, a command of the program, that `meets(row, (batch, context))` denies."""
     yield ["batch", "context", "heads", "kv_heads", "head_dim", *METRICS, "waits"]
@@ -142,7 +163,7 @@ def main():
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         return
-    kinds = {"gemm": gemm, "prefill": prefill, "decode": decode}
+    kinds = {"gemm": gemm, "ffn": ffn, "prefill": prefill, "decode": decode}
     if len(sys.argv) not in (4, 5) or sys.argv[1] not in kinds:
         sys.exit(__doc__.split("\n\n")[1])
     raw = pathlib.Path(sys.argv[4]) if len(sys.argv) == 5 else None

@@ -4,8 +4,6 @@
 // Weights rotate past L2, data is random, figures are medians of CUDA-graph batches. With --tune
 // every sensible plan of the policy that serves is timed (rows named by the plan, cN = clusters of
 // N) and the best is printed as a row of the tuned table to stderr.
-#include <cuda_profiler_api.h>
-
 #include <CLI/CLI.hpp>
 #include <array>
 #include <cstdio>
@@ -84,14 +82,8 @@ class GemmBench {
     const Peer fp8(*this, true);
     const sm90::GemmPlan served =
         sm90::MakeGemmPlan({m, shape_.n, shape_.k}, Products::kServed, device_, tuned_);
-    const sm90::Stream stream;
     const auto once = [&](const std::string& kernel, const Launcher& launch) {
-      for (int i = 0; i < 3; ++i) launch(stream.get(), i);
-      stream.Synchronize();
-      FIREQ_CUDA(cudaProfilerStart());
-      launch(stream.get(), 3);
-      stream.Synchronize();
-      FIREQ_CUDA(cudaProfilerStop());
+      ProfileOnce(launch);
       std::printf("%s,%s,%ld,%ld,%ld,%s\n", shape_.model, shape_.layer, static_cast<long>(m_),
                   static_cast<long>(shape_.n), static_cast<long>(shape_.k), kernel.c_str());
     };
@@ -280,7 +272,7 @@ void AddOptions(CLI::App& app, Options& options) {
   app.add_flag("--producers", options.producers, "What makes E4M3 rows, beside a copy");
   app.add_flag("--tune", options.tune, "Time every sensible plan; the best as rows on stderr");
   app.add_flag("--profile", options.profile,
-               "Launch each row once, and cuBLASLt FP8's, for ncu --profile-from-start off");
+               "Launch each row once, and cuBLASLt's, for ncu --profile-from-start off");
   app.add_option("--plans", options.plans, "File of tuned rows, used before the built-in ones");
   app.add_option("--soak", options.soak, "Replay a graph of FFNs so often, compare the bits");
   app.footer("One CSV on stdout. bench/gemm/report.py draws its roofline and sums it up.");
@@ -292,6 +284,7 @@ void RunAll(const Options& options) {
   if (options.producers) return BenchProducers(arena, options.tokens);
   const std::vector<sm90::TunedGemm> tuned = ReadPlans(options.plans);
   if (options.soak > 0) return SoakFfn(arena, options.tokens, device, tuned, options.soak);
+  if (options.ffn && options.profile) return ProfileFfn(arena, options.tokens, device, tuned);
   if (options.ffn) return BenchFfn(arena, options.tokens, device, tuned);
   if (options.profile)
     std::printf("model,layer,M,N,K,kernel\n");

@@ -177,6 +177,25 @@ void BenchFfn(const Arena& arena, const std::vector<int64_t>& tokens,
   }
 }
 
+void ProfileFfn(const Arena& arena, const std::vector<int64_t>& tokens,
+                const sm90::GemmDevice& device, std::span<const sm90::TunedGemm> tuned) {
+  const Between between;
+  std::printf("model,M,kernel,step\n");
+  for (const Ffn& f : kFfns) {
+    for (const int64_t m : tokens) {
+      const CublasFfn cublas(f, m, arena, between);
+      FireqFfn ffn(f, m, arena, between, device, tuned);
+      ProfileOnce([&](cudaStream_t stream, int i) { ffn.Launch(stream, i); });
+      for (const char* step : {"gate_up", "quantize", "down"})
+        std::printf("%s,%ld,fireq,%s\n", f.model, static_cast<long>(m), step);
+      ProfileOnce([&](cudaStream_t stream, int i) { cublas.Launch(stream, i); });
+      for (const char* step : {"gate_up", "silu_mul", "down"})
+        std::printf("%s,%ld,cublas_fp16,%s\n", f.model, static_cast<long>(m), step);
+      std::fflush(stdout);
+    }
+  }
+}
+
 void SoakFfn(const Arena& arena, const std::vector<int64_t>& tokens, const sm90::GemmDevice& device,
              std::span<const sm90::TunedGemm> tuned, int replays) {
   constexpr int kCalls = 16;

@@ -14,6 +14,11 @@ namespace fireq::bench {
 void BenchFfn(const Arena& arena, const std::vector<int64_t>& tokens,
               const sm90::GemmDevice& device, std::span<const sm90::TunedGemm> tuned);
 
+// Each of these FFNs once behind three that a profiler does not see; a row for each of its
+// launches, without times.
+void ProfileFfn(const Arena& arena, const std::vector<int64_t>& tokens,
+                const sm90::GemmDevice& device, std::span<const sm90::TunedGemm> tuned);
+
 // Replays a graph of FFNs `replays` times and compares the last output with the first, bit for bit:
 // what hangs or races once in a hundred thousand launches.
 void SoakFfn(const Arena& arena, const std::vector<int64_t>& tokens, const sm90::GemmDevice& device,

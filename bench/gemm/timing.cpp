@@ -1,5 +1,7 @@
 #include "bench/gemm/timing.h"
 
+#include <cuda_profiler_api.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -54,6 +56,17 @@ std::array<double, 2> MediansInTurn(const std::array<Launcher, 2>& launches,
     }
   }
   return {Median(us[0]), Median(us[1])};
+}
+
+void ProfileOnce(const Launcher& launch) {
+  constexpr int kBefore = 3;
+  const sm90::Stream stream;
+  for (int i = 0; i < kBefore; ++i) launch(stream.get(), i);
+  stream.Synchronize();
+  FIREQ_CUDA(cudaProfilerStart());
+  launch(stream.get(), kBefore);
+  stream.Synchronize();
+  FIREQ_CUDA(cudaProfilerStop());
 }
 
 int CallsFor(double us) { return static_cast<int>(std::clamp(600.0 / us, 1.0, 60.0)); }

@@ -19,6 +19,9 @@ double MedianUs(const Launcher& launch, int calls, int repeats);
 std::array<double, 2> MediansInTurn(const std::array<Launcher, 2>& launches,
                                     const std::array<int, 2>& calls, int repeats);
 
+// Launches three times, then once that `ncu --profile-from-start off` sees.
+void ProfileOnce(const Launcher& launch);
+
 // How many calls of about `us` make a batch long enough to time.
 int CallsFor(double us);
 
