@@ -12,9 +12,10 @@ inline constexpr int kWideOutTokens = 32;
 // take the place of tokens. A CTA has one such tile, as many CTAs as there are tiles.
 constexpr bool WideOneTile(int tokens, int groups) { return tokens == 256 && groups == 2; }
 
-// Steps along K that are multiplied in one go of the main loop (what is past K is zeros): the unit
-// in which tiles are dealt along K.
+// Steps along K that are multiplied in one go of the main loop (what is past K is zeros), and those
+// in which parts of cut tiles are dealt: a part may end halfway through the loop.
 constexpr int WideUnitSteps(int tokens, int groups) { return WideOneTile(tokens, groups) ? 2 : 4; }
+inline constexpr int kWidePartSteps = 2;
 
 // kTokens x (64 kRowBlocks) outputs a CTA; clusters of two CTAs share their tokens. Tokens and
 // weights have a ring each, of the same number of stages: a weight is read, and its stage free, a
@@ -34,6 +35,7 @@ struct WideConfig {
   static constexpr int kClusterCtas = 2;
   static constexpr bool kOneTile = WideOneTile(kTokens, kGroups);
   static constexpr int kUnitSteps = WideUnitSteps(kTokens, kGroups);
+  static_assert(kUnitSteps % kWidePartSteps == 0);
 
   // A stage: a multiple of the swizzle's 1024.
   static constexpr int kXGroupBytes = kTokens * kGroup;

@@ -140,15 +140,15 @@ struct WideConsumer {
     Convert(raw, sixty_four, next, after, then);
   }
 
-  // Units [begin, end) of a tile; the last products are left running.
+  // The first `end` units of a tile, which are all; the last products are left running.
   __device__ __forceinline__ void Multiply(float (&acc)[kTokens / 2], uint32_t (&even)[16],
-                                           uint32_t (&odd)[16], int begin, int end) {
+                                           uint32_t (&odd)[16], int end) {
     if constexpr (Config::kOneTile) {
       // Three units go twice round the ring of three: every stage and parity is known here, too.
       unit = {0, 0};
 #pragma unroll 1
-      for (int g = begin;; ++g) {
-        MultiplyUnit(acc, even, odd, g == begin);
+      for (int g = 0;; ++g) {
+        MultiplyUnit(acc, even, odd, g == 0);
         unit = {2, 0};
         if (++g == end) break;
         MultiplyUnit(acc, even, odd, false);
@@ -160,8 +160,8 @@ struct WideConsumer {
       }
     } else {
 #pragma unroll 1
-      for (int g = begin; g < end; ++g) {
-        MultiplyUnit(acc, even, odd, g == begin);
+      for (int g = 0; g < end; ++g) {
+        MultiplyUnit(acc, even, odd, g == 0);
         unit = unit.Next();
       }
     }
@@ -175,10 +175,28 @@ struct WideConsumer {
       Step<3>(acc, odd, even, false);
     }
   }
-  __device__ __forceinline__ void EndMultiply(float (&acc)[kTokens / 2]) {
+  // `steps` of a tile, the CTA's last; the last products are left running. Returns their stage.
+  __device__ __forceinline__ int MultiplyPart(float (&acc)[kTokens / 2], uint32_t (&even)[16],
+                                              uint32_t (&odd)[16], int steps) {
+    static_assert(kUnitSteps == 2 * kWidePartSteps);
+#pragma unroll 1
+    for (int done = 0;;) {
+      Step<0>(acc, even, odd, done == 0);
+      Step<1>(acc, odd, even, false);
+      done += kWidePartSteps;
+      if (done == steps) return unit.first + kWidePartSteps - 1;
+      Step<2>(acc, even, odd, false);
+      Step<3>(acc, odd, even, false);
+      unit = unit.Next();
+      done += kWidePartSteps;
+      if (done == steps) return LastStageBefore();
+    }
+  }
+  // `stage`: of the last products.
+  __device__ __forceinline__ void EndMultiply(float (&acc)[kTokens / 2], int stage) {
     WgmmaWait<0>();
     PinRegisters(acc);
-    Release(LastStageBefore());
+    Release(stage);
   }
 
   // The sums of the tokens that this warpgroup finishes: its own and what the other has of them, to
@@ -342,11 +360,11 @@ struct WideConsumer {
     const int tiles = Config::kOneTile ? 1 : walk.whole;
     for (int t = 0; t < tiles; ++t) {
       float acc[kTokens / 2];
-      Multiply(acc, even, odd, 0, p.units.value);
+      Multiply(acc, even, odd, p.units.value);
       // Under the last products: which tile this is, and what the epilogue needs of memory.
       const WideEpilogue<Epilogue> epilogue = MakeEpilogue(walk.At(t).tile, rank);
       if constexpr (!Config::kOneTile) WaitForBuffers();
-      EndMultiply(acc);
+      EndMultiply(acc, LastStageBefore());
       const auto half_stored = [this] { HalfStored(0); };
       const auto store = [&](const float(&sums)[kSums]) {
         if (p.out == OutType::kBf16) {
@@ -378,10 +396,10 @@ struct WideConsumer {
                                           uint32_t (&odd)[16], int rank) {
     const WideWork work = walk.At(walk.whole);
     float acc[kTokens / 2];
-    Multiply(acc, even, odd, work.begin, work.end);
+    const int stage = MultiplyPart(acc, even, odd, work.end - work.begin);
     const WideOutput mine = walk.OutputAt(walk.whole);
     const WideEpilogue<Epilogue> epilogue = MakeEpilogue(mine.tile, rank);
-    EndMultiply(acc);
+    EndMultiply(acc, stage);
     if constexpr (Config::kGroups > 1) {
       float sums[kSums];
       Share(acc, sums);

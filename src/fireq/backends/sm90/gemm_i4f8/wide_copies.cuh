@@ -23,8 +23,7 @@ __device__ __forceinline__ void WideCopyTokens(const WideWalk<Config>& walk, con
   RingPlace<Config::kStages> at{0, 1};
   const auto copy = [&](const WideWork& work) {
     const int token = work.tile.token_tile * Config::kTokens + rank * kHalf;
-    for (int s = Config::kUnitSteps * work.begin; s < Config::kUnitSteps * work.end;
-         ++s, at.Next()) {
+    for (int s = work.begin; s < work.end; ++s, at.Next()) {
       MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
       MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kXBytes);
 #pragma unroll
@@ -68,7 +67,7 @@ struct WideWeights {
   }
   // The barriers that these copies complete on are this warp's: it has made them.
   __device__ void CopyFirst(const CUtensorMap& map) {
-    static_assert(kWideEarlySteps <= Config::kUnitSteps);
+    static_assert(kWideEarlySteps <= kWidePartSteps);
 #pragma unroll
     for (int s = 0; s < kWideEarlySteps; ++s) Copy(map);
   }
@@ -82,8 +81,8 @@ struct WideWeights {
  private:
   __device__ void Take(const WideWork& work) {
     block = Config::FirstBlock(work.tile.row_pair, rank);
-    step = Config::kUnitSteps * work.begin;
-    end = Config::kUnitSteps * work.end;
+    step = work.begin;
+    end = work.end;
   }
   __device__ bool More() {
     if (step < end) return true;

@@ -8,7 +8,7 @@
 
 namespace fireq::sm90 {
 
-// A tile, or a part of one along K: units [begin, end).
+// A tile, or a part of one along K: steps [begin, end).
 struct WideWork {
   WideTile tile;
   int begin, end;
@@ -45,9 +45,13 @@ struct WideWalk {
 
   __device__ WideWork At(int i) const {
     const int clusters = static_cast<int>(gridDim.x) / Config::kClusterCtas;
-    if (IsWhole(i)) return {p.order.At(cluster + i * clusters), 0, p.units.value};
-    return {p.order.At(p.whole_tiles + cut_tile()), p.units.value * place() / p.parts,
-            p.units.value * (place() + 1) / p.parts};
+    if (IsWhole(i))
+      return {p.order.At(cluster + i * clusters), 0, Config::kUnitSteps * p.units.value};
+    // Of steps that have anything in them; at least kWidePartSteps, as parts are no more than
+    // units.
+    const int deals = CeilDiv(p.groups, kWidePartSteps * Config::kGroups);
+    return {p.order.At(p.whole_tiles + cut_tile()), kWidePartSteps * (deals * place() / p.parts),
+            kWidePartSteps * (deals * (place() + 1) / p.parts)};
   }
   // What this cluster finishes of its i-th tile.
   __device__ WideOutput OutputAt(int i) const {
