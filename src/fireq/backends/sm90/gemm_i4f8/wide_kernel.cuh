@@ -80,7 +80,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     GridDependencyWait();  // token scales and the residual are the kernel's before this one
     using Consumer = WideConsumer<Config, Epilogue>;
     if constexpr (Config::kSharesBlock) {
-      if (threadIdx.x < 128) {
+      // As the compiler can see that a warp has one: else each would keep who takes which branch.
+      if (__shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0) == 0) {
         Consumer(p, shared, rank).Run(rank);
       } else {
         WideConsumer<Config, Epilogue, Config::kTokens / 2>(p, shared, rank).Run(rank);
