@@ -48,11 +48,14 @@ class FireqFfn {
     first_.epilogue = sm90::GemmEpilogue::kSiluMul;
     first_.y = between.h.data();
     first_.workspace = arena.workspace.data();
+    first_.announces = true;
     quantize_ = {between.h.data(),
                  m,
                  f.ffn,
-                 {between.h8.data(), between.scales.data(), between.sums.data()}};
+                 {between.h8.data(), between.scales.data(), between.sums.data()},
+                 sm90::RowsReadyEarly(up_plan_, first_)};
     second_ = first_;
+    second_.announces = false;
     second_.layout = down_;
     second_.x = between.h8.data();
     second_.x_scales = between.scales.data();

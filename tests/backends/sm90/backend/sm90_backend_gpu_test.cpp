@@ -244,6 +244,32 @@ TEST_F(TwoBackends, CodesLeftToAReaderAreNotReadLater) {
   EXPECT_NO_THROW(gpu_->Linear(linear));
 }
 
+// Behind gate and up rows are quantised before the GEMM has ended: the same codes as later, whether
+// or not what was announced before has been read.
+TEST_F(TwoBackends, HiddenRowsAreQuantisedAsTheyCome) {
+  constexpr int64_t kRows = 1000, kHidden = 512, kFfn = 4096;
+  LinearSpec spec;
+  for (int i = 0; i < 2; ++i)
+    spec.parts.push_back({.name = "w", .i4 = RandomWeight(kFfn, kHidden)});
+  spec.gate_up = true;
+  const auto w = gpu_->Prepare(spec);
+  const ActTensor input = Activation(*gpu_, kRows, kHidden), codes = Activation(*gpu_, kRows, kFfn),
+                  later = Activation(*gpu_, kRows, kFfn);
+  for (const int linears : {1, 2, 1}) {
+    const Tensor x = gpu_->Upload(RandomBf16({kRows, kHidden}));
+    const Tensor y = Poisoned(*gpu_, DType::kBF16, {kRows, kFfn});
+    gpu_->Quantize({.x = x, .out = input});
+    for (int i = 0; i < linears; ++i)
+      gpu_->Linear({.x = input, .w = w.get(), .epilogue = Epilogue::kSiluMul, .y = y});
+    gpu_->Quantize({.x = y, .out = codes});
+    gpu_->Synchronize();
+    gpu_->Quantize({.x = y, .out = later});
+    EXPECT_EQ(Floats(*gpu_, codes.values), Floats(*gpu_, later.values));
+    EXPECT_EQ(Floats(*gpu_, codes.scale), Floats(*gpu_, later.scale));
+    EXPECT_EQ(Floats(*gpu_, codes.sums), Floats(*gpu_, later.sums));
+  }
+}
+
 struct CacheCase {
   int64_t head_dim, heads, kv_heads;
   KvGrid grid;

@@ -87,17 +87,26 @@ TEST(GemmI4F8Plan, DivisorsDivide) {
 
 TEST(GemmI4F8Plan, WideTilesAreEachVisitedOnce) {
   for (const int rows : {1, 3, 16}) {
-    for (const int tokens : {1, 7, 8, 9, 64}) {
-      std::set<std::pair<int, int>> seen;
-      const WideTileOrder order(rows, tokens);
-      for (int i = 0; i < rows * tokens; ++i) {
-        const WideTile tile = order.At(i);
-        ASSERT_LT(tile.row_pair, rows);
-        ASSERT_LT(tile.token_tile, tokens);
-        ASSERT_TRUE(seen.emplace(tile.row_pair, tile.token_tile).second);
+    for (const int tokens : {1, 2, 4, 7, 8, 9, 16, 64}) {
+      for (const int band : {kTokenTilesPerBand, TokenTilesOfEarlyBand(tokens)}) {
+        std::set<std::pair<int, int>> seen;
+        const WideTileOrder order(rows, tokens, band);
+        for (int i = 0; i < rows * tokens; ++i) {
+          const WideTile tile = order.At(i);
+          ASSERT_LT(tile.row_pair, rows);
+          ASSERT_LT(tile.token_tile, tokens);
+          ASSERT_TRUE(seen.emplace(tile.row_pair, tile.token_tile).second);
+        }
       }
     }
   }
+}
+
+// Where rows are wanted early the last band is narrow, and the others are not.
+TEST(GemmI4F8Plan, EarlyRowsAreOfAllBandsButANarrowOne) {
+  for (const auto& [tokens, band] :
+       {std::pair{2, 1}, {3, 2}, {4, 3}, {8, 7}, {9, 8}, {12, 5}, {16, 5}, {64, 7}})
+    EXPECT_EQ(TokenTilesOfEarlyBand(tokens), band) << tokens;
 }
 
 // Whole tiles are full waves; the rest is dealt so that every part has work and a cluster of its

@@ -14,7 +14,7 @@ void Launch(const CodesToMake& codes, cudaStream_t stream) {
                           codes.out.sums.as<float>()};
   const int64_t rows = codes.x.dim(0), k = codes.x.dim(1);
   if (!codes.norm.defined())
-    return LaunchQuantizeRows({codes.x.as<bf16_t>(), rows, k, out}, stream);
+    return LaunchQuantizeRows({codes.x.as<bf16_t>(), rows, k, out, codes.ready}, stream);
   RmsNormQuantArgs launch;
   launch.x = codes.x.as<bf16_t>();
   launch.weight = codes.norm.as<float>();

@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 
+#include "fireq/backends/sm90/runtime/rows_ready.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 #include "fireq/ops/args.h"
 
@@ -17,6 +18,7 @@ struct CodesToMake {
   float eps = 0.0f;
   ActTensor out;
   bool any_order = false;  // of a norm's sum of squares: it may depend on the number of rows
+  RowsReady ready;         // of x, without a norm
 };
 
 // What awaits is settled before any other op is queued.

@@ -185,6 +185,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   void MakeCodes(const void* wanted = nullptr) {
     MakeSum();
     awaited_.Make(stream_->get(), wanted);
+    early_.y = nullptr;  // what is queued now may write there, and is what a reader then waits for
   }
   void MakeSum() {
     if (awaited_sum_) std::exchange(awaited_sum_, std::nullopt)->run();
@@ -206,6 +207,11 @@ class Sm90Backend final : public Backend, public StreamOwner {
   Tensor half_logits_;
   AwaitedCodes awaited_;
   std::optional<AwaitedSum> awaited_sum_;
+  // Rows of y that a GEMM of x has announced and no one has read.
+  struct {
+    RowsReady rows;
+    const void *x = nullptr, *y = nullptr;
+  } early_;
   PagedAttention attention_;
 };
 
@@ -273,7 +279,12 @@ void Sm90Backend::Quantize(const QuantizeArgs& args) {
   CheckBorder(args.x, "the input of a token quantisation");
   FIREQ_CHECK(args.out.values.dtype() == DType::kE4M3, kUnsupported, "activations are ",
               Name(args.out.values.dtype()), ": the GPU kernels take E4M3");
-  awaited_.Ask({.x = args.x, .out = args.out}, stream_->get());
+  CodesToMake codes{.x = args.x, .out = args.out};
+  // The GEMM may still be reading where its own codes are.
+  if (early_.y == args.x.data() && early_.x != args.out.values.data() &&
+      args.x.dim(0) > early_.rows.before)
+    codes.ready = std::exchange(early_.rows, {});
+  awaited_.Ask(codes, stream_->get());
 }
 
 void Sm90Backend::Linear(const LinearArgs& args) {
@@ -333,10 +344,16 @@ void Sm90Backend::RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType o
   const GemmShape shape{tokens, w.layout.n, w.layout.k};
   if (RunResident(args, shape, gemm)) return;
   MakeCodes(gemm.x);
-  LaunchGemmI4F8(args.reduction == Reduction::kBatchInvariant
-                     ? BatchInvariantPlan(shape, args.products, device_)
-                     : MakeGemmPlan(shape, args.products, device_),
-                 gemm, stream_->get());
+  const GemmPlan plan = args.reduction == Reduction::kBatchInvariant
+                            ? BatchInvariantPlan(shape, args.products, device_)
+                            : MakeGemmPlan(shape, args.products, device_);
+  // What becomes of gate and up is quantised next.
+  gemm.announces = args.epilogue == Epilogue::kSiluMul;
+  if (gemm.announces && early_.rows.before > 0)  // no one has read those, and set the counts back
+    FIREQ_CUDA(cudaMemsetAsync(early_.rows.counts, 0, early_.rows.count_bytes(), stream_->get()));
+  LaunchGemmI4F8(plan, gemm, stream_->get());
+  if (!gemm.announces) return;
+  early_ = {RowsReadyEarly(plan, gemm), gemm.x, y};
 }
 
 // Whether the codes of `gemm` are awaited, and the linear made them for itself.

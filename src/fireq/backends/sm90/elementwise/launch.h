@@ -11,6 +11,8 @@
 
 #include <cstdint>
 
+#include "fireq/backends/sm90/runtime/rows_ready.h"
+
 namespace fireq::sm90 {
 
 struct QuantizedRows {
@@ -24,6 +26,7 @@ struct QuantizeRowsArgs {
   int64_t rows = 0;
   int64_t k = 0;
   QuantizedRows out;
+  RowsReady ready;  // of x, if the kernel in front says so
 };
 void LaunchQuantizeRows(const QuantizeRowsArgs& args, cudaStream_t stream);
 

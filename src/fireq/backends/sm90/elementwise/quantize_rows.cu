@@ -4,13 +4,24 @@
 namespace fireq::sm90 {
 namespace {
 
+// Until row `index` may be read, by all threads of the CTA.
+__device__ __forceinline__ void WaitForRow(const RowsReady& ready, int64_t index) {
+  if (index >= ready.before) return GridDependencyWait();
+  if (threadIdx.x == 0) {
+    uint32_t* count = ready.counts + static_cast<int>(index) / ready.rows;
+    while (LoadAcquire(count) < ready.full) __nanosleep(100);
+    AddWrapping(count, ready.full + static_cast<uint32_t>(ready.rows) - 1);
+  }
+  __syncthreads();
+}
+
 template <int kVectors, int kThreads, bool kFull>
 __global__ void __launch_bounds__(kThreads) QuantizeRows(QuantizeRowsArgs args) {
   __shared__ float slots[2 * kThreads / 32];
   GridDependencyLaunch();
-  GridDependencyWait();
   Row<kVectors, kThreads, kFull> row(args.k);
   const int64_t index = blockIdx.x;
+  WaitForRow(args.ready, index);
   const auto* x = reinterpret_cast<const uint4*>(args.x + index * args.k);
 #pragma unroll
   for (int v = 0; v < kVectors; ++v)

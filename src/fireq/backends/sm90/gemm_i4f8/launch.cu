@@ -48,8 +48,13 @@ void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
               kInvalidArgument, "gemm_i4f8: a pointer is not 16-byte aligned");
 }
 
-// The workspace: counts, then sums of the largest tile a CTA.
+// The workspace: counts of cut tiles, counts of token tiles that are ready, then sums of the
+// largest tile a CTA.
 constexpr int64_t kCountBytes = 4096;
+constexpr int64_t kReadyCounts = kCountBytes / 2 / sizeof(uint32_t);
+// With two token tiles each band of them is one: reading all weights twice costs more than is
+// gained.
+constexpr int64_t kLeastReadyTiles = 3;
 constexpr int64_t kMaxPartialBytes = int64_t{256} * 128 * sizeof(float);
 
 GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
@@ -72,7 +77,9 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   if (plan.kernel().kernel == GemmKernel::kWide) {
     const GemmVariant& v = plan.kernel();
     const auto token_tiles = static_cast<int>(CeilDiv<int64_t>(a.m, v.tokens));
-    p.order = WideTileOrder(plan.tiles / token_tiles, token_tiles);
+    p.ready = RowsReadyEarly(plan, a).counts;
+    p.order = WideTileOrder(plan.tiles / token_tiles, token_tiles,
+                            p.ready ? TokenTilesOfEarlyBand(token_tiles) : kTokenTilesPerBand);
     p.whole_tiles = plan.whole_tiles;
     p.waves = plan.whole_tiles / plan.num_clusters;
     p.wave_rest = plan.whole_tiles % plan.num_clusters;
@@ -176,6 +183,23 @@ void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t
   CheckCuda(cudaLaunchKernelEx(&config, instance.function, params,
                                MakeMaps(args, v, instance.box_tokens)),
             v.name);
+}
+
+RowsReady RowsReadyEarly(const GemmPlan& plan, const GemmI4F8Args& args) {
+  const GemmVariant& v = plan.kernel();
+  const auto token_tiles = static_cast<int>(CeilDiv<int64_t>(args.m, v.tokens));
+  if (!args.announces || args.workspace == nullptr || v.kernel != GemmKernel::kWide ||
+      plan.tiles <= plan.num_clusters || token_tiles < kLeastReadyTiles ||
+      token_tiles > kReadyCounts)
+    return {};
+  // Tiles that are cut, which are not counted, must be of the last token tile.
+  const int row_pairs = plan.tiles / token_tiles;
+  const bool last_alone = (token_tiles - 1) % TokenTilesOfEarlyBand(token_tiles) == 0;
+  if (plan.tiles - plan.whole_tiles > (last_alone ? row_pairs : 0)) return {};
+  return {.counts = static_cast<uint32_t*>(args.workspace) + kReadyCounts,
+          .full = static_cast<uint32_t>(row_pairs * plan.cluster),
+          .rows = v.tokens,
+          .before = int64_t{token_tiles - 1} * v.tokens};
 }
 
 int64_t GemmWorkspaceBytes(const GemmDevice& device) {

@@ -5,6 +5,7 @@
 
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
 #include "fireq/backends/sm90/gemm_i4f8/plan.h"
+#include "fireq/backends/sm90/runtime/rows_ready.h"
 #include "fireq/formats/weight_i4_tile.h"
 
 namespace fireq::sm90 {
@@ -38,7 +39,15 @@ struct GemmI4F8Args {
   // GemmWorkspaceBytes(), all zero before its first use; plans that cut no tiles need none. One at
   // a time: calls that may run at once need one each.
   void* workspace = nullptr;
+  // The kernel behind this one takes RowsReadyEarly() of the same plan and arguments.
+  bool announces = false;
 };
+
+// The rows of y that a launch says are ready before it has ended, by counts in the workspace:
+// whoever is next on the stream reads them as RowsReady has it. None (`before` = 0) if all rows are
+// ready at the end only: tiles that are cut, one wave of tiles, few tiles of tokens, or not asked
+// for.
+RowsReady RowsReadyEarly(const GemmPlan& plan, const GemmI4F8Args& args);
 
 // Asynchronous on `stream`, no allocation, may be captured into a graph. Uses
 // programmatic dependent launch: weights are read before the kernels ahead of it have ended, so

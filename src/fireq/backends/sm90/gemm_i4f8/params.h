@@ -39,6 +39,7 @@ struct GemmI4F8Params {
   const uint16_t* bf16_x;  // resident tokens: BF16 [m, k]
   const float* norm;       // and the weights [k] of the norm before they are quantised, or null
   float norm_eps;
+  uint32_t* ready;  // RowsReady::counts that this kernel adds to, or null
 };
 
 // What the copy engine knows of the operands.

@@ -120,6 +120,20 @@ struct ClusterRun {
 // so that the tiles running at one time share their weights and tokens in L2.
 inline constexpr int kTokenTilesPerBand = 8;
 
+// Where rows are wanted early: the last band is of as few token tiles as may be, as the others are
+// ready before it. Every band reads all weights, so that few bands are better.
+constexpr int TokenTilesOfEarlyBand(int token_tiles) {
+  constexpr int kLeast = 3;
+  int best = 1, best_last = token_tiles;
+  for (int tiles = kTokenTilesPerBand; tiles >= 1; --tiles) {
+    const int last = (token_tiles - 1) % tiles + 1;
+    if (last >= best_last || (tiles < kLeast && best_last < token_tiles)) continue;
+    best = tiles;
+    best_last = last;
+  }
+  return best;
+}
+
 struct WideTile {
   int row_pair;  // of two CTA tiles along the packed rows
   int token_tile;
@@ -127,22 +141,21 @@ struct WideTile {
 struct WideTileOrder {
   int token_tiles = 1;
   Divisor band;         // its tiles
+  Divisor band_tokens;  // and token tiles
   Divisor last_tokens;  // token tiles of the last band
 
   constexpr WideTileOrder() = default;
-  constexpr WideTileOrder(int row_pairs, int tokens)
+  constexpr WideTileOrder(int row_pairs, int tokens, int tokens_per_band = kTokenTilesPerBand)
       : token_tiles(tokens),
-        band(row_pairs * kTokenTilesPerBand),
-        last_tokens((tokens - 1) % kTokenTilesPerBand + 1) {}
+        band(row_pairs * tokens_per_band),
+        band_tokens(tokens_per_band),
+        last_tokens((tokens - 1) % tokens_per_band + 1) {}
   FIREQ_HD constexpr WideTile At(int index) const {
-    const int bands = index / band, first = bands * kTokenTilesPerBand;
+    const int bands = index / band, first = bands * band_tokens.value;
     const int within = index - bands * band.value;
-    const bool whole = token_tiles - first >= kTokenTilesPerBand;
-    const int row_pair = whole
-                             ? static_cast<int>(static_cast<unsigned>(within) / kTokenTilesPerBand)
-                             : within / last_tokens;
-    const int width = whole ? kTokenTilesPerBand : last_tokens.value;
-    return {row_pair, first + within - row_pair * width};
+    const Divisor width = token_tiles - first >= band_tokens.value ? band_tokens : last_tokens;
+    const int row_pair = within / width;
+    return {row_pair, first + within - row_pair * width.value};
   }
 };
 

@@ -9,6 +9,7 @@
 #include "fireq/backends/sm90/gemm_i4f8/wide_shared.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/wide_walk.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {
@@ -126,6 +127,15 @@ __device__ __forceinline__ void WideCopyScales(const GemmI4F8Params& p,
   }
 }
 
+// One thread, when its copies have been issued: this CTA's outputs of a tile are there, for whoever
+// acquires the count. Those of the last token tile are waited for as the kernel's end.
+__device__ __forceinline__ void WideAnnounce(const GemmI4F8Params& p, const WideTile& tile) {
+  if (p.ready == nullptr || tile.token_tile + 1 == p.order.token_tiles) return;
+  BulkGroupsWait();
+  FenceProxyAsyncGlobal();
+  AddRelease(p.ready + tile.token_tile, 1);
+}
+
 // One thread: residuals to shared memory, outputs from there.
 template <class Config, class Epilogue>
 __device__ __forceinline__ void WideCopyOutputs(const WideWalk<Config>& walk, const GemmMaps& maps,
@@ -170,6 +180,7 @@ __device__ __forceinline__ void WideCopyOutputs(const WideWalk<Config>& walk, co
       }
     }
     BulkGroupsWaitRead();
+    WideAnnounce(walk.p, output.tile);
     parity ^= 1;
   }
 }
