@@ -51,7 +51,7 @@ struct ResidentShare {
 };
 
 // All consumer threads. Tokens past m stay what they are: they reach only outputs that are not
-// stored. Groups past K meet weights of zero and so must be numbers.
+// stored. Groups past K meet weights of zero, so their codes and sums must be numbers.
 template <class Config, class Norm>
 __device__ __forceinline__ void MakeResidentTokens(const GemmI4F8Params& p, const Norm& norm,
                                                    ResidentTokens<Config> tokens) {
@@ -74,6 +74,9 @@ __device__ __forceinline__ void MakeResidentTokens(const GemmI4F8Params& p, cons
   for (int i = p.groups * Config::kXGroupBytes / 4 + static_cast<int>(threadIdx.x);
        i < end * Config::kXGroupBytes / 4; i += kThreads)
     reinterpret_cast<uint32_t*>(tokens.base)[i] = 0;
+  for (int i = p.groups * Config::kTokens + static_cast<int>(threadIdx.x);
+       i < end * Config::kTokens; i += kThreads)
+    tokens.sums(0)[i] = 0.0f;
   FenceProxyAsync();  // codes written -> codes multiplied
   NamedBarrierSync(1, kThreads);
 }
