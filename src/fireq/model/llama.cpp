@@ -106,7 +106,7 @@ ActTensor BlockForward::AttentionInput(const Tensor& x, const Tensor& norm, DTyp
 ActTensor BlockForward::QueryAndCache(const ActTensor& input, const BlockWeights& block,
                                       const KvLayer& kv) {
   const Tensor qkv = buffers_.qkv_.Rows(0, batch_.num_tokens);
-  Linear(input, *block.qkv, Epilogue::kNone, {}, qkv);
+  backend_.Linear(MakeLinear(input, *block.qkv, Epilogue::kNone, {}, qkv));
   Trace("qkv", {qkv, {}, {}});
 
   const ActTensor query = FirstRows(buffers_.query_, batch_.num_tokens);
@@ -155,6 +155,7 @@ ActTensor BlockForward::AttentionOut(const ActTensor& input, const BlockWeights&
 // Of x and of attention's output the wanted rows; returns the latter.
 Tensor BlockForward::Keep(const WantedRows& wanted, const Tensor& x, const Tensor& context) {
   num_rows_ = wanted.rows.dim(0);
+  if (context_.ranks != nullptr) context_.ranks->Complete(x);
   backend_.GatherRows(x, wanted.rows, wanted.hidden);
   // Where q, k and v were: attention has read them.
   const Shape shape = {num_rows_, context.dim(1)};
@@ -178,7 +179,7 @@ ActTensor BlockForward::MlpInput(const Tensor& x, const Tensor& norm, DType type
 
 ActTensor BlockForward::MlpHidden(const ActTensor& input, const BlockWeights& block, DType type) {
   const Tensor product = buffers_.hidden_.border.Rows(0, num_rows_);
-  Linear(input, *block.gate_up, Epilogue::kSiluMul, {}, product);
+  backend_.Linear(MakeLinear(input, *block.gate_up, Epilogue::kSiluMul, {}, product));
   Trace("mlp_product", {product, {}, {}});
   ActTensor hidden = Quantized(product, buffers_.hidden_.codes, type);
   Trace("mlp_hidden", hidden);
@@ -209,23 +210,22 @@ ActTensor BlockForward::Quantized(const Tensor& border, const ActTensor& codes, 
   return out;
 }
 
-void BlockForward::Linear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
-                          const Tensor& residual, const Tensor& y) {
-  backend_.Linear({.x = x,
-                   .w = &w,
-                   .epilogue = epilogue,
-                   .products = context_.products,
-                   .reduction = context_.reduction,
-                   .residual = residual,
-                   .y = y});
+LinearArgs BlockForward::MakeLinear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
+                                    const Tensor& residual, const Tensor& y) const {
+  return {.x = x,
+          .w = &w,
+          .epilogue = epilogue,
+          .products = context_.products,
+          .reduction = context_.reduction,
+          .residual = residual,
+          .y = y};
 }
 
-// x += w . input. Of several ranks each has a part of the product, and one adds x to its own.
+// x += w . input. Of several ranks each has a part of the product.
 void BlockForward::AddLinear(const ActTensor& input, const PreparedLinear& w, const Tensor& x) {
-  Ranks* ranks = context_.ranks;
-  const bool adds_x = ranks == nullptr || ranks->share().rank == 0;
-  Linear(input, w, adds_x ? Epilogue::kResidual : Epilogue::kNone, adds_x ? x : Tensor(), x);
-  if (ranks != nullptr) ranks->Sum(x);
+  const LinearArgs linear = MakeLinear(input, w, Epilogue::kResidual, x, x);
+  if (context_.ranks == nullptr) return backend_.Linear(linear);
+  context_.ranks->AddLinear(backend_, linear);
 }
 
 void BlockForward::Trace(std::string_view name, const ActTensor& tensor) const {

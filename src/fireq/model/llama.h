@@ -106,8 +106,8 @@ class BlockForward {
   ActTensor QueryAndCache(const ActTensor& input, const BlockWeights& block, const KvLayer& kv);
   Tensor Keep(const WantedRows& wanted, const Tensor& x, const Tensor& context);
   ActTensor Quantized(const Tensor& border, const ActTensor& codes, DType type);
-  void Linear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
-              const Tensor& residual, const Tensor& y);
+  LinearArgs MakeLinear(const ActTensor& x, const PreparedLinear& w, Epilogue epilogue,
+                        const Tensor& residual, const Tensor& y) const;
   void AddLinear(const ActTensor& input, const PreparedLinear& w, const Tensor& x);
   void Trace(std::string_view name, const ActTensor& tensor) const;
 

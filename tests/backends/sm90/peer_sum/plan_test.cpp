@@ -45,5 +45,19 @@ TEST(PeerBoxLayout, TakesWholeVectorsUpToASlot) {
   EXPECT_FALSE(MakePeerBoxLayout(1).Takes(kPeerVectorBytes));  // nobody to add to
 }
 
+// Of three or four ranks, where a rank would send everybody more than two mebibytes.
+TEST(PeerBoxLayout, RowsOfLongMessagesHaveOwners) {
+  const PeerBoxLayout four = MakePeerBoxLayout(4);
+  EXPECT_TRUE(RanksOwnRows(four, 64, 8192));
+  EXPECT_TRUE(RanksOwnRows(four, 43, 8192));
+  EXPECT_FALSE(RanksOwnRows(four, 42, 8192));
+  EXPECT_FALSE(RanksOwnRows(four, 86, 8192));  // too long for a slot
+  EXPECT_FALSE(RanksOwnRows(four, 64, 8200));
+  EXPECT_FALSE(RanksOwnRows(four, 32, 16384));
+  EXPECT_TRUE(RanksOwnRows(MakePeerBoxLayout(3), 128, 8192));
+  EXPECT_FALSE(RanksOwnRows(MakePeerBoxLayout(2), 128, 8192));
+  EXPECT_FALSE(RanksOwnRows(MakePeerBoxLayout(8), 36, 8192));
+}
+
 }  // namespace
 }  // namespace fireq::sm90

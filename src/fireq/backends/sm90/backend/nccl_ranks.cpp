@@ -102,8 +102,38 @@ class NcclRank final : public Ranks {
         Nccl().all_reduce(values.data(), values.data(), count, kNcclBf16, kNcclSum, comm, stream),
         "ncclAllReduce");
   }
+  void AddLinear(Backend& backend, LinearArgs linear) override {
+    const Tensor x = linear.y;
+    if (!HasOwners(x)) return Ranks::AddLinear(backend, std::move(linear));
+    Check();
+    PartsAt parts = PartsAt::kBoxes;
+    if (!backend_.SendLinear(linear, group_->boxes->End(share_.rank))) {
+      parts = PartsAt::kMemory;
+      linear.epilogue = Epilogue::kNone;
+      linear.residual = {};
+      linear.y = group_->boxes->PartsOf(share_.rank, x.shape());
+      backend.Linear(linear);
+    }
+    const auto sum = [group = group_, x, parts, rank = share_.rank,
+                      stream = backend_.stream().get()] {
+      group->boxes->AddToOwners(rank, x, parts, stream);
+    };
+    const auto sum_and_norm = [group = group_, x, parts, rank = share_.rank,
+                               stream = backend_.stream().get()](const CodesToMake& codes) {
+      return group->boxes->AddToOwnersAndNorm(rank, x, parts, codes, stream);
+    };
+    backend_.Await({x.data(), sum, sum_and_norm});
+  }
+  void Complete(const Tensor& x) override {
+    if (!HasOwners(x)) return;
+    Check();
+    backend_.Settle();
+    group_->boxes->AddToOwners(share_.rank, x, PartsAt::kNowhere, backend_.stream().get());
+  }
 
  private:
+  bool HasOwners(const Tensor& x) const { return group_->boxes && group_->boxes->HasOwners(x); }
+
   std::shared_ptr<NcclGroup> group_;
   StreamOwner& backend_;
   Share share_;

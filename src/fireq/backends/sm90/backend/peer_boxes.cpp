@@ -40,6 +40,13 @@ void OpenPeers(int rank, int ranks) {
   }
 }
 
+NormOfSums NormOf(const CodesToMake& codes) {
+  return {
+      codes.norm.as<float>(),
+      codes.eps,
+      {codes.out.values.as<uint8_t>(), codes.out.scale.as<float>(), codes.out.sums.as<float>()}};
+}
+
 }  // namespace
 
 std::unique_ptr<PeerBoxes> PeerBoxes::Make(int ranks) {
@@ -55,19 +62,47 @@ PeerBoxes::PeerBoxes(int ranks) : layout_(MakePeerBoxLayout(ranks)) {
     OpenPeers(rank, ranks);
     boxes_.emplace_back(layout_.size_bytes()).FillBytes(kEmptyBoxByte);
     calls_.emplace_back(kPeerSumCtas).FillBytes(0);
+    parts_.emplace_back(layout_.slot_bytes);
     FIREQ_CUDA(cudaDeviceSynchronize());
   }
 }
 
+PeerEnd PeerBoxes::End(int rank) const {
+  PeerEnd end;
+  end.layout = layout_;
+  for (size_t r = 0; r < boxes_.size(); ++r) end.boxes[r] = boxes_[r].data();
+  end.calls = calls_[static_cast<size_t>(rank)].data();
+  end.stop = static_cast<const uint32_t*>(stop_.data());
+  end.rank = rank;
+  return end;
+}
+
+bool PeerBoxes::HasOwners(const Tensor& rows) const {
+  return rows.dtype() == DType::kBF16 && rows.rank() == 2 &&
+         RanksOwnRows(layout_, rows.dim(0), rows.dim(1));
+}
+
+Tensor PeerBoxes::PartsOf(int rank, const Shape& shape) const {
+  return {DType::kBF16, shape, parts_[static_cast<size_t>(rank)].data(), nullptr,
+          MemorySpace::kDevice};
+}
+
 PeerSumParams PeerBoxes::Params(int rank, const Tensor& values) const {
   PeerSumParams params;
+  params.end = End(rank);
   params.values = static_cast<uint4*>(values.data());
   params.vectors = values.size_bytes() / kPeerVectorBytes;
-  params.layout = layout_;
-  for (size_t r = 0; r < boxes_.size(); ++r) params.boxes[r] = boxes_[r].data();
-  params.calls = calls_[static_cast<size_t>(rank)].data();
-  params.stop = static_cast<const uint32_t*>(stop_.data());
-  params.rank = rank;
+  return params;
+}
+
+OwnedRowsParams PeerBoxes::OwnedParams(int rank, const Tensor& x, PartsAt parts) const {
+  OwnedRowsParams params;
+  params.end = End(rank);
+  params.parts_at = parts;
+  params.parts = reinterpret_cast<const uint4*>(parts_[static_cast<size_t>(rank)].data());
+  params.x = static_cast<uint4*>(x.data());
+  params.rows = x.dim(0);
+  params.k = x.dim(1);
   return params;
 }
 
@@ -75,20 +110,37 @@ void PeerBoxes::Sum(int rank, const Tensor& values, cudaStream_t stream) const {
   LaunchPeerSum(Params(rank, values), stream);
 }
 
+void PeerBoxes::AddToOwners(int rank, const Tensor& x, PartsAt parts, cudaStream_t stream) const {
+  LaunchOwnedRows(OwnedParams(rank, x, parts), stream);
+}
+
+bool PeerBoxes::AddToOwnersAndNorm(int rank, const Tensor& x, PartsAt parts,
+                                   const CodesToMake& codes, cudaStream_t stream) const {
+  if (codes.x.shape() != x.shape() || !codes.norm.defined()) return false;
+  OwnedRowsParams launch = OwnedParams(rank, x, parts);
+  launch.norm = NormOf(codes);
+  LaunchOwnedRowsNorm(launch, stream);
+  return true;
+}
+
 bool PeerBoxes::SumAndNorm(int rank, const Tensor& values, const CodesToMake& codes,
                            cudaStream_t stream) const {
   const int64_t rows = codes.x.dim(0), k = codes.x.dim(1);
   // One row's codes are made by the GEMM that reads them (AwaitedCodes).
   if (rows < 2 || k > kMaxPeerSumNormK || k % 64 != 0 || !codes.norm.defined()) return false;
+  if (HasOwners(codes.x)) {
+    OwnedRowsParams launch = OwnedParams(rank, codes.x, PartsAt::kMemory);
+    launch.parts = launch.x;
+    launch.adds_x = false;
+    launch.norm = NormOf(codes);
+    LaunchOwnedRowsNorm(launch, stream);
+    return true;
+  }
   PeerSumNormParams launch;
   launch.sum = Params(rank, values);
-  launch.weight = codes.norm.as<float>();
-  launch.eps = codes.eps;
   launch.rows = rows;
   launch.k = k;
-  launch.ranks_with_sums = 1;  // the first one adds its next product to them (ops/ranks.h)
-  launch.out = {codes.out.values.as<uint8_t>(), codes.out.scale.as<float>(),
-                codes.out.sums.as<float>()};
+  launch.norm = NormOf(codes);
   LaunchPeerSumNorm(launch, stream);
   return true;
 }

@@ -42,6 +42,24 @@ GemmPlan BatchInvariantPlan(const GemmShape& shape, Products products, const Gem
   return MakeForcedGemmPlan(shape, FindGemmVariant("table_128x128"), kWideCluster, device);
 }
 
+GemmShape ShapeOf(const LinearArgs& args, const Sm90Linear& w) {
+  return {args.x.values.dim(0), w.layout.n, w.layout.k};
+}
+
+// Its operands.
+GemmI4F8Args MakeGemm(const LinearArgs& args, const Sm90Linear& w) {
+  GemmI4F8Args gemm;
+  gemm.layout = w.layout;
+  gemm.tiles = w.tiles.as<uint8_t>();
+  gemm.row_scales = w.row_scales.as<float>();
+  gemm.bias = w.bias.defined() ? w.bias.as<float>() : nullptr;
+  gemm.m = args.x.values.dim(0);
+  gemm.x = args.x.values.as<uint8_t>();
+  gemm.x_scales = args.x.scale.as<float>();
+  gemm.x_sums = args.x.sums.as<float>();
+  return gemm;
+}
+
 class DeviceTimePoint final : public TimePoint {
  public:
   explicit DeviceTimePoint(const Stream& stream) {
@@ -96,6 +114,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
     Settle();
     awaited_sum_ = std::move(sum);
   }
+  bool SendLinear(const LinearArgs& args, const PeerEnd& to) override;
   Tensor Allocate(DType dtype, Shape shape) override {
     return AllocateDevice(stream_, dtype, std::move(shape));
   }
@@ -196,6 +215,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   const Tensor& HalfLogits(int64_t count);
   void LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w);
   void RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType out, void* y);
+  GemmPlan Plan(const LinearArgs& args, const GemmShape& shape) const;
 
   std::string name_;
   std::shared_ptr<Stream> stream_;
@@ -323,17 +343,28 @@ void Sm90Backend::LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w) {
                     stream_->get());
 }
 
+bool Sm90Backend::SendLinear(const LinearArgs& args, const PeerEnd& to) {
+  Validate(args, DType::kF16);
+  const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
+  if (!w.quantized() || args.x.values.dtype() != DType::kE4M3) return false;
+  const GemmPlan plan = Plan(args, ShapeOf(args, w));
+  if (!plan.kernel().sends()) return false;
+  MakeCodes(args.x.values.data());
+  GemmI4F8Args gemm = MakeGemm(args, w);
+  gemm.epilogue = GemmEpilogue::kSend;
+  gemm.end = &to;
+  LaunchGemmI4F8(plan, gemm, stream_->get());
+  return true;
+}
+
+GemmPlan Sm90Backend::Plan(const LinearArgs& args, const GemmShape& shape) const {
+  return args.reduction == Reduction::kBatchInvariant
+             ? BatchInvariantPlan(shape, args.products, device_)
+             : MakeGemmPlan(shape, args.products, device_);
+}
+
 void Sm90Backend::RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType out, void* y) {
-  const int64_t tokens = args.x.values.dim(0);
-  GemmI4F8Args gemm;
-  gemm.layout = w.layout;
-  gemm.tiles = w.tiles.as<uint8_t>();
-  gemm.row_scales = w.row_scales.as<float>();
-  gemm.bias = w.bias.defined() ? w.bias.as<float>() : nullptr;
-  gemm.m = tokens;
-  gemm.x = args.x.values.as<uint8_t>();
-  gemm.x_scales = args.x.scale.as<float>();
-  gemm.x_sums = args.x.sums.as<float>();
+  GemmI4F8Args gemm = MakeGemm(args, w);
   gemm.epilogue = args.epilogue == Epilogue::kResidual  ? GemmEpilogue::kResidual
                   : args.epilogue == Epilogue::kSiluMul ? GemmEpilogue::kSiluMul
                                                         : GemmEpilogue::kPlain;
@@ -341,12 +372,10 @@ void Sm90Backend::RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType o
   gemm.out = out;
   gemm.y = y;
   gemm.workspace = gemm_workspace_.data();
-  const GemmShape shape{tokens, w.layout.n, w.layout.k};
+  const GemmShape shape = ShapeOf(args, w);
   if (RunResident(args, shape, gemm)) return;
   MakeCodes(gemm.x);
-  const GemmPlan plan = args.reduction == Reduction::kBatchInvariant
-                            ? BatchInvariantPlan(shape, args.products, device_)
-                            : MakeGemmPlan(shape, args.products, device_);
+  const GemmPlan plan = Plan(args, shape);
   // What becomes of gate and up is quantised next.
   gemm.announces = args.epilogue == Epilogue::kSiluMul;
   if (gemm.announces && early_.rows.before > 0)  // no one has read those, and set the counts back

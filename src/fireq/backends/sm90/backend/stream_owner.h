@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "fireq/backends/sm90/backend/awaited_codes.h"
+#include "fireq/backends/sm90/peer_sum/params.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 
 namespace fireq::sm90 {
@@ -28,6 +29,9 @@ class StreamOwner {
   virtual void Settle() {}
   // Queued before any other op is: at once, if the backend looks for no norm behind it.
   virtual void Await(AwaitedSum sum) { sum.run(); }
+  // The product of `linear`, without its epilogue, each row to the box of its owner (GemmEpilogue::
+  // kSend); false if it does not go there, and nothing is queued.
+  virtual bool SendLinear(const LinearArgs& /*linear*/, const PeerEnd& /*to*/) { return false; }
 };
 
 }  // namespace fireq::sm90

@@ -6,15 +6,6 @@
 namespace fireq::sm90 {
 namespace {
 
-// r = bf16(x + residual), written to `sum`.
-__device__ __forceinline__ uint4 AddBf16(const uint4& x, const uint4& residual) {
-  float a[kVectorWidth], b[kVectorWidth];
-  UnpackBf16(x, a);
-  UnpackBf16(residual, b);
-  return {FloatsToBf16x2(a[0] + b[0], a[1] + b[1]), FloatsToBf16x2(a[2] + b[2], a[3] + b[3]),
-          FloatsToBf16x2(a[4] + b[4], a[5] + b[5]), FloatsToBf16x2(a[6] + b[6], a[7] + b[7])};
-}
-
 template <int kVectors, int kThreads, bool kFull>
 __global__ void __launch_bounds__(kThreads) RmsNormQuant(RmsNormQuantArgs args) {
   using ThisRow = Row<kVectors, kThreads, kFull>;

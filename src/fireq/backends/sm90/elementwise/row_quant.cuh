@@ -43,6 +43,15 @@ __device__ __forceinline__ void UnpackBf16(const uint4& packed, float (&out)[kVe
   }
 }
 
+// bf16(x + y).
+__device__ __forceinline__ uint4 AddBf16(const uint4& x, const uint4& y) {
+  float a[kVectorWidth], b[kVectorWidth];
+  UnpackBf16(x, a);
+  UnpackBf16(y, b);
+  return {FloatsToBf16x2(a[0] + b[0], a[1] + b[1]), FloatsToBf16x2(a[2] + b[2], a[3] + b[3]),
+          FloatsToBf16x2(a[4] + b[4], a[5] + b[5]), FloatsToBf16x2(a[6] + b[6], a[7] + b[7])};
+}
+
 // What the CTA must know of a row before it can write it.
 struct RowStats {
   float squares;  // sum of squares
@@ -122,27 +131,10 @@ struct WeightsAtHand {
   }
 };
 
-// row *= weight.
+// row *= weight; what the CTA must know of it: squares of before, magnitudes of after, so that it
+// waits for the other warps once.
 template <class AnyRow, class Weights>
-__device__ __forceinline__ void MultiplyByWeights(AnyRow& row, const Weights& weights) {
-#pragma unroll
-  for (int v = 0; v < AnyRow::kVectors; ++v) {
-    if (!row.Has(v)) continue;
-    float w[kVectorWidth];
-    weights.Load(row, v, w);
-#pragma unroll
-    for (int i = 0; i < kVectorWidth; ++i) row.value[v][i] *= w[i];
-  }
-}
-
-// row *= weight; returns 1 / sqrt(mean of squares + eps), by which it is to be multiplied yet, and
-// the largest magnitude of that: one wait for the other warps instead of two.
-struct Normalised {
-  float inv_rms, absmax;
-};
-template <class AnyRow, class Weights>
-__device__ __forceinline__ Normalised Normalise(AnyRow& row, const Weights& weights, float eps,
-                                                int64_t k, float* slots) {
+__device__ __forceinline__ RowStats Weigh(AnyRow& row, const Weights& weights, float* slots) {
   float squares = 0.0f;
 #pragma unroll
   for (int v = 0; v < AnyRow::kVectors; ++v) {
@@ -157,9 +149,22 @@ __device__ __forceinline__ Normalised Normalise(AnyRow& row, const Weights& weig
   }
 #pragma unroll
   for (int d = 16; d > 0; d /= 2) squares += __shfl_xor_sync(0xFFFFFFFFu, squares, d);
-  const RowStats all = CombineWarps<AnyRow::kThreads>({squares, LargestBits(row)}, slots);
-  const float inv_rms = 1.0f / sqrtf(all.squares / static_cast<float>(k) + eps);
-  return {inv_rms, __uint_as_float(all.bits) * inv_rms};
+  return CombineWarps<AnyRow::kThreads>({squares, LargestBits(row)}, slots);
+}
+
+// 1 / sqrt(mean of squares + eps), by which a weighed row is to be multiplied yet, and the largest
+// magnitude of that.
+struct Normalised {
+  float inv_rms, absmax;
+};
+__device__ __forceinline__ Normalised NormaliseBy(const RowStats& row, float eps, int64_t k) {
+  const float inv_rms = 1.0f / sqrtf(row.squares / static_cast<float>(k) + eps);
+  return {inv_rms, __uint_as_float(row.bits) * inv_rms};
+}
+template <class AnyRow, class Weights>
+__device__ __forceinline__ Normalised Normalise(AnyRow& row, const Weights& weights, float eps,
+                                                int64_t k, float* slots) {
+  return NormaliseBy(Weigh(row, weights, slots), eps, k);
 }
 
 // Sum of eight codes: exact in FP32.

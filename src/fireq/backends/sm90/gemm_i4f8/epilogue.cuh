@@ -2,7 +2,7 @@
 // token.
 //
 // An epilogue names how many packed rows make one output (kRowsPerOutput; SiLU reads a gate row and
-// its up row, 8 further on) and finishes four outputs.
+// its up row, 8 further on), finishes four outputs and says where they go.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -10,7 +10,9 @@
 #include <cstdint>
 
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
+#include "fireq/backends/sm90/peer_sum/words.cuh"
 #include "fireq/backends/sm90/ptx/cvt.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
 
 namespace fireq::sm90 {
 
@@ -38,8 +40,20 @@ __device__ __forceinline__ float4 ScaleAndBias(const GemmI4F8Params& p, float4 s
 // silu(x) = x / (1 + e^-x) in FP32, to 2 ulp of the division.
 __device__ __forceinline__ float Silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
+// Outputs to y.
+struct ToMemory {
+  uint16_t* y;
+  __device__ explicit ToMemory(const GemmI4F8Params& p) : y(p.y) {}
+  // At element `at`, of a token.
+  __device__ __forceinline__ void Store(int, int64_t at, uint2 outputs) const {
+    *reinterpret_cast<uint2*>(y + at) = outputs;
+  }
+};
+
 struct PlainEpilogue {
   static constexpr int kRowsPerOutput = 1;
+  static constexpr bool kSends = false;
+  using To = ToMemory;
   // What is read at element `at` of y before the sums are there.
   static __device__ __forceinline__ uint2 Read(const GemmI4F8Params&, int64_t) { return {0, 0}; }
   static __device__ __forceinline__ uint2 Finish(OutType type, float4 v, uint2) {
@@ -47,9 +61,29 @@ struct PlainEpilogue {
   }
 };
 
+// Outputs to the box of the rank that owns their token, at the same place of this rank's slot.
+struct ToOwners {
+  const GemmI4F8Params& p;
+  int64_t slot;
+  // Behind the wait for the kernel in front: the call before has ended.
+  __device__ explicit ToOwners(const GemmI4F8Params& params)
+      : p(params), slot(p.end.layout.slot(TurnBehind(*p.end.calls), p.end.rank)) {}
+  __device__ __forceinline__ void Store(int token, int64_t at, uint2 outputs) const {
+    const int owner = token - token / p.owners * p.owners.value;
+    StoreSystem64(p.end.boxes[owner] + slot + 2 * at, Sendable(outputs));
+  }
+};
+
+struct SendEpilogue : PlainEpilogue {
+  static constexpr bool kSends = true;
+  using To = ToOwners;
+};
+
 // The product is rounded, then the sum: both cross a kernel's border in the served arithmetic.
 struct ResidualEpilogue {
   static constexpr int kRowsPerOutput = 1;
+  static constexpr bool kSends = false;
+  using To = ToMemory;
   static __device__ __forceinline__ uint32_t Add(OutType type, uint32_t product, uint32_t other) {
     const float2 a = UnpackOut(type, product), b = UnpackOut(type, other);
     return PackOut(type, a.x + b.x, a.y + b.y);

@@ -34,9 +34,13 @@ void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
               a.layout.n, ", k ", a.layout.k);
   const bool tokens =
       v.resident_groups > 0 ? a.bf16_x != nullptr : a.x && a.x_scales && (wide || a.x_sums);
-  FIREQ_CHECK(a.tiles && a.row_scales && a.y && tokens &&
+  const bool sends = a.epilogue == GemmEpilogue::kSend;
+  FIREQ_CHECK(a.tiles && a.row_scales && (sends ? a.end != nullptr : a.y != nullptr) && tokens &&
                   (a.epilogue != GemmEpilogue::kResidual || a.residual),
               kInvalidArgument, "gemm_i4f8: a null pointer");
+  FIREQ_CHECK(!sends || (v.sends() && a.out == OutType::kBf16 &&
+                         RanksOwnRows(a.end->layout, a.m, a.layout.n)),
+              kInvalidArgument, "gemm_i4f8: ", v.name, " sends no ", a.m, " x ", a.layout.n);
   FIREQ_CHECK(!plan.cuts_tiles() || a.workspace, kInvalidArgument, "gemm_i4f8: the plan (",
               plan.why, ") needs a workspace");
   FIREQ_CHECK(v.resident_groups == 0 || (a.m <= v.tokens && a.layout.k % kGroup == 0 &&
@@ -91,6 +95,10 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   p.bf16_x = a.bf16_x;
   p.norm = a.norm;
   p.norm_eps = a.norm_eps;
+  if (a.end != nullptr) {
+    p.end = *a.end;
+    p.owners = Divisor(a.end->layout.ranks);
+  }
   return p;
 }
 

@@ -24,7 +24,9 @@ struct GemmInstance {
 template <int kVariant, class Epilogue>
 GemmInstance MakeInstance() {
   constexpr GemmVariant kV = kGemmVariants[kVariant];
-  if constexpr (kV.kernel == GemmKernel::kStream) {
+  if constexpr (Epilogue::kSends && !kV.sends()) {
+    return {};
+  } else if constexpr (kV.kernel == GemmKernel::kStream) {
     using Config = StreamConfig<kV.tokens, kV.row_blocks, kV.groups, kV.groups_per_warpgroup,
                                 kV.resident_groups>;
     return {GemmI4F8Stream<Config, Epilogue>, Config::kThreads, Config::kSharedBytes, kV.tokens};

@@ -14,6 +14,7 @@ enum class GemmEpilogue : uint8_t {
   kPlain,     // y = out(sum + bias)
   kResidual,  // y = out(residual + out(sum + bias)); y may be the residual
   kSiluMul,   // y[m, n/2] = out(silu(gate) up) of an interleaved weight (RowOrder::kGateUp)
+  kSend,      // BF16 out(sum + bias) into the box of each token's owner (variants that send())
 };
 
 // All pointers: device memory, 16-byte aligned.
@@ -35,7 +36,10 @@ struct GemmI4F8Args {
   GemmEpilogue epilogue = GemmEpilogue::kPlain;
   OutType out = OutType::kBf16;
   const void* residual = nullptr;  // [m, n] of `out`'s type
-  void* y = nullptr;               // [m, n] (kSiluMul: [m, n/2]) of `out`'s type
+  void* y = nullptr;               // [m, n] (kSiluMul: [m, n/2]) of `out`'s type; not for kSend
+  // For kSend: a part of the next call of peer_sum/launch.h, which is LaunchOwnedRows* with
+  // PartsAt::kBoxes right behind this kernel.
+  const PeerEnd* end = nullptr;
   // GemmWorkspaceBytes(), all zero before its first use; plans that cut no tiles need none. One at
   // a time: calls that may run at once need one each.
   void* workspace = nullptr;

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
+#include "fireq/backends/sm90/peer_sum/params.h"
 
 namespace fireq::sm90 {
 
@@ -40,6 +41,8 @@ struct GemmI4F8Params {
   const float* norm;       // and the weights [k] of the norm before they are quantised, or null
   float norm_eps;
   uint32_t* ready;  // RowsReady::counts that this kernel adds to, or null
+  PeerEnd end;      // send epilogue: instead of y
+  Divisor owners;   // ranks, of which each owns every so manieth token
 };
 
 // What the copy engine knows of the operands.

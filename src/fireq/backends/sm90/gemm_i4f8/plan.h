@@ -36,6 +36,9 @@ struct GemmVariant {
     if (kernel == GemmKernel::kStream) return row_blocks;
     return 2 * row_blocks - (shares_block ? 1 : 0);
   }
+  // Whether outputs may go to the ranks that own their tokens (GemmEpilogue::kSend): where messages
+  // are so long that ranks own rows (peer_sum/plan.h) there are more tokens than in the others.
+  constexpr bool sends() const { return kernel == GemmKernel::kStream && tokens >= 64; }
 };
 
 inline constexpr std::array kGemmVariants = {

@@ -369,6 +369,7 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
   } else {
     GridDependencyWait();
   }
+  if constexpr (Epilogue::kSends) GridDependencyLaunch();
   const float* x_scales = TokenScales(p, shared);
   float total[Config::kTokens / 2];
 #pragma unroll 1
@@ -460,7 +461,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   }
   __syncthreads();
   if (sends) ClusterArriveRelaxed();  // a rank's barrier is there -> the others may send
-  GridDependencyLaunch();
+  // Who waits for what is sent, and not for this kernel, starts behind the kernels before it.
+  if constexpr (!Epilogue::kSends) GridDependencyLaunch();
   if (warp >= kWeightsWarp) {
     if constexpr (Config::kMovesRegisters) RegistersDecrease<Config::kProducerRegisters>();
     if (warp == kWeightsWarp && lane == 0) weights.CopyRest(maps.weights);

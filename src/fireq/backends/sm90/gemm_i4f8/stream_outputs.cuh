@@ -185,11 +185,12 @@ struct TileOutputs {
     uint2 other[kAtOnce];
   };
   Inputs first_inputs;
+  typename Epilogue::To to;
 
   // Items [first, last) of a tile.
   __device__ TileOutputs(const GemmI4F8Params& params, const float* token_scales, int tile,
                          int first = 0, int last = kItems)
-      : p(params), x_scales(token_scales) {
+      : p(params), x_scales(token_scales), to(params) {
     const int super_block = SuperBlockOf(p, tile);
     first_token = FirstTokenOf<Config>(p, tile);
     item = first + static_cast<int>(threadIdx.x);
@@ -244,8 +245,8 @@ struct TileOutputs {
           v[j] = Epilogue::Combine(v[j],
                                    ScaleAndBias(p, up[j], up_scale, in.x_scale[j], packed_row + 8));
         if (i + j * kStep < end)
-          *reinterpret_cast<uint2*>(p.y + Place(i + j * kStep)) =
-              Epilogue::Finish(p.out, v[j], in.other[j]);
+          to.Store(first_token + token[j], Place(i + j * kStep),
+                   Epilogue::Finish(p.out, v[j], in.other[j]));
       }
     }
   }

@@ -3,30 +3,14 @@
 
 #include "fireq/backends/sm90/elementwise/row_quant.cuh"
 #include "fireq/backends/sm90/peer_sum/launch.h"
+#include "fireq/backends/sm90/peer_sum/words.cuh"
+#include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
 
 namespace fireq::sm90 {
 
 // Half as many where twice as many values are in a thread's registers.
 constexpr int Threads(int ranks) { return ranks <= 4 ? 512 : 256; }
-
-// A word of a box that nobody has written: two BF16 NaNs that no sum makes. What is sent has
-// another NaN in their place, so a word that is not empty is a word that has come: no flag is
-// needed, and no order among words.
-constexpr uint32_t kEmpty = kEmptyBoxByte * 0x01010101u;
-constexpr uint32_t kOtherNan = 0x7FFF7FFFu;
-
-__device__ __forceinline__ uint32_t Sendable(uint32_t word) {
-  return word == kEmpty ? kOtherNan : word;
-}
-__device__ __forceinline__ uint4 Sendable(const uint4& v) {
-  return {Sendable(v.x), Sendable(v.y), Sendable(v.z), Sendable(v.w)};
-}
-__device__ __forceinline__ uint4 Emptiness() { return {kEmpty, kEmpty, kEmpty, kEmpty}; }
-// Without branches: all of a thread's loads are on their way before the first is looked at.
-__device__ __forceinline__ bool HasEmpty(const uint4& v) {
-  return ((v.x == kEmpty) | (v.y == kEmpty) | (v.z == kEmpty) | (v.w == kEmpty)) != 0;
-}
 
 // One CTA's part of a sum over at most kRanks ranks. Turns alternate, and whoever has read a slot
 // empties it for the call after next: who writes into it then has read what this rank sent in the
@@ -35,24 +19,28 @@ __device__ __forceinline__ bool HasEmpty(const uint4& v) {
 template <int kRanks>
 class PeerPart {
  public:
-  __device__ explicit PeerPart(const PeerSumParams& p) : p_(p) {
-    const uint32_t call = p.calls[blockIdx.x] + 1;
-    turn_ = static_cast<int>(call % 2);
-    __syncthreads();  // all have read `calls`
-    if (threadIdx.x == 0) p.calls[blockIdx.x] = call;
+  __device__ explicit PeerPart(const PeerEnd& end)
+      : end_(end), calls_(LoadSystem32(end.calls + blockIdx.x)), turn_(TurnBehind(calls_)) {}
+
+  // What a CTA does last. The first one has waited for the kernel in front, so that no call ends
+  // before that: a GEMM that has sent this call's parts looks at its count.
+  __device__ void End() const {
+    if (blockIdx.x == 0) GridDependencyWait();
+    __syncthreads();  // all have read the count
+    if (threadIdx.x == 0) end_.calls[blockIdx.x] = calls_ + 1;
   }
 
   // This rank's slot in the box of rank `to`, and rank `from`'s in this rank's own, from vector
   // `at` on.
   __device__ __forceinline__ uint4* To(int to, int64_t at) const {
-    return Slot(p_.boxes[to], p_.rank) + at;
+    return Slot(end_.boxes[to], end_.rank) + at;
   }
   __device__ __forceinline__ uint4* From(int from, int64_t at) const {
-    return Slot(p_.boxes[p_.rank], from) + at;
+    return Slot(end_.boxes[end_.rank], from) + at;
   }
   // The slot of rank `to` in its own box: of what is not a vector of the message.
   __device__ __forceinline__ uint4* Own(int to, int64_t at) const {
-    return Slot(p_.boxes[to], to) + at;
+    return Slot(end_.boxes[to], to) + at;
   }
 
   // Vector `at` to every rank, to this one too.
@@ -60,33 +48,33 @@ class PeerPart {
     const uint4 sent = Sendable(mine);
 #pragma unroll
     for (int r = 0; r < kRanks; ++r)
-      if (r < p_.layout.ranks) StoreSystem128(To(r, at), sent);
+      if (r < end_.layout.ranks) StoreSystem128(To(r, at), sent);
   }
   // Every rank's vector `at`, as far as it has come; whether that is all of it.
   __device__ __forceinline__ bool Look(int64_t at, uint4 (&parts)[kRanks]) const {
 #pragma unroll
     for (int r = 0; r < kRanks; ++r)
-      if (r < p_.layout.ranks) parts[r] = LoadSystem128(Slot(p_.boxes[p_.rank], r) + at);
+      if (r < end_.layout.ranks) parts[r] = LoadSystem128(From(r, at));
     bool all = true;
 #pragma unroll
-    for (int r = 0; r < kRanks; ++r) all &= r >= p_.layout.ranks || !HasEmpty(parts[r]);
+    for (int r = 0; r < kRanks; ++r) all &= r >= end_.layout.ranks || !HasEmpty(parts[r]);
     return all;
   }
   // Whether a rank has failed, after so many looks in vain.
   __device__ __forceinline__ bool HasFailed(uint32_t looks) const {
     constexpr uint32_t kLooks = 4096;  // from one look at the host's memory to the next
-    return looks % kLooks == kLooks - 1 && *static_cast<const volatile uint32_t*>(p_.stop) != 0;
+    return looks % kLooks == kLooks - 1 && *static_cast<const volatile uint32_t*>(end_.stop) != 0;
   }
   __device__ __forceinline__ void Empty(int64_t at) const {
 #pragma unroll
     for (int r = 0; r < kRanks; ++r)
-      if (r < p_.layout.ranks) *From(r, at) = Emptiness();
+      if (r < end_.layout.ranks) *From(r, at) = Emptiness();
   }
   __device__ __forceinline__ uint4 Add(const uint4 (&parts)[kRanks]) const {
     float sum[kVectorWidth] = {};
 #pragma unroll
     for (int r = 0; r < kRanks; ++r) {
-      if (r >= p_.layout.ranks) break;
+      if (r >= end_.layout.ranks) break;
       float part[kVectorWidth];
       UnpackBf16(parts[r], part);
 #pragma unroll
@@ -98,9 +86,10 @@ class PeerPart {
 
  private:
   __device__ __forceinline__ uint4* Slot(uint8_t* box, int rank) const {
-    return reinterpret_cast<uint4*>(box + p_.layout.slot(turn_, rank));
+    return reinterpret_cast<uint4*>(box + end_.layout.slot(turn_, rank));
   }
-  const PeerSumParams& p_;
+  const PeerEnd& end_;
+  uint32_t calls_;
   int turn_;
 };
 

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(Threads(kRanks))
   constexpr int kThreads = Threads(kRanks);
   GridDependencyLaunch();
   GridDependencyWait();
-  const PeerPart<kRanks> part(p);
+  const PeerPart<kRanks> part(p.end);
   const int64_t first = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   constexpr int64_t kStep = int64_t{kPeerSumCtas} * kThreads;
   for (int64_t i = first; i < p.vectors; i += kStep) part.Send(i, p.values[i]);
@@ -28,6 +28,7 @@ __global__ void __launch_bounds__(Threads(kRanks))
     part.Empty(i);
     p.values[i] = part.Add(parts);
   }
+  part.End();
 }
 
 template <int kRanks, int kVectors>
@@ -36,9 +37,9 @@ __global__ void __launch_bounds__(Threads(kRanks))
   constexpr int kThreads = Threads(kRanks);
   __shared__ float slots[2 * kThreads / 32];
   GridDependencyLaunch();
-  const WeightsAtHand<Row<kVectors, kThreads>> weights(p.weight, p.k);
+  const WeightsAtHand<Row<kVectors, kThreads>> weights(p.norm.weight, p.k);
   GridDependencyWait();
-  const PeerPart<kRanks> part(p.sum);
+  const PeerPart<kRanks> part(p.sum.end);
   const int64_t row_vectors = p.k / kVectorWidth;
   for (int64_t index = blockIdx.x; index < p.rows; index += kPeerSumCtas) {
     const Row<kVectors, kThreads> row(p.k);
@@ -72,31 +73,38 @@ __global__ void __launch_bounds__(Threads(kRanks))
       }
       UnpackBf16(sum, row.value[v]);
     }
-    const Normalised normalised = Normalise(row, weights, p.eps, p.k, slots);
-    WriteRow(row, normalised.inv_rms, normalised.absmax, GlobalRow(p.out, index, p.k));
+    const Normalised normalised = Normalise(row, weights, p.norm.eps, p.k, slots);
+    WriteRow(row, normalised.inv_rms, normalised.absmax, GlobalRow(p.norm.out, index, p.k));
   }
+  part.End();
 }
 
-template <int kVectors>
-__global__ void __launch_bounds__(OwnedRows<kVectors>::kThreads)
-    OwnedRowsKernel(const __grid_constant__ PeerSumNormParams p) {
-  using Rows = OwnedRows<kVectors>;
-  __shared__ float slots[2 * Rows::kThreads / 32];
+// Where the GEMM in front has sent the parts they are waited for, and not that it ends: that GEMM
+// lets this kernel start when the kernels before it have ended (gemm_i4f8/stream_kernel.cuh).
+template <OwnersSend kSent>
+__global__ void __launch_bounds__(OwnedRows<kSent>::kThreads, 3)
+    OwnedRowsKernel(const __grid_constant__ OwnedRowsParams p) {
+  using Rows = OwnedRows<kSent>;
+  __shared__ OwnedRowsShared shared;
+  shared.stats.Init();
+  ClusterArriveRelaxed();
   GridDependencyLaunch();
-  const typename Rows::Weights weights(p.weight, p.k);
-  GridDependencyWait();
-  Rows(p, weights, slots).Run();
+  const RowSlice slice(static_cast<int>(p.k) / kVectorWidth);
+  const typename Rows::Weights weights(p.norm.weight + int64_t{slice.begin} * kVectorWidth,
+                                       slice.columns());
+  if (p.parts_at != PartsAt::kBoxes) GridDependencyWait();
+  Rows rows(p, slice, weights, shared);
+  ClusterWait();
+  rows.Run();
 }
-
-// Bytes a rank would send: beyond them two short messages behind each other take less time.
-constexpr int64_t kMostSentToAll = int64_t{2} << 20;
 
 void Check(const PeerSumParams& params) {
-  FIREQ_CHECK(params.layout.ranks >= 2 && params.layout.ranks <= kMaxPeerRanks &&
-                  params.rank >= 0 && params.rank < params.layout.ranks && params.vectors >= 0 &&
-                  params.vectors * 16 <= params.layout.slot_bytes,
-              kInvalidArgument, "a sum of ", params.vectors * 8, " values over ",
-              params.layout.ranks, " ranks in slots of ", params.layout.slot_bytes, " bytes");
+  const PeerEnd& end = params.end;
+  FIREQ_CHECK(end.layout.ranks >= 2 && end.layout.ranks <= kMaxPeerRanks && end.rank >= 0 &&
+                  end.rank < end.layout.ranks && params.vectors >= 0 &&
+                  params.vectors * 16 <= end.layout.slot_bytes,
+              kInvalidArgument, "a sum of ", params.vectors * 8, " values over ", end.layout.ranks,
+              " ranks in slots of ", end.layout.slot_bytes, " bytes");
 }
 
 template <class Params>
@@ -113,6 +121,17 @@ void ForRanks(int ranks, const Body& body) {
   body(std::integral_constant<int, kMaxPeerRanks>{});
 }
 
+template <OwnersSend kSent>
+void LaunchOwned(const OwnedRowsParams& params, cudaStream_t stream) {
+  FIREQ_CHECK(RanksOwnRows(params.end.layout, params.rows, params.k), kInvalidArgument, "rows of ",
+              params.rows, " x ", params.k, " have no owners");
+  FIREQ_CUDA(LaunchProgrammatic(OwnedRowsKernel<kSent>,
+                                {.grid = kPeerSumCtas,
+                                 .threads = OwnedRows<kSent>::kThreads,
+                                 .cluster = ClusterStats::kSlices},
+                                params, stream));
+}
+
 }  // namespace
 
 void LaunchPeerSum(const PeerSumParams& params, cudaStream_t stream) {
@@ -120,7 +139,7 @@ void LaunchPeerSum(const PeerSumParams& params, cudaStream_t stream) {
   const auto launch = [&]<int kRanks>(std::integral_constant<int, kRanks>) {
     Launch(PeerSumKernel<kRanks>, Threads(kRanks), params, stream);
   };
-  ForRanks(params.layout.ranks, launch);
+  ForRanks(params.end.layout.ranks, launch);
 }
 
 void LaunchPeerSumNorm(const PeerSumNormParams& params, cudaStream_t stream) {
@@ -129,20 +148,22 @@ void LaunchPeerSumNorm(const PeerSumNormParams& params, cudaStream_t stream) {
                   params.rows * params.k == params.sum.vectors * kVectorWidth,
               kInvalidArgument, "a sum of ", params.sum.vectors * kVectorWidth, " values in ",
               params.rows, " rows of ", params.k);
-  const int ranks = params.sum.layout.ranks;
   const bool half = params.k <= kMaxPeerSumNormK / 2;
   const auto launch = [&]<int kRanks>(std::integral_constant<int, kRanks>) {
     constexpr int kThreads = Threads(kRanks);
     constexpr int kMost = kMaxPeerSumNormK / kVectorWidth / kThreads;  // vectors a thread
-    if constexpr (kRanks == kMaxOwningRanks) {
-      if (params.sum.vectors * 16 * (ranks - 1) > kMostSentToAll)
-        return Launch(half ? OwnedRowsKernel<kMost / 2> : OwnedRowsKernel<kMost>, kThreads, params,
-                      stream);
-    }
     Launch(half ? PeerSumNormKernel<kRanks, kMost / 2> : PeerSumNormKernel<kRanks, kMost>, kThreads,
            params, stream);
   };
-  ForRanks(ranks, launch);
+  ForRanks(params.sum.end.layout.ranks, launch);
+}
+
+void LaunchOwnedRowsNorm(const OwnedRowsParams& params, cudaStream_t stream) {
+  LaunchOwned<OwnersSend::kCodes>(params, stream);
+}
+
+void LaunchOwnedRows(const OwnedRowsParams& params, cudaStream_t stream) {
+  LaunchOwned<OwnersSend::kSums>(params, stream);
 }
 
 }  // namespace fireq::sm90

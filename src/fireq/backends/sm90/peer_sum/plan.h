@@ -30,4 +30,11 @@ struct PeerBoxLayout {
 // Of 1 to kMaxPeerRanks ranks, with slots as long as pays.
 PeerBoxLayout MakePeerBoxLayout(int ranks);
 
+inline constexpr int64_t kMaxPeerSumNormK = 8192;
+inline constexpr int kMaxOwningRanks = 4;
+
+// Whether each rank sums its own rows of a message, every so manieth from its number on, rather
+// than every rank all of them: two short messages behind each other then take less time than one.
+bool RanksOwnRows(const PeerBoxLayout& layout, int64_t rows, int64_t k);
+
 }  // namespace fireq::sm90

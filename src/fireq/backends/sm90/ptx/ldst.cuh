@@ -124,6 +124,15 @@ __device__ __forceinline__ uint4 LoadSystem128(const void* global) {
                : "memory");
   return v;
 }
+// The same where `wanted`; else the words stay as they are.
+__device__ __forceinline__ void LoadSystem128If(bool wanted, const void* global, uint4& v) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.u32 p, %5, 0;\n"
+      "@p ld.relaxed.sys.global.v4.u32 {%0, %1, %2, %3}, [%4];\n}\n"
+      : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+      : "l"(global), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+}
 
 // The same of eight and of four bytes.
 __device__ __forceinline__ void StoreSystem64(void* global, uint2 v) {

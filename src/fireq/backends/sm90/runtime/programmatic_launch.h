@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
 #include <cstddef>
 
 namespace fireq::sm90 {
@@ -11,6 +12,7 @@ struct LaunchShape {
   dim3 grid;
   int threads = 0;
   int shared_bytes = 0;  // dynamic
+  int cluster = 1;       // CTAs
   // May start before the kernel in front has ended (programmatic dependent launch).
   bool programmatic = true;
 };
@@ -18,16 +20,23 @@ struct LaunchShape {
 template <class Params>
 cudaError_t LaunchProgrammatic(void (*kernel)(Params), const LaunchShape& shape,
                                const Params& params, cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  unsigned count = 0;
+  if (shape.programmatic) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = shape.programmatic ? 1 : 0;
+  config.attrs = attributes.data();
+  config.numAttrs = count;
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 
