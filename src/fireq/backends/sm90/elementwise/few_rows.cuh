@@ -13,6 +13,7 @@ template <template <int, int, bool> class Kernel, class Args>
 bool LaunchFewRows(const Args& args, const char* name, cudaStream_t stream) {
   if (args.rows < 1 || args.rows > kFewRows) return false;
   return LaunchFirstThatHolds<RowLaunch<Kernel, 1, 512, true, Args>,   // 4096
+                              RowLaunch<Kernel, 2, 448, true, Args>,   // 7168
                               RowLaunch<Kernel, 4, 448, true, Args>>(  // 14336
       args, name, stream);
 }

@@ -51,6 +51,7 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"exact_16x128_deep", GemmKernel::kStream, 16, 2, 4, 2},
     GemmVariant{"exact_16x256_deep", GemmKernel::kStream, 16, 4, 2, 2},
     GemmVariant{"exact_32x192_deep", GemmKernel::kStream, 32, 3, 2, 2},
+    GemmVariant{"exact_64x64_deep", GemmKernel::kStream, 64, 1, 4, 2},
     GemmVariant{"exact_64x128_deep", GemmKernel::kStream, 64, 2, 2, 2},
     GemmVariant{"exact_64x192", GemmKernel::kStream, 64, 3, 1, 1},
     GemmVariant{"exact_32x256", GemmKernel::kStream, 32, 4, 1, 1},
