@@ -262,11 +262,16 @@ Tensor ForwardLogits(const ForwardContext& context, const LogitBuffers& buffers,
                    .out = normed});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "final_norm", normed);
   Tensor logits = buffers.logits.Rows(0, hidden.dim(0));
-  backend.Linear({.x = normed,
-                  .w = weights.lm_head.get(),
-                  .products = context.products,
-                  .reduction = context.reduction,
-                  .y = logits});
+  const LinearArgs lm_head{.x = normed,
+                           .w = weights.lm_head.get(),
+                           .products = context.products,
+                           .reduction = context.reduction,
+                           .y = logits};
+  if (context.ranks != nullptr) {
+    context.ranks->Linear(backend, lm_head);
+  } else {
+    backend.Linear(lm_head);
+  }
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "logits", {logits, {}, {}});
   return logits;
 }

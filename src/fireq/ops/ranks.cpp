@@ -17,4 +17,6 @@ void Ranks::AddLinear(Backend& backend, LinearArgs linear) {
   Sum(y);
 }
 
+void Ranks::Linear(Backend& backend, const LinearArgs& linear) { backend.Linear(linear); }
+
 }  // namespace fireq

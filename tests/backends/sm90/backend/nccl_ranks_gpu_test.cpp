@@ -373,6 +373,39 @@ TEST(NcclRanks, LinearsOverAllRanksAreTheSumsOfTheirProducts) {
   }
 }
 
+// An lm_head: every rank has it whole, and multiplies by a part of it.
+TEST(NcclRanks, ALinearOfAllRanksIsTheLinearOfOne) {
+  if (!TwoGpus()) GTEST_SKIP() << "needs two Hopper GPUs";
+  constexpr int64_t kColumns = 1024;
+  for (const int64_t rows : {1, 64})
+    for (const int64_t outputs : {12 * 64 * 10, 1000})  // 1000: no parts for cuBLASLt
+      OnGpus(NumGpus(), [&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
+        const auto w = backend.PrepareRandom(
+            {.part_rows = {outputs}, .k = kColumns, .form = WeightForm::kBf16, .seed = 3});
+        const Tensor x = backend.RandomBf16({rows, kColumns}, 1.0f, 5);
+        const Tensor alone = backend.Allocate(DType::kF32, {rows, outputs});
+        const Tensor together = backend.Allocate(DType::kF32, {rows, outputs});
+        backend.Linear({.x = {x, {}, {}}, .w = w.get(), .y = alone});
+        const auto run = [&] {
+          ranks->Linear(backend, {.x = {x, {}, {}}, .w = w.get(), .y = together});
+        };
+        const auto check = [&] {
+          const Tensor got = backend.Download(together), expected = backend.Download(alone);
+          for (int64_t i = 0; i < rows * outputs; ++i)
+            ASSERT_NEAR(got.as<float>()[i], expected.as<float>()[i], 1e-3f)
+                << i << " of " << rows << " x " << outputs;
+        };
+        run();
+        check();
+        const auto recording = backend.Record(run);
+        for (int i = 0; i < 3; ++i) {
+          backend.UploadTo(Tensor::Zeros(DType::kF32, {rows, outputs}), together);
+          recording->Run();
+          check();
+        }
+      });
+}
+
 TEST(NcclRanks, ARankThatFailsDoesNotLeaveTheOtherWaiting) {
   if (!TwoGpus()) GTEST_SKIP() << "needs two Hopper GPUs";
   OnGpus(kRanks, [&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {

@@ -8,6 +8,7 @@
 
 #include "fireq/backends/sm90/backend/peer_boxes.h"
 #include "fireq/backends/sm90/backend/stream_owner.h"
+#include "fireq/backends/sm90/token_rows/launch.h"
 #include "fireq/base/error.h"
 
 namespace fireq {
@@ -16,7 +17,7 @@ namespace {
 
 // What is used of NCCL's C interface (nccl.h of version 2).
 using NcclComm = struct NcclCommOpaque*;
-constexpr int kNcclSuccess = 0, kNcclSum = 0, kNcclBf16 = 9;
+constexpr int kNcclSuccess = 0, kNcclSum = 0, kNcclF32 = 7, kNcclBf16 = 9;
 
 class NcclLibrary {
  public:
@@ -24,6 +25,7 @@ class NcclLibrary {
     FIREQ_CHECK(handle_ != nullptr, kUnsupported, "several GPUs need NCCL: ", dlerror());
     Find("ncclCommInitAll", init_all);
     Find("ncclAllReduce", all_reduce);
+    Find("ncclAllGather", all_gather);
     Find("ncclCommDestroy", destroy);
     Find("ncclCommAbort", abort);
     Find("ncclGetErrorString", error_string);
@@ -34,6 +36,8 @@ class NcclLibrary {
 
   int (*init_all)(NcclComm* comms, int count, const int* devices) = nullptr;
   int (*all_reduce)(const void* from, void* to, size_t count, int type, int op, NcclComm comm,
+                    cudaStream_t stream) = nullptr;
+  int (*all_gather)(const void* from, void* to, size_t count, int type, NcclComm comm,
                     cudaStream_t stream) = nullptr;
   int (*destroy)(NcclComm comm) = nullptr;
   int (*abort)(NcclComm comm) = nullptr;
@@ -64,6 +68,11 @@ struct NcclGroup {
     for (const NcclComm comm : comms) static_cast<void>(Nccl().destroy(comm));
   }
 };
+
+// Outputs of a linear that the ranks share: each rank's are so many times so many, as cuBLASLt
+// wants their addresses, and all of them no more than that.
+constexpr int64_t kSharedWidth = 64;
+constexpr int64_t kMostSharedBytes = int64_t{64} << 20;
 
 class NcclRank final : public Ranks {
  public:
@@ -124,6 +133,28 @@ class NcclRank final : public Ranks {
     };
     backend_.Await({x.data(), sum, sum_and_norm});
   }
+  // Each rank makes its share of the outputs. What it takes is allocated by the first call that is
+  // so long, which is not recorded.
+  void Linear(Backend& backend, const LinearArgs& linear) override {
+    const int64_t rows = linear.y.dim(0), width = linear.y.dim(1) / share_.size;
+    const bool even = linear.y.dim(1) % (share_.size * kSharedWidth) == 0;
+    if (!even || rows == 0 || linear.y.size_bytes() > kMostSharedBytes)
+      return Ranks::Linear(backend, linear);
+    Check();
+    if (!parts_.defined() || parts_.size_bytes() < linear.y.size_bytes())
+      parts_ = backend.Allocate(DType::kF32, {linear.y.num_elements()});
+    const Tensor parts = parts_.Rows(0, linear.y.num_elements());
+    const int64_t part = rows * width;
+    const Tensor own =
+        parts.Rows(part * share_.rank, part * (share_.rank + 1)).Reshape({rows, width});
+    if (!backend_.PartOfLinear(linear, width * share_.rank, own))
+      return Ranks::Linear(backend, linear);
+    const cudaStream_t stream = backend_.stream().get();
+    Nccl().Check(Nccl().all_gather(own.data(), parts.data(), static_cast<size_t>(part), kNcclF32,
+                                   group_->comms[static_cast<size_t>(share_.rank)], stream),
+                 "ncclAllGather");
+    LaunchJoinColumns(parts.as<float>(), share_.size, rows, width, linear.y.as<float>(), stream);
+  }
   void Complete(const Tensor& x) override {
     if (!HasOwners(x)) return;
     Check();
@@ -137,6 +168,7 @@ class NcclRank final : public Ranks {
   std::shared_ptr<NcclGroup> group_;
   StreamOwner& backend_;
   Share share_;
+  Tensor parts_;  // F32: all ranks' parts of a linear's outputs, one behind the other
 };
 
 }  // namespace

@@ -115,6 +115,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
     awaited_sum_ = std::move(sum);
   }
   bool SendLinear(const LinearArgs& args, const PeerEnd& to) override;
+  bool PartOfLinear(const LinearArgs& args, int64_t first, const Tensor& y) override;
   Tensor Allocate(DType dtype, Shape shape) override {
     return AllocateDevice(stream_, dtype, std::move(shape));
   }
@@ -331,6 +332,18 @@ void Sm90Backend::Linear(const LinearArgs& args) {
   if (args.y.dtype() == LogitType(w)) return RunGemm(args, w, OutType::kF16, args.y.data());
   CheckBorder(args.y, "the output of a linear");
   RunGemm(args, w, OutType::kBf16, args.y.data());
+}
+
+// Of a BF16 matrix.
+bool Sm90Backend::PartOfLinear(const LinearArgs& args, int64_t first, const Tensor& y) {
+  Validate(args, DType::kF16);
+  const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
+  if (w.quantized() || args.x.values.dtype() != DType::kBF16 || args.y.dtype() != DType::kF32 ||
+      args.epilogue != Epilogue::kNone || args.reduction == Reduction::kBatchInvariant)
+    return false;
+  MakeCodes();
+  bf16_gemm_.Run(args.x.values, w.bf16.Rows(first, first + y.dim(1)), y);
+  return true;
 }
 
 // For who reads logits.

@@ -32,6 +32,11 @@ class StreamOwner {
   // The product of `linear`, without its epilogue, each row to the box of its owner (GemmEpilogue::
   // kSend); false if it does not go there, and nothing is queued.
   virtual bool SendLinear(const LinearArgs& /*linear*/, const PeerEnd& /*to*/) { return false; }
+  // Of `linear` the outputs from number `first` on, to `y` [T, *] instead; false if its outputs are
+  // not made apart, and nothing is queued.
+  virtual bool PartOfLinear(const LinearArgs& /*linear*/, int64_t /*first*/, const Tensor& /*y*/) {
+    return false;
+  }
 };
 
 }  // namespace fireq::sm90

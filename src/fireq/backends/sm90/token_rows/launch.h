@@ -29,6 +29,11 @@ inline void LaunchGatherRows(const bf16_t* x, const int32_t* rows, int64_t num_r
 void LaunchRmsNorm(const bf16_t* x, const float* weight, float eps, int64_t num_tokens, int64_t dim,
                    bf16_t* out, cudaStream_t stream);
 
+// out[t, p w + c] = in[p, t, c]: f32 [parts, rows, width] -> f32 [rows, parts width], parts side by
+// side; width a multiple of 8.
+void LaunchJoinColumns(const float* in, int64_t parts, int64_t rows, int64_t width, float* out,
+                       cudaStream_t stream);
+
 // out[i] = in[i]: f16 bits -> f32, `count` a multiple of 8.
 void LaunchHalfToFloat(const uint16_t* in, int64_t count, float* out, cudaStream_t stream);
 

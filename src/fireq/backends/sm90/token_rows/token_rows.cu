@@ -79,6 +79,15 @@ __global__ void HalfToFloatKernel(const uint4* __restrict__ in, int64_t vectors,
   out[2 * i + 1] = make_float4(pairs[2].x, pairs[2].y, pairs[3].x, pairs[3].y);
 }
 
+// One CTA a row of a part.
+__global__ void JoinColumnsKernel(const float4* __restrict__ in, int64_t vectors,
+                                  float4* __restrict__ out) {
+  const int64_t row = blockIdx.x, part = blockIdx.y;
+  const float4* from = in + (part * gridDim.x + row) * vectors;
+  float4* to = out + (row * gridDim.y + part) * vectors;
+  for (int64_t i = threadIdx.x; i < vectors; i += kThreads) to[i] = from[i];
+}
+
 unsigned CheckedGrid(int64_t rows, int64_t dim) {
   FIREQ_CHECK(dim > 0 && dim % kVector == 0, kInvalidArgument, "rows of ", dim,
               " elements: not a multiple of ", kVector);
@@ -103,6 +112,15 @@ void LaunchRmsNorm(const bf16_t* x, const float* weight, float eps, int64_t num_
   RmsNormKernel<<<CheckedGrid(num_tokens, dim), kThreads, 0, stream>>>(
       reinterpret_cast<const uint4*>(x), weight, eps, dim, reinterpret_cast<uint4*>(out));
   CheckLaunch("rms_norm");
+}
+
+void LaunchJoinColumns(const float* in, int64_t parts, int64_t rows, int64_t width, float* out,
+                       cudaStream_t stream) {
+  if (rows == 0) return;
+  const dim3 grid(CheckedGrid(rows, width), static_cast<unsigned>(parts));
+  JoinColumnsKernel<<<grid, kThreads, 0, stream>>>(reinterpret_cast<const float4*>(in), width / 4,
+                                                   reinterpret_cast<float4*>(out));
+  CheckLaunch("join_columns");
 }
 
 void LaunchHalfToFloat(const uint16_t* in, int64_t count, float* out, cudaStream_t stream) {
