@@ -54,9 +54,9 @@ void LaunchAttnDecodeI4(const AttnDecodePlan& plan, const AttnDecodeArgs& args,
   const int64_t tracks = int64_t{params.kv_heads} * plan.row_tiles;
   params.cuts = plan.cuts;
   params.cluster = plan.cluster;
-  params.by_cuts = Divisor::Of(plan.cuts);
-  params.by_tracks = Divisor::Of(tracks);
-  params.by_ctas = Divisor::Of(plan.ctas);
+  params.by_cuts = ShortDivisor::Of(plan.cuts);
+  params.by_tracks = ShortDivisor::Of(tracks);
+  params.by_ctas = ShortDivisor::Of(plan.ctas);
   params.row_tiles = plan.row_tiles;
   params.stages = plan.stages;
   const auto launch =

@@ -9,10 +9,10 @@ namespace fireq::sm90 {
 
 // Division by a number that the host knows, of numbers whose product with it fits 32 bits; the
 // quotient of larger ones may be one too large.
-struct Divisor {
+struct ShortDivisor {
   uint32_t inverse = 0;  // 2^32 / divisor, rounded up; 0: of 1
 
-  static Divisor Of(int64_t divisor) {
+  static ShortDivisor Of(int64_t divisor) {
     if (divisor <= 1) return {};
     return {static_cast<uint32_t>((int64_t{1} << 32) / divisor + 1)};
   }
@@ -42,9 +42,9 @@ struct AttnDecodeParams {
   int32_t group = 1;    // H / Hk
   int32_t cuts = 0;     // CTAs a segment at most, whole clusters; 0: they are fewer
   int32_t cluster = 1;  // CTAs, a power of two; their parts of a segment are added in one of them
-  Divisor by_tracks;    // Hk row_tiles
-  Divisor by_ctas;
-  Divisor by_cuts;
+  ShortDivisor by_tracks;  // Hk row_tiles
+  ShortDivisor by_ctas;
+  ShortDivisor by_cuts;
   int32_t row_tiles = 1;  // of kRows query rows, to hold max_query_len * H / Hk of them
   int32_t stages = 0;     // pages of shared memory
 };
