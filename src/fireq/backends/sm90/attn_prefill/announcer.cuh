@@ -47,7 +47,7 @@ class PrefillAnnouncer {
       if constexpr (kSource == PrefillSource::kPages) {
         constexpr int kValues =
             static_cast<int>(KvPageLayout{KvGrid::kAsymmetric, 1, kDim}.v_offset());
-        Work().context = work.prefix + work.rows / p_.group;
+        Work().context = work.prefix + p_.group.Query(work.rows);
         Work().half = p_.pages + int64_t{work.kv_head} * kPageBytes + (OfKeys() ? 0 : kValues);
       }
     }

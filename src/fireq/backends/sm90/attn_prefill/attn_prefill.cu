@@ -47,7 +47,7 @@ void LaunchDim(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
 
 // Lets pieces have their Q by boxes where they can.
 void DescribeQueries(const AttnPrefillPlan& plan, int64_t tokens, AttnPrefillKernelParams& params) {
-  const auto group = static_cast<uint32_t>(params.group.value);
+  const auto group = static_cast<uint32_t>(params.group.size);
   params.boxes = kPrefillRows % group == 0;
   if (!params.boxes) return;
   const auto dim = static_cast<uint32_t>(plan.head_dim);
@@ -76,11 +76,12 @@ void LaunchAttnPrefill(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
               kInvalidArgument, "prefill attention: a plan with tiles, and no workspace");
   FIREQ_CHECK((plan.tiles.empty() && plan.undealt == 0) || params.progress != nullptr,
               kInvalidArgument, "prefill attention: a plan that needs progress, and none");
+  const int64_t group = params.num_heads / params.kv_heads;
   const int64_t tokens = int64_t{plan.items.back().first_token} + plan.items.back().query_len;
-  FIREQ_CHECK(tokens * params.num_heads < int64_t{1} << 31, kUnsupported,
-              "prefill attention: ", tokens, " tokens a step of ", params.num_heads,
-              " query heads");
-  params.group = Divisor(params.num_heads / params.kv_heads);
+  FIREQ_CHECK(tokens * group * group < int64_t{1} << 32, kUnsupported,
+              "prefill attention: ", tokens, " tokens a step of ", group, " query heads a KV head");
+  params.group = {static_cast<int32_t>(group),
+                  group == 1 ? 0 : static_cast<uint32_t>(0xFFFFFFFF / group + 1)};
   params.halves = kPrefillHalves * static_cast<uint32_t>(plan.tiles.size());
   params.undealt = static_cast<uint32_t>(plan.undealt);
   params.lead = static_cast<uint32_t>(plan.lead);

@@ -18,7 +18,7 @@ struct AttnPrefillArgs {
 
 // out[T,H,Dh] = bf16(softmax(q k^T / sqrt(Dh)) v): query i of n of a sequence sees its keys
 // 0 .. context_len - n + i. A row without keys is zero. Bit-identical from run to run.
-// Errors: kInvalidArgument (heads), kUnsupported (tokens x H of 2^31 and more), kCuda.
+// Errors: kInvalidArgument (heads), kUnsupported (tokens x group^2 of 2^32 and more), kCuda.
 // Source: served arithmetic, "Attention"; FireQ's three-stage pipeline; formats/kv_page.h.
 void LaunchAttnPrefill(const AttnPrefillPlan& plan, const AttnPrefillArgs& args,
                        cudaStream_t stream);

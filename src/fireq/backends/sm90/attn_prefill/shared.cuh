@@ -47,28 +47,28 @@ struct PrefillWork {
   int32_t first_tile;   // of the sequence's in the workspace
 
   // Keys that row `row` sees; rows before the first see what that does.
-  __device__ __forceinline__ int32_t Limit(int32_t row, const Divisor& group) const {
-    return prefix + 1 + max(row, 0) / group;
+  __device__ __forceinline__ int32_t Limit(int32_t row, const PrefillGroup& group) const {
+    return prefix + 1 + group.Query(max(row, 0));
   }
   // Row of [T, H] for row `row`, which is there.
-  __device__ __forceinline__ int32_t Index(int32_t row, const Divisor& group,
+  __device__ __forceinline__ int32_t Index(int32_t row, const PrefillGroup& group,
                                            int32_t num_heads) const {
-    const int32_t query = row / group;
-    return (first_token + query) * num_heads + kv_head * group.value + row - query * group.value;
+    const int32_t query = group.Query(row);
+    return (first_token + query) * num_heads + kv_head * group.size + row - query * group.size;
   }
   // Keys that any of the rows first .. first + count - 1 sees; 0 where there are none.
   __device__ __forceinline__ int32_t Keys(int32_t first, int32_t count,
-                                          const Divisor& group) const {
+                                          const PrefillGroup& group) const {
     return first + count <= 0 ? 0 : max(0, Limit(first + count - 1, group));
   }
   __device__ __forceinline__ int32_t Tiles(int32_t first, int32_t count,
-                                           const Divisor& group) const {
+                                           const PrefillGroup& group) const {
     return (Keys(first, count, group) + kPrefillKeys - 1) / kPrefillKeys;
   }
 };
 
 // What consumer `i` must know of a piece; of all rows the last consumer's see the most keys.
-__device__ __forceinline__ void DescribePiece(const PrefillWork& work, const Divisor& group,
+__device__ __forceinline__ void DescribePiece(const PrefillWork& work, const PrefillGroup& group,
                                               bool fresh, int32_t i, PrefillPiece& piece) {
   const int32_t first = work.first_row + 64 * i;
   const int32_t tiles = work.Tiles(first, 64, group);
@@ -221,8 +221,8 @@ __device__ __forceinline__ void LoadQueryBox(const PrefillWork& work,
   Mbarrier* full = &shared.queries_full[buffer];
   MbarrierArriveExpectTx(full, sizeof(shared.q[buffer]));
   const int32_t row = work.first_row;  // whole queries in front of the sequence's first or behind
-  const int32_t query = row < 0 ? -(-row / p.group) : row / p.group;
-  TmaLoad3D(shared.q[buffer][0], &p.queries, 0, work.kv_head * p.group.value,
+  const int32_t query = row < 0 ? -p.group.Query(-row) : p.group.Query(row);
+  TmaLoad3D(shared.q[buffer][0], &p.queries, 0, work.kv_head * p.group.size,
             work.first_token + query, full, kEvictFirst);
 }
 
@@ -251,7 +251,7 @@ __device__ __forceinline__ void LoadPrefillWork(const AttnPrefillKernelParams& p
   work.kv_head = static_cast<int32_t>(number % heads);
   work.first_row = head.y;
   work.first_token = head.z;
-  work.rows = head.w * p.group.value;
+  work.rows = head.w * p.group.size;
   work.prefix = more.x;
   work.first_tile = more.y;
 }

@@ -109,7 +109,7 @@ class PrefillTileProducer : PrefillAnnouncer<kDim, PrefillSource::kTiles> {
 
   // The tiles of all sequences and heads in front of the piece's.
   __device__ __forceinline__ uint32_t FirstOfHead(const PrefillWork& work) const {
-    const int32_t context = work.prefix + work.rows / p_.group;
+    const int32_t context = work.prefix + p_.group.Query(work.rows);
     const int32_t tiles = (context + kPrefillKeys - 1) / kPrefillKeys;
     return static_cast<uint32_t>(work.first_tile * p_.kv_heads + work.kv_head * tiles);
   }
