@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstring>
 #include <random>
 
 #include "fireq/backends/sm90/attn_decode_i4/launch.h"
@@ -107,6 +108,56 @@ TEST(AttnDecodeI4, ManyRaggedSequences) {
   const Runner runner(c);
   runner.Launch(runner.Args(c, device));
   EXPECT_LE(RelativeError(device.Output(), ReferenceAttention(c, ProbRounding::kE4M3)), 3e-3);
+}
+
+// `copies` times the same sequences, with the same pages.
+AttentionCase Repeat(const AttentionCase& c, int copies) {
+  AttentionCase all = c;
+  const auto append = [](auto& to, const auto& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  for (int i = 1; i < copies; ++i) {
+    append(all.q, c.q);
+    append(all.q_scale, c.q_scale);
+    append(all.context_len, c.context_len);
+    append(all.page_table, c.page_table);
+    const int32_t tokens = all.query_start.back();
+    for (int s = 1; s <= c.num_sequences(); ++s)
+      all.query_start.push_back(tokens + c.query_start[s]);
+  }
+  return all;
+}
+
+// Several segments a CTA, which a warp of its own finishes: several launches, the same bits.
+TEST(AttnDecodeI4, ManySegmentsACta) {
+  FIREQ_NEEDS_HOPPER();
+  std::mt19937 rng(std::random_device{}());
+  for (const int kv_heads : {2, 8}) {
+    std::vector<int32_t> queries(24, 1), contexts(24);
+    for (int32_t& context : contexts) context = rng() % 8 == 0 ? rng() % 3 : 60 + rng() % 700;
+    queries[rng() % 24] = 0;
+    const AttentionCase c =
+        MakeAttentionCase({queries, contexts, 8, {kAsym, kv_heads, 128}}, rng());
+    const std::vector<double> reference = ReferenceAttention(c, ProbRounding::kE4M3);
+    const int copies = 48 / kv_heads;
+    const AttentionCase all = Repeat(c, copies);
+    AttentionOnDevice device(all);
+    const Runner runner(all);
+    EXPECT_TRUE(runner.plan().finishes);
+    std::vector<float> first;
+    for (int launch = 0; launch < 4; ++launch) {
+      device.out.FillBytes(0xFF);
+      runner.Launch(runner.Args(all, device));
+      const std::vector<float> out = device.Output();
+      if (launch == 0) first = out;
+      EXPECT_EQ(0, std::memcmp(first.data(), out.data(), out.size() * sizeof(float))) << launch;
+    }
+    for (int i = 0; i < copies; ++i) {
+      const auto begin = first.begin() + i * std::ssize(reference);
+      const std::vector<float> copy(begin, begin + std::ssize(reference));
+      EXPECT_LE(RelativeError(copy, reference), 3e-3) << i;
+    }
+  }
 }
 
 // A captured launch follows the lengths on the device.

@@ -60,6 +60,15 @@ TEST(AttnDecodePlan, CutsSegmentsIntoWholeClusters) {
   EXPECT_EQ(MakeAttnDecodePlan({64, 32, 8, 128, 1, 132}).cluster, 1);
 }
 
+// Where no segment can be cut and registers allow it.
+TEST(AttnDecodePlan, AWarpFinishesWhereACtaHasManySegments) {
+  EXPECT_FALSE(MakeAttnDecodePlan({1, 32, 8, 128, 1, 132}).finishes);
+  EXPECT_FALSE(MakeAttnDecodePlan({33, 32, 8, 128, 1, 132}).finishes);
+  EXPECT_TRUE(MakeAttnDecodePlan({34, 32, 8, 128, 1, 132}).finishes);
+  EXPECT_TRUE(MakeAttnDecodePlan({256, 32, 32, 128, 1, 132}).finishes);
+  EXPECT_FALSE(MakeAttnDecodePlan({256, 32, 8, 128, 4, 132}).finishes);
+}
+
 TEST(AttnDecodePlan, RefusesWhatNoKernelDoes) {
   EXPECT_THROW(MakeAttnDecodePlan({1, 32, 8, 96, 1, 132}), Error);
   EXPECT_THROW(MakeAttnDecodePlan({1, 30, 8, 128, 1, 132}), Error);

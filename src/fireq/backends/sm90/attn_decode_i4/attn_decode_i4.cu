@@ -5,10 +5,10 @@
 namespace fireq::sm90 {
 namespace {
 
-template <int kDim, int kTiles, class Probs>
+template <int kDim, int kTiles, bool kFinishes, class Probs>
 void Launch(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool programmatic,
             cudaStream_t stream) {
-  const auto kernel = AttnDecodeI4<kDim, kTiles, Probs>;
+  const auto kernel = AttnDecodeI4<kDim, kTiles, kFinishes, Probs>;
   // Of the current device, so at every launch.
   FIREQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
   FIREQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
@@ -25,7 +25,7 @@ void Launch(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool pro
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(plan.ctas));
-  config.blockDim = dim3(DecodeThreads(8 * kTiles));
+  config.blockDim = dim3(DecodeThreads(8 * kTiles, kFinishes));
   config.dynamicSmemBytes = static_cast<size_t>(plan.shared.bytes);
   config.stream = stream;
   config.attrs = attributes;
@@ -36,11 +36,10 @@ void Launch(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool pro
 template <int kDim, class Probs>
 void LaunchRows(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool programmatic,
                 cudaStream_t stream) {
-  if (plan.rows == 8) {
-    Launch<kDim, 1, Probs>(plan, params, programmatic, stream);
-  } else {
-    Launch<kDim, 2, Probs>(plan, params, programmatic, stream);
-  }
+  const auto launch = plan.rows != 8  ? Launch<kDim, 2, false, Probs>
+                      : plan.finishes ? Launch<kDim, 1, true, Probs>
+                                      : Launch<kDim, 1, false, Probs>;
+  launch(plan, params, programmatic, stream);
 }
 
 }  // namespace

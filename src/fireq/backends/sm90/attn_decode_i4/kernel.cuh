@@ -5,12 +5,14 @@
 // Where a segment ends, the warps' sums are combined through shared memory. Where segments are cut,
 // the parts of a cluster's CTAs are sent to its first and added there. A segment that other CTAs
 // share beyond that goes to the workspace, and the last of them to arrive adds the parts in order.
-// Two CTAs an SM: while one is at a segment's end, the other computes. With two tiles of query rows
-// eight warps of one CTA compute, as they need 224 registers each.
+// Two CTAs an SM: while one is at a segment's end, the other computes; and where no segment is cut
+// evenly, so that a CTA has many, a sixth warp combines and adds while the four compute on. With
+// two tiles of query rows eight warps of one CTA compute, as they need 224 registers each.
 #pragma once
 
 #include <cuda_fp16.h>
 
+#include "fireq/backends/sm90/attn_decode_i4/load.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/params.h"
 #include "fireq/backends/sm90/attn_decode_i4/parts.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/plan.h"
@@ -25,19 +27,18 @@ namespace fireq::sm90 {
 
 // Threads of a CTA: with eight warps that compute, the loading one is filled up to a warpgroup, for
 // setmaxnreg moves registers between warpgroups.
-constexpr int DecodeThreads(int rows) {
-  return DecodeWarps(rows) * 32 + (DecodeWarps(rows) == 8 ? 128 : 32);
+constexpr int DecodeThreads(int rows, bool finishes) {
+  return DecodeWarps(rows) * 32 + (DecodeWarps(rows) == 8 ? 128 : (finishes ? 64 : 32));
 }
 
-template <int kDim, int kTiles, class Probs>
+template <int kDim, int kTiles, bool kFinishes, class Probs>
 class DecodeKernel {
  public:
   static constexpr int kRows = 8 * kTiles;
   static constexpr int kWarps = DecodeWarps(kRows);
   static constexpr int kComputeThreads = kWarps * 32;
-  static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
-  static constexpr int kStageBytes = static_cast<int>(kLayout.head_bytes());
-  static constexpr int kGroups = kTokensPerPage / kVGroupTokens;  // of a page
+  using Loader = DecodeLoader<kDim, kRows, kFinishes>;
+  static constexpr int kStageBytes = Loader::kStageBytes;
   static constexpr int kSumStride = kDim + kDecodePadding;
   static constexpr int kRowBytes = kDim * 4 + 8;  // of a part: sums, maximum and sum of a row
 
@@ -52,6 +53,8 @@ class DecodeKernel {
         full_(reinterpret_cast<Mbarrier*>(base + shared.barriers)),
         empty_(full_ + kDecodeMaxStages),
         parts_full_(empty_ + kDecodeMaxStages),
+        sums_full_(parts_full_ + 2),
+        sums_free_(sums_full_ + 2),
         table_(reinterpret_cast<int32_t*>(base + shared.table)),
         flag_(reinterpret_cast<int32_t*>(base + shared.flag)),
         piece_(*reinterpret_cast<DecodePiece*>(flag_ + 4)),
@@ -61,9 +64,11 @@ class DecodeKernel {
     GridDependencyLaunch();
     if (p_.num_sequences == 0) return;
     const bool loads = threadIdx.x / 32 == kWarps;
-    if (loads) schedule_.Prepare(kWarps, piece_);
+    const bool finishes = kFinishes && threadIdx.x / 32 == kWarps + 1;
+    if (loads) schedule_.template Prepare<kFinishes ? 8 : 4>(kWarps, piece_);
+    if (finishes) PrepareToFinish();
     if (threadIdx.x < kComputeThreads) {
-      const int32_t page = GuessPage();
+      const int32_t page = Loader::GuessPage(p_);
       InitBarriers();
       if (p_.cuts > 0) table_[threadIdx.x] = page;
     }
@@ -76,12 +81,13 @@ class DecodeKernel {
       Compute();
     } else {
       if constexpr (kWarps == 8) RegistersDecrease<56>();
-      if (loads) Load();
+      if (loads) Loader(p_, piece_, schedule_, ring_, full_, empty_, table_).Run();
+      if (finishes) FinishParts();
     }
   }
 
  private:
-  static_assert(sizeof(DecodePiece) <= 48, "of AttnDecodeShared's 64 bytes");
+  static_assert(sizeof(DecodePiece) <= 64, "what the plan leaves behind the flags");
   static constexpr uint32_t kComputeBarrier = 1;
 
   // While the lengths are on their way. An init takes 60 clocks and a warp's are made one after
@@ -94,93 +100,8 @@ class DecodeKernel {
     FenceMbarrierInit();
   }
 
-  // While the lengths are on their way: where segments are cut, the sequence is known if there is
-  // one alone, or if the contexts are long enough for every cut.
-  __device__ int32_t GuessSequence() const {
-    const int32_t segment = p_.by_cuts.Divide(static_cast<int32_t>(blockIdx.x));
-    return p_.num_sequences == 1 ? 0 : p_.by_tracks.Divide(segment);
-  }
-  __device__ int32_t GuessPage() const {
-    const int32_t sequence = GuessSequence();
-    const int32_t page = static_cast<int32_t>(threadIdx.x);
-    if (p_.cuts == 0 || sequence >= p_.num_sequences || page >= p_.max_pages) return 0;
-    return LoadGlobalNow(p_.page_table + int64_t{sequence} * p_.max_pages + page);
-  }
-  __device__ int32_t PageNumber(int32_t sequence, int32_t page) const {
-    if (p_.cuts > 0 && sequence == GuessSequence() && page < kComputeThreads) return table_[page];
-    return p_.page_table[int64_t{sequence} * p_.max_pages + page];
-  }
-
   __device__ DecodeSegment Find(int32_t unit) const {
     return piece_.first_cta >= 0 ? piece_.segment : schedule_.Find(unit);
-  }
-
-  // The loading warp: every lane finds the page of one unit, then they copy one after another.
-  __device__ void Load() {
-    const int lane = threadIdx.x & 31;
-    int stage = 0;
-    uint32_t phase = 1;  // the first pass over the ring waits for nobody
-    bool waited = false;
-    for (int32_t base = piece_.begin; base < piece_.end; base += 32) {
-      const int32_t unit = base + lane;
-      const uint8_t* source = nullptr;
-      int groups = 0;
-      bool fresh = false;
-      if (unit < piece_.end) {
-        const DecodeSegment segment = Find(unit);
-        const int page = unit - segment.begin;
-        if (page * kTokensPerPage < segment.context) {
-          const int64_t number = PageNumber(segment.sequence, page);
-          source = p_.pages + number * (int64_t{kStageBytes} * p_.kv_heads) +
-                   int64_t{kStageBytes} * segment.head;
-          groups = min(kGroups, (segment.context - page * kTokensPerPage + kVGroupTokens - 1) /
-                                    kVGroupTokens);
-        }
-        fresh = (page + 1) * kTokensPerPage > segment.context - segment.queries;
-      }
-      // Pages that this step's own tokens were written into wait for the kernel that wrote them;
-      // older ones need not.
-      const uint32_t fresh_lanes = __ballot_sync(0xFFFFFFFFu, fresh);
-      const int count = piece_.end - base < 32 ? piece_.end - base : 32;
-      for (int i = 0; i < count; ++i) {
-        if (!waited && (fresh_lanes >> i & 1) != 0) {
-          GridDependencyWait();
-          waited = true;
-        }
-        MbarrierWait(empty_ + stage, phase);
-        if (lane == i) Copy(source, groups, stage);
-        __syncwarp();
-        if (++stage == p_.stages) {
-          stage = 0;
-          phase ^= 1;
-        }
-      }
-    }
-  }
-
-  // A page's first `groups` groups of 16 tokens, null for a page that is not there, into a stage.
-  // The others' codes are then those of another page: finite, and multiplied by zeros.
-  __device__ __forceinline__ void Copy(const uint8_t* source, int groups, int stage) {
-    if (source == nullptr) {
-      MbarrierArrive(full_ + stage);
-      return;
-    }
-    const auto copy = [&](int64_t offset, uint32_t bytes) {
-      BulkLoad(ring_ + stage * kStageBytes + offset, source + offset, bytes, full_ + stage,
-               kEvictFirst);
-    };
-    if (groups == kGroups) {
-      MbarrierArriveExpectTx(full_ + stage, kStageBytes);
-      copy(0, kStageBytes);
-      return;
-    }
-    constexpr int64_t kScales = kLayout.k_scale_offset();
-    constexpr auto kScaleBytes = static_cast<uint32_t>(kStageBytes - kScales);
-    const uint32_t codes = static_cast<uint32_t>(groups * kDim * kVGroupBytes);  // of K, and of V
-    MbarrierArriveExpectTx(full_ + stage, 2 * codes + kScaleBytes);
-    copy(0, codes);
-    copy(kLayout.v_offset(), codes);
-    copy(kScales, kScaleBytes);
   }
 
   using Warp = DecodeWarp<kDim, kTiles, Probs>;
@@ -191,6 +112,7 @@ class DecodeKernel {
     int32_t unit = piece_.begin + warp;  // this warp's next page
     int stage = warp;
     uint32_t phase = 0;
+    int part = 0;
     for (int32_t at = piece_.begin; at < piece_.end;) {
       const DecodeSegment segment = Find(at);
       const int32_t segment_end = segment.begin + segment.pages;
@@ -217,10 +139,55 @@ class DecodeKernel {
           phase ^= 1;
         }
       }
-      // Two tiles have no registers for a segment that is kept.
-      Finish(kTiles == 1 ? segment : Find(at), at, stop, tile);
+      if (kFinishes && stop < piece_.end) {
+        HandOver(tile, part);
+      } else {
+        // Two tiles have no registers for a segment that is kept.
+        Finish(kTiles == 1 ? segment : Find(at), at, stop, tile, part);
+      }
+      at = stop;
+      ++part;
+    }
+  }
+
+  // The warp that finishes all of the CTA's parts but the last, which no page is behind.
+  __device__ void FinishParts() {
+    GridDependencyWait();  // before anything is written
+    int32_t at = piece_.begin;
+    for (int part = 0;; ++part) {
+      const DecodeSegment segment = Find(at);
+      const int32_t stop = segment.begin + segment.pages;
+      if (stop >= piece_.end) break;
+      const int buffer = part % 2;
+      const Share share{1, at == segment.begin, false};
+      MbarrierWait(sums_full_ + buffer, part / 2 % 2);
+      AddSums<32>(segment, 0, share, 2 * static_cast<int>(blockIdx.x), buffer);
+      __syncwarp();
+      if ((threadIdx.x & 31) == 0) MbarrierArrive(sums_free_ + buffer);
+      if (!share.whole) Combine<32>(segment, nullptr);
       at = stop;
     }
+  }
+  // While the lengths are on their way.
+  __device__ void PrepareToFinish() const {
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    Loader::PrefetchPages(p_);
+    if (lane < 2) {
+      MbarrierInit(sums_full_ + lane, kWarps);
+      MbarrierInit(sums_free_ + lane, 1);
+    }
+    FenceMbarrierInit();
+  }
+  // This warp's sums of the CTA's part number `part`, to the warp that finishes it.
+  __device__ __forceinline__ void HandOver(const Warp& tile, int part) {
+    WaitForBuffer(part);
+    WriteStats(tile, part % 2);
+    WriteSums(0, tile, part % 2);
+    __syncwarp();
+    if ((threadIdx.x & 31) == 0) MbarrierArrive(sums_full_ + part % 2);
+  }
+  __device__ __forceinline__ void WaitForBuffer(int part) {
+    MbarrierWait(sums_free_ + part % 2, part / 2 % 2 ^ 1);  // the first two wait for nobody
   }
 
   __device__ void LoadQueries(const DecodeSegment& segment, Warp& tile) {
@@ -234,7 +201,7 @@ class DecodeKernel {
       const int32_t keys = segment.context - segment.queries + 1;
       tile.LoadQuery(n, valid ? p_.q + index * kDim : nullptr,
                      valid ? p_.scale_q[index] * log2e_over_root : 0.0f,
-                     valid ? keys + QueryOf(segment, row) : keys);
+                     valid ? keys + segment.template QueryOf<kRows>(p_, row) : keys);
     }
   }
 
@@ -254,20 +221,39 @@ class DecodeKernel {
             (cta & (p_.cluster - 1)) != 0};
   }
 
-  // Combines the warps' sums of [at, stop), a part of one segment.
-  __device__ void Finish(const DecodeSegment& segment, int32_t at, int32_t stop, Warp& tile) {
-    const int warp = threadIdx.x / 32;
-    const int lane = threadIdx.x & 31;
-    const int c = lane & 3;
+  // Combines the warps' sums of [at, stop), a part of one segment, the CTA's number `part`.
+  __device__ void Finish(const DecodeSegment& segment, int32_t at, int32_t stop, Warp& tile,
+                         int part) {
+    const int buffer = kFinishes ? part % 2 : 0;
     const Share share = ShareOf(segment, at, stop);
     const int slot = 2 * static_cast<int>(blockIdx.x) + (at == piece_.begin ? 0 : 1);
-    if (at != piece_.begin) ComputeBarrier();  // the segment before has been read
-    if (share.sends) ClusterWait();            // for the barriers of the cluster's first
+    if (kFinishes) {
+      WaitForBuffer(part);
+    } else if (at != piece_.begin) {
+      ComputeBarrier();  // the segment before has been read
+    }
+    if (share.sends) ClusterWait();  // for the barriers of the cluster's first
     if (share.cluster > 1 && !share.sends && threadIdx.x == 0) {
       const int32_t there = segment.queries * p_.group - segment.row_tile * kRows;
       MbarrierArriveExpectTx(
           parts_full_, static_cast<uint32_t>((share.cluster - 1) * min(there, kRows) * kRowBytes));
     }
+    WriteStats(tile, buffer);
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      if (n > 0) ComputeBarrier();  // the tile before has been read
+      WriteSums(n, tile, buffer);
+      ComputeBarrier();
+      AddSums<kComputeThreads>(segment, n, share, slot, buffer);
+    }
+    if (!share.whole && !share.sends) Combine<kComputeThreads>(segment, flag_ + slot % 2);
+  }
+
+  // This warp's maxima and sums of probabilities.
+  __device__ __forceinline__ void WriteStats(const Warp& tile, int buffer) {
+    const int warp = buffer * kWarps + threadIdx.x / 32;
+    const int lane = threadIdx.x & 31;
+    const int c = lane & 3;
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
@@ -281,19 +267,11 @@ class DecodeKernel {
         }
       }
     }
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) {
-      if (n > 0) ComputeBarrier();  // the tile before has been read
-      WriteSums(n, tile);
-      ComputeBarrier();
-      AddSums(segment, n, share, slot);
-    }
-    if (!share.whole && !share.sends) Combine(segment, flag_ + slot % 2);
   }
 
   // This warp's O^T of tile n, relative to its own maximum.
-  __device__ void WriteSums(int n, const Warp& tile) {
-    const int warp = threadIdx.x / 32;
+  __device__ void WriteSums(int n, const Warp& tile, int buffer) {
+    const int warp = buffer * kWarps + threadIdx.x / 32;
     const int lane = threadIdx.x & 31;
     const int r = lane >> 2;
     const int c = lane & 3;
@@ -310,9 +288,17 @@ class DecodeKernel {
     }
   }
 
+  // Of a warp or of all that compute.
+  template <int kThreads>
+  static __device__ __forceinline__ int ThreadOf() {
+    return static_cast<int>(kThreads == 32 ? threadIdx.x & 31 : threadIdx.x);
+  }
+
   // Four d of one row an item, over the warps in order.
-  __device__ void AddSums(const DecodeSegment& segment, int n, const Share& share, int slot) {
-    for (int item = threadIdx.x; item < 8 * (kDim / 4); item += kComputeThreads) {
+  template <int kThreads>
+  __device__ void AddSums(const DecodeSegment& segment, int n, const Share& share, int slot,
+                          int buffer) {
+    for (int item = ThreadOf<kThreads>(); item < 8 * (kDim / 4); item += kThreads) {
       const int row = 8 * n + item / (kDim / 4);
       const int d = item % (kDim / 4) * 4;
       const int64_t index = RowIndex(segment, row);
@@ -321,14 +307,15 @@ class DecodeKernel {
       float top = kNoMaximum;
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) {
-        stat[w] = stats_[w * kDecodeMaxRows + row];
+        stat[w] = stats_[(buffer * kWarps + w) * kDecodeMaxRows + row];
         top = fmaxf(top, stat[w].x);
       }
       float sum = 0.0f;
       float4 total = {};
 #pragma unroll
       for (int w = 0; w < kWarps; ++w) {
-        const float* from = sums_ + (w * 8 + item / (kDim / 4)) * kSumStride + d;
+        const float* from =
+            sums_ + ((buffer * kWarps + w) * 8 + item / (kDim / 4)) * kSumStride + d;
         AddPart(*reinterpret_cast<const float4*>(from), stat[w].y, Exp2Approx(stat[w].x - top),
                 total, sum);
       }
@@ -377,17 +364,8 @@ class DecodeKernel {
     top = next;
   }
 
-  // Which of the sequence's queries a row of the segment's tile belongs to.
-  __device__ int QueryOf(const DecodeSegment& segment, int row) const {
-    return segment.queries == 1 ? 0 : (segment.row_tile * kRows + row) / p_.group;
-  }
-  // Row index [T, H], -1 for a row that is not there.
   __device__ int64_t RowIndex(const DecodeSegment& segment, int row) const {
-    const int index = segment.row_tile * kRows + row;
-    if (index >= segment.queries * p_.group) return -1;
-    const int query = QueryOf(segment, row);
-    return int64_t{segment.first_query + query} * p_.num_heads + segment.head * p_.group + index -
-           query * p_.group;
+    return segment.template RowIndex<kRows>(p_, row);
   }
 
   __device__ void Store(int64_t index, int d, float4 total, float sum) {
@@ -400,21 +378,15 @@ class DecodeKernel {
 
   // After this CTA's part is in the workspace: the last of the segment's CTAs adds all parts.
   // `flag` is of this one alone: a CTA shares its first segment and its last.
+  template <int kThreads>
   __device__ void Combine(const DecodeSegment& segment, int32_t* flag) {
     const int first = piece_.First(segment);
     const int step = piece_.first_cta >= 0 ? p_.cluster : 1;  // CTAs from a part to the next
     const int count = (piece_.Count(segment) + step - 1) >> __popc(static_cast<uint32_t>(step - 1));
     const int first_slot =
-        2 * first + (piece_.first_cta >= 0 || first * piece_.size >= segment.begin ? 0 : 1);
-    ComputeBarrier();  // every thread has written its part
-    if (threadIdx.x == 0) {
-      const int32_t before = AtomicAddAcqRel(workspace_.Counters() + first, 1);
-      *flag = before == count - 1;
-      if (before == count - 1) workspace_.Counters()[first] = 0;  // ready for the next launch
-    }
-    ComputeBarrier();
-    if (*flag == 0) return;
-    for (int item = threadIdx.x; item < kRows * (kDim / 4); item += kComputeThreads) {
+        2 * first + (piece_.first_cta >= 0 || piece_.Begin(first) >= segment.begin ? 0 : 1);
+    if (!IsLast<kThreads>(workspace_.Counters() + first, count, flag)) return;
+    for (int item = ThreadOf<kThreads>(); item < kRows * (kDim / 4); item += kThreads) {
       const int row = item / (kDim / 4);
       const int64_t index = RowIndex(segment, row);
       const int d = item % (kDim / 4) * 4;
@@ -423,6 +395,27 @@ class DecodeKernel {
       float sum = 0.0f;
       workspace_.Add(row, d, first_slot, count, step, total, sum);
       Store(index, d, total, sum);
+    }
+  }
+
+  // Whether the last of `count` arrives now, for all threads alike.
+  template <int kThreads>
+  __device__ __forceinline__ bool IsLast(int32_t* arrived, int32_t count, int32_t* flag) {
+    const auto arrive = [&] {
+      const bool last = AtomicAddAcqRel(arrived, 1) == count - 1;
+      if (last) *arrived = 0;  // ready for the next launch
+      return last;
+    };
+    if constexpr (kThreads == 32) {
+      __syncwarp();  // every lane has written its part
+      const bool last = __any_sync(0xFFFFFFFFu, ThreadOf<32>() == 0 && arrive());
+      __syncwarp();  // what lane 0 has acquired is all lanes'
+      return last;
+    } else {
+      ComputeBarrier();  // every thread has written its part
+      if (threadIdx.x == 0) *flag = arrive();
+      ComputeBarrier();
+      return *flag != 0;
     }
   }
 
@@ -438,18 +431,20 @@ class DecodeKernel {
   Mbarrier* full_;
   Mbarrier* empty_;
   Mbarrier* parts_full_;
+  Mbarrier* sums_full_;
+  Mbarrier* sums_free_;
   int32_t* table_;
   int32_t* flag_;
   DecodePiece& piece_;
   DecodeSchedule schedule_;
 };
 
-template <int kDim, int kTiles, class Probs>
-__global__ void __launch_bounds__(DecodeThreads(8 * kTiles), DecodeCtasPerSm(8 * kTiles))
+template <int kDim, int kTiles, bool kFinishes, class Probs>
+__global__ void __launch_bounds__(DecodeThreads(8 * kTiles, kFinishes), DecodeCtasPerSm(8 * kTiles))
     AttnDecodeI4(const __grid_constant__ AttnDecodeParams p,
                  const __grid_constant__ AttnDecodeShared shared) {
   extern __shared__ __align__(128) uint8_t dynamic_shared[];
-  DecodeKernel<kDim, kTiles, Probs>(p, shared, dynamic_shared).Run();
+  DecodeKernel<kDim, kTiles, kFinishes, Probs>(p, shared, dynamic_shared).Run();
 }
 
 }  // namespace fireq::sm90

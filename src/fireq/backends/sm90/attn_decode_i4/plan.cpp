@@ -8,6 +8,8 @@
 
 namespace fireq::sm90 {
 namespace {
+constexpr int kFlagAndPiece = 80;
+constexpr int kBarriers = 2 * kDecodeMaxStages + 6;
 constexpr int64_t kSharedOfSm = int64_t{228} * 1024;  // of which each CTA takes 1 KB for itself
 
 // CTAs of a cluster where a segment may be cut into `cuts` parts, of which no more than an eighth
@@ -50,14 +52,17 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
 
   const KvPageLayout layout{KvGrid::kAsymmetric, 1, plan.head_dim};
   const int64_t limit = kSharedOfSm / DecodeCtasPerSm(plan.rows) - 1024;
-  const int64_t sums = int64_t{warps} * 8 * (plan.head_dim + kDecodePadding) * 4;
-  const int64_t stats = int64_t{warps} * kDecodeMaxRows * 8;
+  // Where no segment is ever cut evenly, a CTA has many. Two tiles of rows have no registers for
+  // it.
+  plan.finishes = plan.cuts == 0 && plan.rows == 8;
+  const int64_t buffers = (plan.finishes ? 2 : 1) * warps;  // of one warp's sums
+  const int64_t sums = buffers * 8 * (plan.head_dim + kDecodePadding) * 4;
+  const int64_t stats = buffers * kDecodeMaxRows * 8;
   const int64_t part_rows = int64_t{plan.cluster - 1} * plan.rows;
   const int64_t parts = part_rows * plan.head_dim * 4;
   const int64_t table = plan.cuts == 0 ? 0 : int64_t{warps} * 32 * 4;
-  const int64_t fixed = parts + part_rows * 8 + sums + stats +
-                        (int64_t{2} * kDecodeMaxStages + 2) * 8 + table + 64 +
-                        AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
+  const int64_t fixed = parts + part_rows * 8 + sums + stats + kBarriers * 8 + table +
+                        kFlagAndPiece + AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
   // A multiple of the warps: a stage then always belongs to the same warp. With any other number a
   // warp could run a whole ring ahead of a page that is late, and take the phase before for its
   // own.
@@ -72,9 +77,9 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   shared.sums = shared.part_stats + static_cast<int32_t>(part_rows * 8);
   shared.stats = shared.sums + static_cast<int32_t>(sums);
   shared.barriers = shared.stats + static_cast<int32_t>(stats);
-  shared.table = shared.barriers + (2 * kDecodeMaxStages + 2) * 8;
+  shared.table = shared.barriers + kBarriers * 8;
   shared.flag = shared.table + static_cast<int32_t>(table);
-  shared.prefix = shared.flag + 64;
+  shared.prefix = shared.flag + kFlagAndPiece;
   shared.bytes = static_cast<int32_t>(plan.stages * layout.head_bytes() + fixed);
 
   // Two partial segments a CTA (its first and its last), each rows of sums and statistics; then a

@@ -18,12 +18,13 @@ constexpr int DecodeCtasPerSm(int rows) { return rows == 8 ? 2 : 1; }
 struct AttnDecodeShared {
   int32_t parts = 0;       // f32 [cluster - 1][rows][Dh], of the cluster's other CTAs
   int32_t part_stats = 0;  // float2 [cluster - 1][rows]: maximum, sum
-  int32_t sums = 0;        // f32 [DecodeWarps][8 rows][Dh + kDecodePadding]
-  int32_t stats = 0;       // float2 [DecodeWarps][kDecodeMaxRows]: maximum, sum
-  int32_t barriers = 0;    // u64 [2][kDecodeMaxStages], one for `parts`, one unused
-  int32_t table = 0;       // i32 [32 DecodeWarps] where segments are cut: first pages of a sequence
-  int32_t flag = 0;        // i32 [4], then the DecodePiece
-  int32_t prefix = 0;      // i32 [S + 1]
+  int32_t sums = 0;   // f32 [1, or 2 if a warp finishes][DecodeWarps][8 rows][Dh + kDecodePadding]
+  int32_t stats = 0;  // float2 [1 or 2][DecodeWarps][kDecodeMaxRows]: maximum, sum
+  int32_t barriers =
+      0;               // u64 [2][kDecodeMaxStages], one for `parts`, one unused, [2][2] for `sums`
+  int32_t table = 0;   // i32 [32 DecodeWarps] where segments are cut: first pages of a sequence
+  int32_t flag = 0;    // i32 [4], then the DecodePiece
+  int32_t prefix = 0;  // i32 [S + 1]
   int32_t bytes = 0;
 };
 
@@ -32,6 +33,7 @@ struct AttnDecodePlan {
   int rows = 0;       // query rows a tile: 8 or 16
   int row_tiles = 0;  // tiles a sequence and KV head
   int ctas = 0;
+  bool finishes = false;  // a warp of each CTA finishes segments while the others compute on
   int stages = 0;
   int cluster = 1;  // CTAs; its parts of a segment are added in shared memory
   int cuts = 0;     // parts of a segment at most, whole clusters; 0: there are fewer CTAs

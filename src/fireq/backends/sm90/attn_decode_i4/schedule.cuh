@@ -21,6 +21,20 @@ struct DecodeSegment {
   int32_t first_query;  // of the sequence
   int32_t queries;
   int32_t context;
+
+  // Of row `row` of the tile of kRows: which of the sequence's queries it belongs to, and its index
+  // [T, H], -1 for a row that is not there.
+  template <int kRows>
+  __device__ int QueryOf(const AttnDecodeParams& p, int row) const {
+    return queries == 1 ? 0 : (row_tile * kRows + row) / p.group;
+  }
+  template <int kRows>
+  __device__ int64_t RowIndex(const AttnDecodeParams& p, int row) const {
+    const int index = row_tile * kRows + row;
+    if (index >= queries * p.group) return -1;
+    const int query = QueryOf<kRows>(p, row);
+    return int64_t{first_query + query} * p.num_heads + head * p.group + index - query * p.group;
+  }
 };
 
 // a / b, which is below 2^20: a float is at most one off.
@@ -30,13 +44,15 @@ __device__ __forceinline__ int32_t Quotient(int32_t a, int32_t b) {
   return rest < 0 ? q - 1 : (rest >= b ? q + 1 : q);
 }
 
-// What a CTA does: the units [begin, end), a piece of `size` units or less. Sizes are whole rounds
+// What a CTA does: the units [begin, end), a piece of about `size` units. Sizes are whole rounds
 // of a CTA's warps, because a round takes its time whether or not every warp has a page, and fewer
 // parts are combined sooner.
 struct DecodePiece {
   int32_t begin;
   int32_t end;
-  int32_t size;
+  int32_t size;           // where the line is cut: of all but the first `longer`, which have
+  int32_t longer;         // one round more,
+  int32_t round;          // a CTA's warps
   int32_t first_cta;      // of the segment, where segments are cut; -1: the line is
   DecodeSegment segment;  // the only one, where segments are cut
 
@@ -46,13 +62,20 @@ struct DecodePiece {
     return min(count - ((cta & -cluster) - first_cta), cluster);
   }
 
+  // Where the line is cut: a CTA's first unit, and who has a unit.
+  __device__ int32_t Begin(int32_t cta) const { return cta * size + min(cta, longer) * round; }
+  __device__ int32_t Owner(int32_t unit) const {
+    const int32_t rest = unit - longer * (size + round);
+    return rest < 0 ? Quotient(unit, size + round) : longer + Quotient(rest, size);
+  }
+
   // The CTAs first .. first + count - 1 that share a segment.
   __device__ int32_t First(const DecodeSegment& segment) const {
-    return first_cta >= 0 ? first_cta : Quotient(segment.begin, size);
+    return first_cta >= 0 ? first_cta : Owner(segment.begin);
   }
   __device__ int32_t Count(const DecodeSegment& segment) const {
     if (first_cta >= 0) return Quotient(segment.pages + size - 1, size);
-    return Quotient(segment.begin + segment.pages - 1, size) - First(segment) + 1;
+    return Owner(segment.begin + segment.pages - 1) - First(segment) + 1;
   }
 };
 
@@ -63,6 +86,7 @@ class DecodeSchedule {
 
   // One warp, for all of a CTA of which `warps` compute: a barrier must lie between this and what
   // the others do.
+  template <int kChunks>  // of 32 sequences whose lengths are on their way together
   __device__ __forceinline__ void Prepare(int32_t warps, DecodePiece& piece) {
     const int lane = static_cast<int>(threadIdx.x & 31);
     if (lane == 0) prefix_[0] = 0;
@@ -147,10 +171,14 @@ class DecodeSchedule {
       piece.end = piece.segment.begin + min((part + 1) * piece.size, pages);
       piece.first_cta = segment * cuts;
     } else {
-      const int64_t begin = int64_t{cta} * size;
-      piece.begin = static_cast<int32_t>(min(begin, int64_t{units}));
-      piece.end = static_cast<int32_t>(min(begin + size, int64_t{units}));
-      piece.size = size;
+      const int32_t rounds = Rounds(units, warps) / warps;
+      int32_t least = p_.by_ctas.Divide(rounds);
+      if (least * ctas > rounds) --least;  // the quotient was one too large
+      piece.size = least * warps;
+      piece.longer = rounds - least * ctas;
+      piece.round = warps;
+      piece.begin = min(piece.Begin(cta), units);
+      piece.end = min(piece.Begin(cta + 1), units);
       piece.first_cta = -1;
     }
   }
@@ -159,8 +187,6 @@ class DecodeSchedule {
     const uint32_t round = static_cast<uint32_t>(warps);
     return static_cast<int32_t>((static_cast<uint32_t>(pages) + round - 1) / round * round);
   }
-
-  static constexpr int kChunks = 4;  // of 32 sequences whose lengths are on their way together
 
   __device__ int32_t tracks() const { return p_.kv_heads * p_.row_tiles; }
   // A sequence with queries but no context still owns one (unread) page: its output is zero.

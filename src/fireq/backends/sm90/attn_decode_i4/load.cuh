@@ -1,0 +1,205 @@
+// The warp that loads: it walks the CTA's piece of the line of pages and copies each page's block
+// of one head into the ring.
+#pragma once
+
+#include <cstdint>
+
+#include "fireq/backends/sm90/attn_decode_i4/params.h"
+#include "fireq/backends/sm90/attn_decode_i4/plan.h"
+#include "fireq/backends/sm90/attn_decode_i4/schedule.cuh"
+#include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
+#include "fireq/backends/sm90/ptx/mbarrier.cuh"
+#include "fireq/backends/sm90/ptx/tma.cuh"
+
+namespace fireq::sm90 {
+
+// With kAhead, for long pieces, the next pages are looked up while these are copied, and no more
+// than kWindow are on their way.
+template <int kDim, int kRows, bool kAhead>
+class DecodeLoader {
+ public:
+  static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
+  static constexpr int kStageBytes = static_cast<int>(kLayout.head_bytes());
+  static constexpr int kGroups = kTokensPerPage / kVGroupTokens;  // of a page
+  static constexpr int kTablePages = DecodeWarps(kRows) * 32;
+
+  // `table` [kTablePages]: what GuessPage gave, where segments are cut.
+  __device__ DecodeLoader(const AttnDecodeParams& p, const DecodePiece& piece,
+                          DecodeSchedule schedule, uint8_t* ring, Mbarrier* full, Mbarrier* empty,
+                          const int32_t* table)
+      : p_(p),
+        piece_(piece),
+        schedule_(schedule),
+        ring_(ring),
+        full_(full),
+        empty_(empty),
+        table_(table) {}
+
+  // While the lengths are on their way: where segments are cut, the sequence is known if there is
+  // one alone, or if the contexts are long enough for every cut.
+  static __device__ int32_t GuessPage(const AttnDecodeParams& p) {
+    const int32_t sequence = GuessSequence(p);
+    const int32_t page = static_cast<int32_t>(threadIdx.x);
+    if (p.cuts == 0 || sequence >= p.num_sequences || page >= p.max_pages) return 0;
+    return LoadGlobalNow(p.page_table + int64_t{sequence} * p.max_pages + page);
+  }
+  // The same where the line is cut, by one warp into the L1: the numbers of the first pages of the
+  // sequences that the CTA begins in if all are of one length.
+  static __device__ void PrefetchPages(const AttnDecodeParams& p) {
+    constexpr int kNearby = 4;
+    constexpr int kLine = 32;  // numbers
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    const int cta = static_cast<int>(blockIdx.x);
+    const int sequence = p.by_ctas.Divide(cta * p.num_sequences) - 1 + lane % kNearby;
+    const int page = lane / kNearby * kLine;
+    if (sequence >= 0 && sequence < p.num_sequences && page < p.max_pages)
+      PrefetchL1(p.page_table + int64_t{sequence} * p.max_pages + page);
+  }
+
+  // Every lane finds the page of one unit, then they copy one after another.
+  __device__ void Run() {
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    int32_t at = piece_.begin;
+    if constexpr (kAhead) {
+      // What the ring takes at once is asked for before anything else is looked up.
+      const int32_t stop = min(at + p_.stages, piece_.end);
+      CopyUnits(FindSource(at + lane, stop), stop - at);
+      at = stop;
+    }
+    Source source = {};
+    if (kAhead) source = FindSource(at + lane, piece_.end);
+    for (; at < piece_.end; at += 32) {
+      if (!kAhead) source = FindSource(at + lane, piece_.end);
+      Source next = {};
+      if (kAhead) next = FindSource(at + 32 + lane, piece_.end);
+      CopyUnits(source, piece_.end - at < 32 ? piece_.end - at : 32);
+      if (kAhead) source = next;
+    }
+  }
+
+ private:
+  static constexpr int kWindow = 4;  // pages
+
+  // Where a unit's page is, and how many groups of 16 tokens of it; 0 where there is none.
+  struct Source {
+    int32_t number;
+    int32_t head;
+    int32_t groups;
+    bool fresh;  // this step's own tokens have been written into it
+  };
+  __device__ __forceinline__ Source FindSource(int32_t unit, int32_t end) const {
+    Source source = {};
+    if (unit >= end) return source;
+    const DecodeSegment segment = piece_.first_cta >= 0 ? piece_.segment : schedule_.Find(unit);
+    const int page = unit - segment.begin;
+    const int tokens = segment.context - page * kTokensPerPage;
+    if (kAhead && waited_ && (page == 0 || (threadIdx.x & 31) == 0)) PrefetchQueries(segment);
+    source.head = segment.head;
+    source.fresh = tokens < kTokensPerPage + segment.queries;
+    if (tokens > 0) {
+      source.number = PageNumber(segment.sequence, page);
+      source.groups = min(kGroups, (tokens + kVGroupTokens - 1) / kVGroupTokens);
+    }
+    return source;
+  }
+
+  static __device__ int32_t GuessSequence(const AttnDecodeParams& p) {
+    const int32_t segment = p.by_cuts.Divide(static_cast<int32_t>(blockIdx.x));
+    return p.num_sequences == 1 ? 0 : p.by_tracks.Divide(segment);
+  }
+  __device__ int32_t PageNumber(int32_t sequence, int32_t page) const {
+    if (p_.cuts > 0 && sequence == GuessSequence(p_) && page < kTablePages) return table_[page];
+    return LoadGlobalNow(p_.page_table + int64_t{sequence} * p_.max_pages + page);
+  }
+
+  // The warps that compute will want them all at once, behind the pages that are asked for now. Not
+  // before they are there: the L1 would keep what was there before.
+  __device__ __forceinline__ void PrefetchQueries(const DecodeSegment& segment) const {
+    for (int row = 0; row < kRows; ++row) {
+      const int64_t index = segment.template RowIndex<kRows>(p_, row);
+      if (index < 0) break;
+      PrefetchL1(p_.q + index * kDim);
+      if (row == 0) PrefetchL1(p_.scale_q + index);
+    }
+  }
+
+  // The units of lanes 0 .. count - 1.
+  __device__ __forceinline__ void CopyUnits(const Source& source, int count) {
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    const uint8_t* from =
+        p_.pages + int64_t{kStageBytes} * (int64_t{source.number} * p_.kv_heads + source.head);
+    // Pages that this step's own tokens were written into wait for the kernel that wrote them;
+    // older ones need not.
+    const uint32_t fresh_lanes = __ballot_sync(0xFFFFFFFFu, source.fresh);
+    for (int i = 0; i < count; ++i) {
+      if (!waited_ && (fresh_lanes >> i & 1) != 0) {
+        GridDependencyWait();
+        waited_ = true;
+      }
+      if constexpr (kAhead) WaitForWindow();
+      MbarrierWait(empty_ + stage_, phase_);
+      if (lane == i) Copy(from, source.groups, stage_);
+      __syncwarp();
+      if (++stage_ == p_.stages) {
+        stage_ = 0;
+        phase_ ^= 1;
+      }
+    }
+  }
+
+  // Until fewer than kWindow pages are on their way. More would only queue in front of each other
+  // and of everything else that the SM asks for.
+  __device__ __forceinline__ void WaitForWindow() {
+    if (ahead_ < kWindow) {
+      ++ahead_;
+      return;
+    }
+    MbarrierWait(full_ + landed_, landed_phase_);
+    if (++landed_ == p_.stages) {
+      landed_ = 0;
+      landed_phase_ ^= 1;
+    }
+  }
+
+  // A page's first `groups` groups of 16 tokens, none for a page that is not there, into a stage.
+  // The others' codes are then those of another page: finite, and multiplied by zeros.
+  __device__ __forceinline__ void Copy(const uint8_t* source, int groups, int stage) {
+    if (groups == 0) {
+      MbarrierArrive(full_ + stage);
+      return;
+    }
+    const auto copy = [&](int64_t offset, uint32_t bytes) {
+      BulkLoad(ring_ + stage * kStageBytes + offset, source + offset, bytes, full_ + stage,
+               kEvictFirst);
+    };
+    if (groups == kGroups) {
+      MbarrierArriveExpectTx(full_ + stage, kStageBytes);
+      copy(0, kStageBytes);
+      return;
+    }
+    constexpr int64_t kScales = kLayout.k_scale_offset();
+    constexpr auto kScaleBytes = static_cast<uint32_t>(kStageBytes - kScales);
+    const uint32_t codes = static_cast<uint32_t>(groups * kDim * kVGroupBytes);  // of K, and of V
+    MbarrierArriveExpectTx(full_ + stage, 2 * codes + kScaleBytes);
+    copy(0, codes);
+    copy(kLayout.v_offset(), codes);
+    copy(kScales, kScaleBytes);
+  }
+
+  const AttnDecodeParams& p_;
+  const DecodePiece& piece_;
+  DecodeSchedule schedule_;
+  uint8_t* ring_;
+  Mbarrier* full_;
+  Mbarrier* empty_;
+  const int32_t* table_;
+  int stage_ = 0;
+  uint32_t phase_ = 1;  // the first pass over the ring waits for nobody
+  bool waited_ = false;
+  int ahead_ = 0;   // pages on their way, until they are kWindow
+  int landed_ = 0;  // stage of the first of them
+  uint32_t landed_phase_ = 0;
+};
+
+}  // namespace fireq::sm90
