@@ -24,12 +24,16 @@ inline int64_t ShortSequences(const BatchView& batch) {
   return end - batch.query_lens.begin();
 }
 
+// The longest of their runs of tokens.
+inline int64_t ShortQueryLen(const BatchView& batch) {
+  return batch.max_query_len <= kDecodeQueries ? batch.max_query_len : 1;
+}
+
 // Those of them that attention sends through its decode kernel.
 inline SequenceRange DecodedSequences(const BatchView& batch, Reduction reduction) {
   // The decode kernel splits the work of all sequences evenly, so its sums depend on the batch.
   if (reduction == Reduction::kBatchInvariant) return {0, 0, 0};
-  const int64_t end = ShortSequences(batch);
-  return {0, end, end == batch.num_sequences ? batch.max_query_len : 1};
+  return {0, ShortSequences(batch), ShortQueryLen(batch)};
 }
 
 }  // namespace fireq::sm90

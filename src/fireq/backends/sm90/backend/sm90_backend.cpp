@@ -435,7 +435,7 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   // on.
   const int64_t decoding = ShortSequences(batch);
   for (const auto& [begin, end, max_query_len] :
-       {SequenceRange{0, decoding, std::min(batch.max_query_len, kDecodeQueries)},
+       {SequenceRange{0, decoding, ShortQueryLen(batch)},
         SequenceRange{decoding, batch.num_sequences, batch.max_query_len}}) {
     if (begin == end) continue;
     launch.query_start = batch.query_start.as<int32_t>() + begin;
