@@ -437,6 +437,32 @@ TEST(Validate, LogitsOfABackendsOwnType) {
   }
 }
 
+TEST(Validate, TheLargestBesideLogitsAndInsteadOfThem) {
+  const auto refused = [](const LinearArgs& args) {
+    try {
+      Validate(args);
+      return false;
+    } catch (const Error&) {
+      return true;
+    }
+  };
+  const Prepared weights(6, 200, true);
+  for (const bool logits : {true, false}) {
+    LinearArgs linear{.x = Codes(3, 200),
+                      .w = &weights,
+                      .y = logits ? Of(DType::kF32, {3, 6}) : Tensor(),
+                      .largest = Of(DType::kI32, {3})};
+    EXPECT_FALSE(refused(linear));
+    linear.epilogue = Epilogue::kSiluMul;
+    EXPECT_TRUE(refused(linear));
+    linear.epilogue = Epilogue::kNone;
+    linear.largest = Of(DType::kI32, {2});
+    EXPECT_TRUE(refused(linear));
+    linear.largest = {};
+    EXPECT_EQ(refused(linear), !logits);
+  }
+}
+
 TEST(Validate, RandomLinearSpec) {
   const auto valid = [] { return RandomLinearSpec{.part_rows = {6, 6}, .k = 200}; };
   ExpectRefusals<RandomLinearSpec>(

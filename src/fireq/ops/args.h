@@ -108,6 +108,9 @@ struct LinearArgs {
   Reduction reduction = Reduction::kFastest;
   Tensor residual;  // border [T, N] for kResidual
   Tensor y;  // border [T, N] (kSiluMul: [T, N/2]); logits [T, V]: F32, or Backend::LogitType()
+  // Where Backend::FindsLargest(): I32 [T], which of a row's outputs is the largest (of equal ones
+  // the first, -1: all are NaN); or undefined. With it y may be undefined.
+  Tensor largest;
 };
 
 // How large the steps of a model become, at most.

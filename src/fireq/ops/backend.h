@@ -62,6 +62,8 @@ class Backend {
 
   // Of logits that only Sample reads: what `lm_head` makes without a conversion, F32 or F16.
   virtual DType LogitType(const PreparedLinear& lm_head) const;
+  // Whether `lm_head` finds LinearArgs::largest by itself, beside logits or instead of them.
+  virtual bool FindsLargest(const PreparedLinear& /*lm_head*/) const { return false; }
 
   // Now. Inside Record: when each run gets there. This one is the host's clock.
   virtual std::unique_ptr<TimePoint> Mark();

@@ -30,6 +30,11 @@ struct SamplingParams {
 SampleRowParams MakeSampleRow(const SamplingParams& params, int64_t draw);
 SamplingParams ParamsOf(const SampleRowParams& row);
 
+// Greedy, of the logits as they are, with nothing said of their probabilities.
+inline bool ChoosesTheLargest(const SamplingParams& params) {
+  return params.temperature == 0.0f && params.repetition_penalty == 1.0f && params.num_logprobs < 0;
+}
+
 // Throws kInvalidArgument naming the parameter that is out of range.
 void Validate(const SamplingParams& params);
 

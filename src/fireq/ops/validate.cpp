@@ -186,6 +186,12 @@ void Validate(const LinearArgs& args, DType logits) {
   FIREQ_CHECK(!silu || args.w->n() % 2 == 0, kShapeMismatch, "linear: gate|up of ", args.w->n(),
               " rows");
   const Shape shape = {t, silu ? args.w->n() / 2 : args.w->n()};
+  if (args.largest.defined()) {
+    FIREQ_CHECK(args.epilogue == Epilogue::kNone, kUnsupported,
+                "linear: the largest of outputs that are not the product");
+    CheckTensor("linear", "largest", args.largest, DType::kI32, {t});
+    if (!args.y.defined()) return;
+  }
   if (args.y.defined() && args.y.dtype() == logits && args.epilogue == Epilogue::kNone) {
     CheckTensor("linear", "y", args.y, logits, shape);
   } else {

@@ -54,6 +54,7 @@ class CpuBackend final : public Backend {
   void Quantize(const QuantizeArgs& args) override;
   void Linear(const LinearArgs& args) override {
     Validate(args);
+    FIREQ_CHECK(!args.largest.defined(), kUnsupported, "linear: the CPU finds no largest outputs");
     cpu::RunLinear(context_, args);
   }
   void RopeKvWrite(const RopeKvWriteArgs& args) override {

@@ -374,6 +374,15 @@ TEST_F(TwoBackends, LogitsOfBf16Weights) {
     cpu_->Linear({.x = {x, {}, {}}, .w = cpu_w.get(), .y = a});
     gpu_->Linear({.x = {gpu_->Upload(x), {}, {}}, .w = gpu_w.get(), .y = b});
     EXPECT_LT(RelativeError(a, b), 1e-5);
+    const Tensor largest = Poisoned(*gpu_, DType::kI32, {rows});
+    ASSERT_TRUE(gpu_->FindsLargest(*gpu_w));
+    gpu_->Linear({.x = {gpu_->Upload(x), {}, {}}, .w = gpu_w.get(), .largest = largest});
+    const std::vector<float> logits = Floats(*gpu_, b);
+    const Tensor ids = gpu_->Download(largest);
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto row = logits.begin() + r * 1000;
+      EXPECT_EQ(ids.as<int32_t>()[r], std::max_element(row, row + 1000) - row);
+    }
   }
 }
 

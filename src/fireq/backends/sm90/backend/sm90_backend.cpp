@@ -15,6 +15,7 @@
 #include "fireq/backends/sm90/backend/stream_owner.h"
 #include "fireq/backends/sm90/backend/upload_ring.h"
 #include "fireq/backends/sm90/elementwise/launch.h"
+#include "fireq/backends/sm90/gemm_bf16/launch.h"
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
 #include "fireq/backends/sm90/random_weights/launch.h"
 #include "fireq/backends/sm90/rope_kv_write/launch.h"
@@ -96,6 +97,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
       : stream_(std::make_shared<Stream>()),
         device_(QueryGemmDevice()),
         gemm_workspace_(GemmWorkspaceBytes(device_)),
+        largest_workspace_(GemmBf16WorkspaceBytes()),
         bf16_gemm_(stream_),
         attention_(stream_, ring_, device_.num_sms) {
     KeepFreedMemory(device);
@@ -177,6 +179,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   DType LogitType(const PreparedLinear& lm_head) const override {
     return lm_head.quantized() ? DType::kF16 : DType::kF32;
   }
+  bool FindsLargest(const PreparedLinear& lm_head) const override { return !lm_head.quantized(); }
   std::unique_ptr<TimePoint> Mark() override {
     MakeCodes();
     return std::make_unique<DeviceTimePoint>(*stream_);
@@ -215,6 +218,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
 
   const Tensor& HalfLogits(int64_t count);
   void LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w);
+  void LogitsOfBf16(const LinearArgs& args, const Sm90Linear& w);
   void RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType out, void* y);
   GemmPlan Plan(const LinearArgs& args, const GemmShape& shape) const;
 
@@ -224,6 +228,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   Arrivals arrivals_;
   GemmDevice device_;
   DeviceBuffer<uint8_t> gemm_workspace_;
+  DeviceBuffer<uint8_t> largest_workspace_;
   Bf16Gemm bf16_gemm_;
   Tensor half_logits_;
   AwaitedCodes awaited_;
@@ -236,13 +241,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   PagedAttention attention_;
 };
 
-int64_t Sm90Backend::Reserve(const StepLimits& limits) {
-  int64_t held = 0;
-  const PreparedLinear& lm_head = *limits.lm_head;
-  if (!lm_head.quantized() && limits.reduction == Reduction::kBatchInvariant)
-    held += bf16_gemm_.ReserveBlocks(lm_head.n(), lm_head.k());
-  return held + attention_.Reserve(limits);
-}
+int64_t Sm90Backend::Reserve(const StepLimits& limits) { return attention_.Reserve(limits); }
 
 const Tensor& Sm90Backend::HalfLogits(int64_t count) {
   if (!half_logits_.defined() || half_logits_.num_elements() < count)
@@ -308,22 +307,30 @@ void Sm90Backend::Quantize(const QuantizeArgs& args) {
   awaited_.Ask(codes, stream_->get());
 }
 
+// Of any reduction: a row's sums run along K in one order.
+void Sm90Backend::LogitsOfBf16(const LinearArgs& args, const Sm90Linear& w) {
+  MakeCodes();
+  CheckBorder(args.x.values, "the input of a BF16 linear");
+  FIREQ_CHECK(args.epilogue == Epilogue::kNone && args.y.dtype() == DType::kF32, kUnsupported,
+              "a linear kept in BF16 inside a block: the CPU backend runs such checkpoints");
+  GemmBf16Args gemm;
+  gemm.x = args.x.values.as<bf16_t>();
+  gemm.w = w.bf16.as<bf16_t>();
+  if (args.y.defined()) gemm.y = args.y.as<float>();
+  if (args.largest.defined()) gemm.largest = args.largest.as<int32_t>();
+  gemm.workspace = largest_workspace_.data();
+  gemm.m = args.x.values.dim(0);
+  gemm.n = w.n();
+  gemm.k = w.k();
+  LaunchGemmBf16(gemm, stream_->get());
+}
+
 void Sm90Backend::Linear(const LinearArgs& args) {
   Validate(args, DType::kF16);
   MakeSum();
   const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
-  if (!w.quantized()) {
-    MakeCodes();
-    CheckBorder(args.x.values, "the input of a BF16 linear");
-    FIREQ_CHECK(args.epilogue == Epilogue::kNone && args.y.dtype() == DType::kF32, kUnsupported,
-                "a linear kept in BF16 inside a block: the CPU backend runs such checkpoints");
-    if (args.reduction == Reduction::kBatchInvariant) {
-      bf16_gemm_.RunInBlocks(args.x.values, w.bf16, args.y);
-    } else {
-      bf16_gemm_.Run(args.x.values, w.bf16, args.y);
-    }
-    return;
-  }
+  if (!w.quantized()) return LogitsOfBf16(args, w);
+  FIREQ_CHECK(!args.largest.defined(), kUnsupported, "the largest outputs of an INT4 linear");
   FIREQ_CHECK(args.x.values.dtype() == DType::kE4M3, kUnsupported, "activations are ",
               Name(args.x.values.dtype()), ": the GPU kernels take E4M3");
   const int64_t tokens = args.x.values.dim(0);

@@ -16,6 +16,7 @@
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/sample_logits/launch.h"
+#include "fireq/backends/sm90/sample_logits/logit_rank.cuh"
 #include "fireq/base/philox.h"
 
 namespace fireq::sm90 {
@@ -43,13 +44,6 @@ struct SamplePrefix {
   uint64_t count;   // candidates inside
   uint64_t weight;  // and their weight
 };
-
-// Orders as the logits do; 0 for NaN. Both zeros are one.
-__device__ __forceinline__ uint32_t LogitKey(float logit) {
-  const uint32_t bits = __float_as_uint(logit + 0.0f);
-  if ((bits & 0x7FFFFFFFu) > 0x7F800000u) return 0;
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
 
 // The i-th four logits of 16 bytes.
 __device__ __forceinline__ float4 FourLogits(const float*, const uint4& read, int /*i*/) {
@@ -82,7 +76,7 @@ class RowSampler {
     if (penalised_) MarkSeen();
     const uint64_t best = LargestOfCluster();
     if (ClusterRank() != 0) return;
-    int32_t id = best == 0 ? -1 : IdOf(best);
+    int32_t id = best == 0 ? -1 : IdOfRank(best);
     if (best != 0 && row_.temperature > 0.0f) {
       top_ = Logit<true>(id);
       id = Draw();
@@ -183,31 +177,10 @@ class RowSampler {
     return Reduce(value, [](uint64_t a, uint64_t b) { return a + b; });
   }
 
-  // Key and id as one number, larger for what comes first in the order.
-  __device__ static uint64_t Rank(uint32_t key, int32_t id) {
-    return uint64_t{key} << 32 | (0xFFFFFFFFu - static_cast<uint32_t>(id));
-  }
-  __device__ static int32_t IdOf(uint64_t rank) {
-    return static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(rank));
-  }
-  // The largest so far of those that a thread sees in the order of their ids.
-  struct Top {
-    float logit = NAN;  // none
-    int32_t id = -1;
-    __device__ __forceinline__ bool IsBeatenBy(float other) const {
-      return !(other <= logit) && other == other;
-    }
-    __device__ __forceinline__ void See(float other, int32_t its_id) {
-      if (!IsBeatenBy(other)) return;
-      logit = other;
-      id = its_id;
-    }
-    __device__ uint64_t AsRank() const { return id < 0 ? 0 : Rank(LogitKey(logit), id); }
-  };
   // Of this CTA's part the first in the order, penalised: what Largest finds without a bound, at a
   // tenth of its instructions. A step's greedy choice is this alone.
   __device__ uint64_t FirstOfPart(int part, int parts) {
-    Top top;
+    FirstLogit top;
     ForEachFour<true>(
         [&](float4 four, int32_t id) {
           const float largest = fmaxf(fmaxf(four.x, four.y), fmaxf(four.z, four.w));
@@ -216,7 +189,7 @@ class RowSampler {
           top.id = id + (four.x == largest ? 0 : four.y == largest ? 1 : four.z == largest ? 2 : 3);
         },
         [&](float logit, int32_t id) { top.See(logit, id); }, part, parts);
-    return Reduce(top.AsRank(), [](uint64_t a, uint64_t b) { return a > b ? a : b; });
+    return Reduce(top.Rank(), [](uint64_t a, uint64_t b) { return a > b ? a : b; });
   }
 
   // The first of all, penalised; the first CTA gets it.
@@ -238,7 +211,7 @@ class RowSampler {
     uint64_t best = 0;
     ForEach<kPenalised>([&](float logit, int32_t id) {
       const uint32_t key = LogitKey(logit);
-      const uint64_t rank = Rank(key, id);
+      const uint64_t rank = LogitRank(key, id);
       if (key != 0 && rank < bound && rank > best) best = rank;
     });
     return Reduce(best, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
@@ -444,7 +417,7 @@ class RowSampler {
   // Of the model's own softmax, without penalty and temperature.
   __device__ void WriteLogprobs(int32_t id, int32_t* out) {
     uint64_t rank = Largest<false>(~uint64_t{0});
-    const float top = static_cast<float>(logits_[IdOf(rank)]);
+    const float top = static_cast<float>(logits_[IdOfRank(rank)]);
     uint64_t sum = 0;
     ForEach<false>([&](float logit, int32_t) {
       if (LogitKey(logit) != 0) sum += Weight(logit, top, 1.44269504f);
@@ -460,8 +433,8 @@ class RowSampler {
     for (int i = 0; i < row_.num_logprobs; ++i) {
       int32_t* pair = out + kSampleHead + 2 * i;
       if (threadIdx.x == 0) {
-        pair[0] = rank == 0 ? -1 : IdOf(rank);
-        if (rank != 0) pair[1] = logprob(IdOf(rank));
+        pair[0] = rank == 0 ? -1 : IdOfRank(rank);
+        if (rank != 0) pair[1] = logprob(IdOfRank(rank));
       }
       if (rank == 0 || i + 1 == row_.num_logprobs) break;
       rank = Largest<false>(rank);
