@@ -76,7 +76,7 @@ Runner::Runner(Backend& backend, const Model& model, const RunnerOptions& option
       max_decode_(std::min(RoundNumber(options_.max_sequences), options_.max_tokens)),
       logits_(context_, model.weights, max_decode_, backend.LogitType(*model.weights.lm_head)),
       sampled_(backend.Allocate(context_.border(), {options_.max_sequences, model.config.hidden})),
-      chosen_(backend.Allocate(DType::kI32, {options_.max_sequences})),
+      chosen_(backend.Allocate(DType::kI32, {max_decode_})),
       arrays_(backend, options_.max_tokens, max_decode_, MaxPageWidth(options_)),
       sampler_(std::move(sampler)),
       reserved_bytes_(backend.Reserve(LimitsOf(options_, max_decode_, context_, model))) {
@@ -140,14 +140,23 @@ StepInFlight Runner::Start(std::span<const RunnerRow> rows) {
     sampled.push_back(i);
     last_tokens.push_back(static_cast<int32_t>(num_tokens - 1));
   }
-  const Tensor logits = IsDecode(rows) ? Decode(std::move(steps)) : Mixed(steps, last_tokens);
+  const HeadOutput output = OutputFor(samples);
+  if (IsDecode(rows)) {
+    Decode(std::move(steps), output);
+  } else {
+    Mixed(steps, last_tokens, output);
+  }
   if (samples.empty()) return {};
   const Tensor ids = chosen_.Rows(0, static_cast<int64_t>(samples.size()));
   // Back into the order of `rows`.
   std::vector<size_t> places(samples.size());
   std::iota(places.begin(), places.end(), size_t{0});
   std::ranges::sort(places, {}, [&](size_t p) { return sampled[p]; });
-  return {sampler_->Start(logits, samples, ids), std::move(places)};
+  // A backend that finds the largest downloads copies: the next step writes `ids` again.
+  auto chosen = output == HeadOutput::kLargest
+                    ? StartArrival(backend_, ids)
+                    : sampler_->Start(logits_.logits.Rows(0, ids.dim(0)), samples, ids);
+  return {std::move(chosen), std::move(places)};
 }
 
 // Every row brings one token and wants the next.
@@ -161,8 +170,17 @@ bool Runner::IsDecode(std::span<const RunnerRow> rows) const {
       rows, [](const RunnerRow& row) { return row.step.ids.size() == 1 && row.sample; });
 }
 
-// Logits [R, V] of each of `steps`.
-Tensor Runner::Decode(std::vector<SequenceStep> steps) {
+// Logits that nobody reads are not written: for many rows that would be a fifth of lm_head's time.
+Runner::HeadOutput Runner::OutputFor(std::span<const SampleRow> samples) const {
+  const bool largest = std::ranges::all_of(
+      samples, [](const SampleRow& row) { return ChoosesTheLargest(*row.params); });
+  // Ranks share lm_head, and gather logits.
+  const bool finds = context_.ranks == nullptr && backend_.FindsLargest(*model_.weights.lm_head);
+  return largest && finds ? HeadOutput::kLargest : HeadOutput::kLogits;
+}
+
+// Of each of `steps`.
+void Runner::Decode(std::vector<SequenceStep> steps, HeadOutput output) {
   const int64_t count = static_cast<int64_t>(steps.size());
   const int64_t filled = std::min(RoundNumber(count), max_decode_);
   const int64_t pages = std::min(RoundPages(MaxPages(steps)), MaxPageWidth(options_));
@@ -170,30 +188,35 @@ Tensor Runner::Decode(std::vector<SequenceStep> steps) {
   const int32_t filler_page[] = {static_cast<int32_t>(num_pages_)};
   steps.resize(static_cast<size_t>(filled), SequenceStep{kFillerId, 0, filler_page});
 
-  DecodeWork& work = decode_[{filled, pages}];
+  DecodeWork& work = decode_[{filled, pages, output}];
   work.batch = Fill(steps, pages);
   if (work.recording) {
     work.recording->Run();
-    return logits_.logits.Rows(0, count);
-  }
-  if (work.has_run) {
-    work.recording = backend_.Record([this, &work] { ForwardDecode(work); });
+  } else if (work.has_run) {
+    work.recording = backend_.Record([this, &work, output] { ForwardDecode(work, output); });
     work.recording->Run();
   } else {
-    ForwardDecode(work);
+    ForwardDecode(work, output);
     work.has_run = true;
   }
-  return logits_.logits.Rows(0, count);
 }
 
-Tensor Runner::ForwardDecode(const DecodeWork& work) {
-  const Tensor hidden =
-      ForwardHidden(context_, buffers_, model_.weights, work.batch, cache_->layers());
-  return ForwardLogits(context_, logits_, model_.weights, hidden);
+void Runner::ForwardDecode(const DecodeWork& work, HeadOutput output) {
+  ForwardHead(ForwardHidden(context_, buffers_, model_.weights, work.batch, cache_->layers()),
+              output);
 }
 
-// Logits of `last_tokens`.
-Tensor Runner::Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens) {
+void Runner::ForwardHead(const Tensor& hidden, HeadOutput output) {
+  if (output == HeadOutput::kLargest) {
+    ForwardLargest(context_, logits_, model_.weights, hidden, chosen_.Rows(0, hidden.dim(0)));
+  } else {
+    ForwardLogits(context_, logits_, model_.weights, hidden);
+  }
+}
+
+// Of `last_tokens`.
+void Runner::Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens,
+                   HeadOutput output) {
   const BatchView batch = Fill(steps, MaxPages(steps));
   const int64_t count = static_cast<int64_t>(last_tokens.size());
   const bool all = count == batch.num_tokens;
@@ -205,8 +228,7 @@ Tensor Runner::Mixed(std::span<const SequenceStep> steps, std::span<const int32_
   }
   const Tensor hidden = ForwardHidden(context_, buffers_, model_.weights, batch, cache_->layers(),
                                       all ? nullptr : &wanted);
-  if (count == 0) return {};
-  return ForwardLogits(context_, logits_, model_.weights, hidden);
+  if (count > 0) ForwardHead(hidden, output);
 }
 
 }  // namespace fireq

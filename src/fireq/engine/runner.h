@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -77,6 +78,8 @@ class Runner {
   int64_t cache_bytes() const { return cache_->size_bytes(); }
 
  private:
+  // What a step wants of lm_head: logits, or only which of each row is the largest, in `chosen_`.
+  enum class HeadOutput : uint8_t { kLogits, kLargest };
   // A decode step of a fixed number of sequences and pages a sequence.
   struct DecodeWork {
     BatchView batch;
@@ -86,9 +89,12 @@ class Runner {
 
   void MakeCache();
   bool IsDecode(std::span<const RunnerRow> rows) const;
-  Tensor Decode(std::vector<SequenceStep> steps);
-  Tensor Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens);
-  Tensor ForwardDecode(const DecodeWork& work);
+  HeadOutput OutputFor(std::span<const SampleRow> samples) const;
+  void Decode(std::vector<SequenceStep> steps, HeadOutput output);
+  void Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens,
+             HeadOutput output);
+  void ForwardDecode(const DecodeWork& work, HeadOutput output);
+  void ForwardHead(const Tensor& hidden, HeadOutput output);
   BatchView Fill(std::span<const SequenceStep> steps, int64_t max_pages);
 
   Backend& backend_;
@@ -99,13 +105,14 @@ class Runner {
   int64_t max_decode_;  // sequences of a decode step, fillers included
   LogitBuffers logits_;
   Tensor sampled_;  // border [S, D]: hidden rows that sample
-  Tensor chosen_;   // I32 [S]: the choices of the last step that sampled
+  Tensor chosen_;   // I32 [S], fillers included: the choices of the last step that sampled
   BatchArrays arrays_;
   std::unique_ptr<TokenSampler> sampler_;
   int64_t reserved_bytes_;  // by the backend, for itself
   int64_t num_pages_ = 0;
   std::optional<KvCache> cache_;  // one page more than num_pages_: the fillers' own
-  std::map<std::pair<int64_t, int64_t>, DecodeWork> decode_;  // by sequences and pages
+  // By sequences, pages, and what is wanted of lm_head.
+  std::map<std::tuple<int64_t, int64_t, HeadOutput>, DecodeWork> decode_;
 };
 
 }  // namespace fireq

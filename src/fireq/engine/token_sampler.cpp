@@ -57,7 +57,25 @@ class ArrivingTokens final : public ChosenTokens {
   std::vector<int64_t> num_logprobs_;
 };
 
+class ArrivingIds final : public ChosenTokens {
+ public:
+  explicit ArrivingIds(std::unique_ptr<Arrival> ids) : ids_(std::move(ids)) {}
+  std::vector<TokenChoice> Wait() override {
+    const Tensor ids = ids_->Wait();
+    std::vector<TokenChoice> choices;
+    for (int64_t i = 0; i < ids.dim(0); ++i) choices.push_back({.id = ids.as<int32_t>()[i]});
+    return choices;
+  }
+
+ private:
+  std::unique_ptr<Arrival> ids_;
+};
+
 }  // namespace
+
+std::unique_ptr<ChosenTokens> StartArrival(Backend& backend, const Tensor& ids) {
+  return std::make_unique<ArrivingIds>(backend.StartDownload(ids));
+}
 
 int64_t BackendTokenSampler::SizeBytes(int64_t max_rows, int64_t max_context) {
   return max_rows * (static_cast<int64_t>(sizeof(SampleRowParams)) +

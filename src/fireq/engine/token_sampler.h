@@ -35,6 +35,9 @@ class TokenSampler {
                                               const Tensor& ids) = 0;
 };
 
+// Ids I32 [R] in the backend's memory as choices with nothing said of their probabilities.
+std::unique_ptr<ChosenTokens> StartArrival(Backend& backend, const Tensor& ids);
+
 class BackendTokenSampler final : public TokenSampler {
  public:
   explicit BackendTokenSampler(Backend& backend) : backend_(backend) {}

@@ -54,6 +54,9 @@ class ProfiledBackend final : public Backend {
   DType LogitType(const PreparedLinear& lm_head) const override {
     return inner_.LogitType(lm_head);
   }
+  bool FindsLargest(const PreparedLinear& lm_head) const override {
+    return inner_.FindsLargest(lm_head);
+  }
   std::unique_ptr<TimePoint> Mark() override { return inner_.Mark(); }
   bool RunsAhead() const override { return inner_.RunsAhead(); }
   bool GainsByRecording() const override { return inner_.GainsByRecording(); }

@@ -251,29 +251,42 @@ int64_t LogitBuffers::size_bytes() const {
          logits.size_bytes();
 }
 
+static ActTensor FinalNorm(const ForwardContext& context, const LogitBuffers& buffers,
+                           const ModelWeights& weights, const Tensor& hidden) {
+  ActTensor normed = FirstRows(buffers.normed, hidden.dim(0));
+  context.backend->RmsNorm({.x = hidden,
+                            .weight = weights.final_norm,
+                            .eps = context.config->rms_eps,
+                            .reduction = context.reduction,
+                            .out = normed});
+  if (context.tracer != nullptr) context.tracer->OnTensor(-1, "final_norm", normed);
+  return normed;
+}
+
 Tensor ForwardLogits(const ForwardContext& context, const LogitBuffers& buffers,
                      const ModelWeights& weights, const Tensor& hidden) {
-  Backend& backend = *context.backend;
-  const ActTensor normed = FirstRows(buffers.normed, hidden.dim(0));
-  backend.RmsNorm({.x = hidden,
-                   .weight = weights.final_norm,
-                   .eps = context.config->rms_eps,
-                   .reduction = context.reduction,
-                   .out = normed});
-  if (context.tracer != nullptr) context.tracer->OnTensor(-1, "final_norm", normed);
   Tensor logits = buffers.logits.Rows(0, hidden.dim(0));
-  const LinearArgs lm_head{.x = normed,
+  const LinearArgs lm_head{.x = FinalNorm(context, buffers, weights, hidden),
                            .w = weights.lm_head.get(),
                            .products = context.products,
                            .reduction = context.reduction,
                            .y = logits};
   if (context.ranks != nullptr) {
-    context.ranks->Linear(backend, lm_head);
+    context.ranks->Linear(*context.backend, lm_head);
   } else {
-    backend.Linear(lm_head);
+    context.backend->Linear(lm_head);
   }
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "logits", {logits, {}, {}});
   return logits;
+}
+
+void ForwardLargest(const ForwardContext& context, const LogitBuffers& buffers,
+                    const ModelWeights& weights, const Tensor& hidden, const Tensor& largest) {
+  context.backend->Linear({.x = FinalNorm(context, buffers, weights, hidden),
+                           .w = weights.lm_head.get(),
+                           .products = context.products,
+                           .reduction = context.reduction,
+                           .largest = largest});
 }
 
 Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,

@@ -144,7 +144,10 @@ struct LogitBuffers {
 // Final norm and lm_head of `hidden` [R, D]: logits [R, V] in `buffers`.
 Tensor ForwardLogits(const ForwardContext& context, const LogitBuffers& buffers,
                      const ModelWeights& weights, const Tensor& hidden);
-// The same in memory of their own, F32.
+// The same, but of each row's logits only which is the largest (LinearArgs::largest): I32 [R].
+void ForwardLargest(const ForwardContext& context, const LogitBuffers& buffers,
+                    const ModelWeights& weights, const Tensor& hidden, const Tensor& largest);
+// Logits in memory of their own, F32.
 Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,
                      const Tensor& hidden);
 
