@@ -19,7 +19,7 @@ class Arrivals {
  private:
   struct Landing {
     PinnedBuffer memory;
-    Event copied;
+    Event copied{Event::Timing::kNone};
   };
   using Free = std::vector<std::unique_ptr<Landing>>;
   class Loan;

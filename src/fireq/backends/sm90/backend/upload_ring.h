@@ -26,7 +26,7 @@ class UploadRing {
   static constexpr int kSlots = 16;
   struct Slot {
     PinnedBuffer memory{kSlotBytes};
-    Event copied;  // reached at once before the first use
+    Event copied{Event::Timing::kNone};  // reached at once before the first use
   };
   std::array<Slot, kSlots> slots_;
   size_t next_ = 0;

@@ -8,9 +8,10 @@ Stream::Stream() {
   handle_.reset(stream);
 }
 
-Event::Event() {
+Event::Event(Timing timing) {
   cudaEvent_t event = nullptr;
-  FIREQ_CUDA(cudaEventCreate(&event));
+  FIREQ_CUDA(cudaEventCreateWithFlags(
+      &event, timing == Timing::kNone ? cudaEventDisableTiming : cudaEventDefault));
   handle_.reset(event);
 }
 

@@ -1,6 +1,7 @@
 // Owned CUDA streams, events and graphs. Move-only; destructors do not throw.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <type_traits>
@@ -25,7 +26,9 @@ class Stream {
 
 class Event {
  public:
-  Event();
+  // One that is only waited for takes no time itself, and no clock is read.
+  enum class Timing : uint8_t { kMicroseconds, kNone };
+  explicit Event(Timing timing = Timing::kMicroseconds);
   cudaEvent_t get() const { return handle_.get(); }
   void Record(cudaStream_t stream) const { FIREQ_CUDA(cudaEventRecord(get(), stream)); }
   void Synchronize() const { FIREQ_CUDA(cudaEventSynchronize(get())); }

@@ -1,6 +1,9 @@
 #include <cuda_fp16.h>
 
+#include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/backends/sm90/runtime/programmatic_launch.h"
 #include "fireq/backends/sm90/token_rows/launch.h"
 #include "fireq/base/error.h"
 #include "fireq/base/math.h"
@@ -15,6 +18,7 @@ constexpr int kVector = 8;  // BF16 values of a 16-byte access
 __global__ void CopyRowsKernel(const int32_t* __restrict__ rows, const int32_t* __restrict__ chosen,
                                const uint4* __restrict__ from, int64_t row_vectors,
                                uint4* __restrict__ to) {
+  GridDependencyLaunch();
   int32_t row = rows[blockIdx.x];
   if (row < 0) row = max(chosen[~row], 0);
   const int64_t source = row * row_vectors;
@@ -22,6 +26,7 @@ __global__ void CopyRowsKernel(const int32_t* __restrict__ rows, const int32_t* 
   for (int64_t i = threadIdx.x; i < row_vectors; i += kThreads) to[target + i] = from[source + i];
 }
 
+template <int kThreads>
 __device__ float BlockSum(float value) {
   __shared__ float partial[kThreads / 32];
   for (int offset = 16; offset > 0; offset /= 2)
@@ -41,28 +46,56 @@ __device__ void Unpack(uint4 packed, float (&values)[kVector]) {
   }
 }
 
-// One CTA a row, read twice: the second time from L1.
-__global__ void RmsNormKernel(const uint4* __restrict__ x, const float* __restrict__ weight,
-                              float eps, int64_t dim, uint4* __restrict__ out) {
-  const int64_t vectors = dim / kVector;
-  const uint4* row = x + blockIdx.x * vectors;
+constexpr int kNormThreads = 512;
+
+struct RmsNormParams {
+  const uint4* x;
+  const float* weight;
+  float eps;
+  int64_t dim;
+  uint4* out;
+};
+
+struct VectorOfWeights {
+  uint4 low, high;
+  __device__ float operator[](int i) const {
+    const uint32_t words[kVector] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    return __uint_as_float(words[i]);
+  }
+};
+__device__ VectorOfWeights LoadWeights(const float* weight, int64_t vector) {
+  const float* from = weight + vector * kVector;
+  return {LoadGlobalNow128(from), LoadGlobalNow128(from + 4)};
+}
+
+// One CTA a row, read twice: the second time from L1. Each thread's first weights are on their way
+// before the kernel in front has ended.
+__global__ void __launch_bounds__(kNormThreads)
+    RmsNormKernel(const __grid_constant__ RmsNormParams p) {
+  GridDependencyLaunch();
+  const int64_t vectors = p.dim / kVector;
+  const uint4* row = p.x + blockIdx.x * vectors;
+  VectorOfWeights weights{};
+  if (threadIdx.x < vectors) weights = LoadWeights(p.weight, threadIdx.x);
+  GridDependencyWait();
   float values[kVector];
   float squares = 0.0f;
-  for (int64_t i = threadIdx.x; i < vectors; i += kThreads) {
+  for (int64_t i = threadIdx.x; i < vectors; i += kNormThreads) {
     Unpack(row[i], values);
     for (const float v : values) squares += v * v;
   }
-  const float inv_rms = 1.0f / sqrtf(BlockSum(squares) / static_cast<float>(dim) + eps);
-  for (int64_t i = threadIdx.x; i < vectors; i += kThreads) {
+  const float inv_rms =
+      1.0f / sqrtf(BlockSum<kNormThreads>(squares) / static_cast<float>(p.dim) + p.eps);
+  for (int64_t i = threadIdx.x; i < vectors; i += kNormThreads) {
+    if (i >= kNormThreads) weights = LoadWeights(p.weight, i);
     Unpack(row[i], values);
     uint32_t words[4];
     for (int j = 0; j < 4; ++j) {
-      const float* w = weight + i * kVector + 2 * j;
-      const bf16_t low = FloatToBf16(values[2 * j] * inv_rms * w[0]);
-      const bf16_t high = FloatToBf16(values[2 * j + 1] * inv_rms * w[1]);
+      const bf16_t low = FloatToBf16(values[2 * j] * inv_rms * weights[2 * j]);
+      const bf16_t high = FloatToBf16(values[2 * j + 1] * inv_rms * weights[2 * j + 1]);
       words[j] = low | (static_cast<uint32_t>(high) << 16);
     }
-    out[blockIdx.x * vectors + i] = make_uint4(words[0], words[1], words[2], words[3]);
+    p.out[blockIdx.x * vectors + i] = make_uint4(words[0], words[1], words[2], words[3]);
   }
 }
 
@@ -109,9 +142,11 @@ void LaunchEmbed(const int32_t* ids, const int32_t* chosen, const bf16_t* table,
 void LaunchRmsNorm(const bf16_t* x, const float* weight, float eps, int64_t num_tokens, int64_t dim,
                    bf16_t* out, cudaStream_t stream) {
   if (num_tokens == 0) return;
-  RmsNormKernel<<<CheckedGrid(num_tokens, dim), kThreads, 0, stream>>>(
-      reinterpret_cast<const uint4*>(x), weight, eps, dim, reinterpret_cast<uint4*>(out));
-  CheckLaunch("rms_norm");
+  FIREQ_CUDA(LaunchProgrammatic(
+      RmsNormKernel, {.grid = dim3(CheckedGrid(num_tokens, dim)), .threads = kNormThreads},
+      RmsNormParams{reinterpret_cast<const uint4*>(x), weight, eps, dim,
+                    reinterpret_cast<uint4*>(out)},
+      stream));
 }
 
 void LaunchJoinColumns(const float* in, int64_t parts, int64_t rows, int64_t width, float* out,
