@@ -1,6 +1,6 @@
 """How much of a decode step no kernel runs in, from the CSV that kernel_timeline.cpp writes.
 
-A step is what lies between the ends of two samplings; its graph is the kernels with a graph's number.
+A step is what lies between the ends of two choices of tokens; its graph is the kernels with a graph's number.
 A kernel that waits for the one in front of it (programmatic dependent launch) counts as running.
 
 usage: idle.py TIMELINE_CSV [STEPS] [LABEL]     the last STEPS whole steps; prints CSV
@@ -34,6 +34,7 @@ def busy(spans, begin, end):
     return total
 
 
+CHOICES = ("SampleLogits", "LargestOfTops")
 SHORT = ("GemmI4F8Stream", "GemmI4F8Wide", "PeerSum", "RmsNorm", "Quant", "Rope", "AttnDecode")
 
 
@@ -66,7 +67,7 @@ def main():
     spans = read(sys.argv[1])
     wanted = int(sys.argv[2]) if len(sys.argv) > 2 else 20
     label = sys.argv[3] if len(sys.argv) > 3 else ""
-    ends = [span[1] for span in spans if "SampleLogits" in span[3]][-wanted - 1 :]
+    ends = [span[1] for span in spans if any(kernel in span[3] for kernel in CHOICES)][-wanted - 1 :]
     rows = []
     kernels = collections.Counter()
     for begin, end in zip(ends, ends[1:]):
@@ -80,7 +81,7 @@ def main():
         for start, stop, _, name in inside:
             kernels[name] += stop - start
     if not rows:
-        sys.exit(f"{sys.argv[1]}: no whole decode step between two SampleLogits kernels, of {len(spans)} kernels")
+        sys.exit(f"{sys.argv[1]}: no whole decode step between two choices of tokens, of {len(spans)} kernels")
     print("label,steps,step_us,idle_share,graph_us,idle_share_of_graph")
     median = [statistics.median(column) for column in zip(*rows)]
     print(f"{label},{len(rows)},{median[0] / 1e3:.1f},{median[1]:.4f},{median[2] / 1e3:.1f},{median[3]:.4f}")
