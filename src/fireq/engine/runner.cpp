@@ -57,6 +57,12 @@ StepLimits LimitsOf(const RunnerOptions& options, int64_t max_logit_rows,
           .memory_bytes = options.memory_bytes};
 }
 
+// What the backend, and of several ranks their connection, need for themselves.
+int64_t Reserve(Backend& backend, const Model& model, const StepLimits& limits) {
+  const int64_t ranks = model.ranks ? model.ranks->Reserve(backend, limits) : 0;
+  return ranks + backend.Reserve(limits);
+}
+
 ForwardContext MakeRunnerContext(Backend& backend, const Model& model,
                                  const RunnerOptions& options) {
   ForwardContext context = MakeContext(backend, model, options.max_context, options.products);
@@ -79,7 +85,7 @@ Runner::Runner(Backend& backend, const Model& model, const RunnerOptions& option
       chosen_(backend.Allocate(DType::kI32, {max_decode_})),
       arrays_(backend, options_.max_tokens, max_decode_, MaxPageWidth(options_)),
       sampler_(std::move(sampler)),
-      reserved_bytes_(backend.Reserve(LimitsOf(options_, max_decode_, context_, model))) {
+      reserved_bytes_(Reserve(backend, model, LimitsOf(options_, max_decode_, context_, model))) {
   MakeCache();
 }
 

@@ -28,9 +28,12 @@ class Ranks {
   // linear.y += the sum over the ranks of their products: a Backend::Linear whose residual is y, on
   // this rank's backend, and a Sum. Of y a rank needs what a Sum makes it sure of.
   virtual void AddLinear(Backend& backend, LinearArgs linear);
-  // A Backend::Linear that every rank has whole, with the same result on every rank: they may have
-  // shared it.
+  // A Backend::Linear that every rank has whole, with the same result on every rank: they share it
+  // where Reserve has taken what that needs.
   virtual void Linear(Backend& backend, const LinearArgs& linear);
+  // Takes, from `backend`, what this rank's calls of Linear with limits.lm_head need; returns how
+  // many bytes. This one needs nothing.
+  virtual int64_t Reserve(Backend& /*backend*/, const StepLimits& /*limits*/) { return 0; }
   // x = all rows of what AddLinear has made, for who reads more than a norm to codes does.
   virtual void Complete(const Tensor& /*x*/) {}
   // This rank has failed: the others are not left waiting for it. Their Sum and Check throw

@@ -386,6 +386,8 @@ TEST(NcclRanks, ALinearOfAllRanksIsTheLinearOfOne) {
         const Tensor alone = backend.Allocate(DType::kF32, {rows, outputs});
         const Tensor together = backend.Allocate(DType::kF32, {rows, outputs});
         backend.Linear({.x = {x, {}, {}}, .w = w.get(), .y = alone});
+        const int64_t held = ranks->Reserve(backend, {.max_logit_rows = rows, .lm_head = w.get()});
+        EXPECT_GE(held, outputs == 1000 ? 0 : rows * outputs * 4);
         const auto run = [&] {
           ranks->Linear(backend, {.x = {x, {}, {}}, .w = w.get(), .y = together});
         };

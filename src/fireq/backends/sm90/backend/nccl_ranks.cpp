@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <atomic>
 #include <numeric>
 #include <string>
@@ -69,8 +70,8 @@ struct NcclGroup {
   }
 };
 
-// Outputs of a linear that the ranks share: each rank's are so many times so many, as cuBLASLt
-// wants their addresses, and all of them no more than that.
+// Outputs of a linear that the ranks share: each rank's are a multiple of so many, as cuBLASLt
+// wants their addresses, and all of them no more than that: of more rows every rank makes all.
 constexpr int64_t kSharedWidth = 64;
 constexpr int64_t kMostSharedBytes = int64_t{64} << 20;
 
@@ -133,16 +134,22 @@ class NcclRank final : public Ranks {
     };
     backend_.Await({x.data(), sum, sum_and_norm});
   }
-  // Each rank makes its share of the outputs. What it takes is allocated by the first call that is
-  // so long, which is not recorded.
+  int64_t Reserve(Backend& backend, const StepLimits& limits) override {
+    const PreparedLinear& w = *limits.lm_head;
+    if (w.quantized() || !IsShared(w.n())) return 0;
+    const int64_t bytes = std::min(
+        kMostSharedBytes, limits.max_logit_rows * w.n() * static_cast<int64_t>(sizeof(float)));
+    if (!parts_.defined() || parts_.size_bytes() < bytes)
+      parts_ = backend.Allocate(DType::kF32, {bytes / static_cast<int64_t>(sizeof(float))});
+    return parts_.size_bytes();
+  }
+  // Each rank makes its share of the outputs.
   void Linear(Backend& backend, const LinearArgs& linear) override {
     const int64_t rows = linear.y.dim(0), width = linear.y.dim(1) / share_.size;
-    const bool even = linear.y.dim(1) % (share_.size * kSharedWidth) == 0;
-    if (!even || rows == 0 || linear.y.size_bytes() > kMostSharedBytes)
+    if (rows == 0 || !IsShared(linear.y.dim(1)) || !parts_.defined() ||
+        parts_.size_bytes() < linear.y.size_bytes())
       return Ranks::Linear(backend, linear);
     Check();
-    if (!parts_.defined() || parts_.size_bytes() < linear.y.size_bytes())
-      parts_ = backend.Allocate(DType::kF32, {linear.y.num_elements()});
     const Tensor parts = parts_.Rows(0, linear.y.num_elements());
     const int64_t part = rows * width;
     const Tensor own =
@@ -164,6 +171,7 @@ class NcclRank final : public Ranks {
 
  private:
   bool HasOwners(const Tensor& x) const { return group_->boxes && group_->boxes->HasOwners(x); }
+  bool IsShared(int64_t outputs) const { return outputs % (share_.size * kSharedWidth) == 0; }
 
   std::shared_ptr<NcclGroup> group_;
   StreamOwner& backend_;
