@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <tuple>
+#include <memory>
+#include <span>
+#include <vector>
 
 #include "tests/engine/engine_testing.h"
 #include "tests/support/half_logit_backend.h"
@@ -66,7 +68,8 @@ Served Serve(bool finds, RunAhead run_ahead, RecordDecode record, bool all_greed
     Request request{.prompt = RandomIds(rng, 1 + static_cast<int64_t>(rng() % 80)),
                     .max_new_tokens = 1 + static_cast<int64_t>(rng() % 30)};
     if (!all_greedy && i % 10 == 3) request.sampling = {.temperature = 1.0f, .seed = rng()};
-    if (!all_greedy && i % 10 == 7) request.sampling = {.num_logprobs = 2};
+    if (!all_greedy && i % 10 == 5) request.sampling = {.repetition_penalty = 1.5f};
+    if (!all_greedy && i % 10 == 7) request.sampling = {.num_logprobs = 0};
     ids.push_back(engine.Submit(request, outcomes.Sink())->id());
   }
   while (engine.Step()) {
@@ -93,6 +96,65 @@ TEST(EngineLargest, GreedyChoicesOfLmHeadAreThoseOfItsLogits) {
       }
     }
   }
+}
+
+// A sampler that may have rules of its own.
+class CountingSampler final : public TokenSampler {
+ public:
+  CountingSampler(Backend& backend, int64_t& calls) : inner_(backend), calls_(calls) {}
+  std::unique_ptr<ChosenTokens> Start(const Tensor& logits, std::span<const SampleRow> rows,
+                                      const Tensor& ids) override {
+    ++calls_;
+    return inner_.Start(logits, rows, ids);
+  }
+
+ private:
+  BackendTokenSampler inner_;
+  int64_t& calls_;
+};
+
+EngineOptions OfFewPages() {
+  EngineOptions options;
+  options.runner = {
+      .max_tokens = 96, .max_sequences = 9, .memory_bytes = int64_t{64} << 20, .max_pages = 20};
+  return options;
+}
+
+TEST(EngineLargest, ASamplerOfItsOwnIsAskedForGreedyTokensToo) {
+  LargestBackend backend(true);
+  const Model model = RandomQuantisedModel(backend, TiniestConfig(), 1);
+  int64_t calls = 0;
+  Engine engine(backend, model, OfFewPages(), std::make_unique<CountingSampler>(backend, calls));
+  Outcomes outcomes;
+  const RequestId id =
+      engine.Submit({.prompt = {1, 2}, .max_new_tokens = 5}, outcomes.Sink())->id();
+  while (engine.Step()) {
+  }
+  outcomes.CheckEndedOnce(id);
+  EXPECT_EQ(calls, 5);
+  EXPECT_EQ(backend.found(), 0);
+}
+
+class NanBackend final : public HalfLogitBackend {
+ public:
+  bool FindsLargest(const PreparedLinear& /*lm_head*/) const override { return true; }
+  void Linear(const LinearArgs& args) override {
+    if (!args.largest.defined()) return HalfLogitBackend::Linear(args);
+    std::fill_n(args.largest.as<int32_t>(), args.largest.num_elements(), -1);
+  }
+};
+
+TEST(EngineLargest, RowsWithoutALargestEndTheirRequests) {
+  NanBackend backend;
+  const Model model = RandomQuantisedModel(backend, TiniestConfig(), 1);
+  Engine engine(backend, model, OfFewPages());
+  Outcomes outcomes;
+  const RequestId id =
+      engine.Submit({.prompt = {1, 2}, .max_new_tokens = 5}, outcomes.Sink())->id();
+  while (engine.Step()) {
+  }
+  outcomes.CheckEndedOnce(id);
+  EXPECT_EQ(outcomes[id].finishes[0].reason, FinishReason::kError);
 }
 
 }  // namespace

@@ -115,6 +115,14 @@ TEST(Sampler, LogprobsAreOfTheModelsOwnSoftmax) {
   EXPECT_EQ(choice.top[1].id, 2);
 }
 
+TEST(Sampler, OnlyPlainGreedyRowsChooseTheLargest) {
+  EXPECT_TRUE(ChoosesTheLargest({}));
+  EXPECT_TRUE(ChoosesTheLargest({.top_k = 3, .top_p = 0.5f, .min_p = 0.1f, .seed = 7}));
+  EXPECT_FALSE(ChoosesTheLargest({.temperature = 0.1f}));
+  EXPECT_FALSE(ChoosesTheLargest({.repetition_penalty = 0.9f}));
+  EXPECT_FALSE(ChoosesTheLargest({.num_logprobs = 0}));
+}
+
 TEST(Philox, MatchesTheReferenceImplementationsKnownAnswers) {
   const PhiloxBlock zeros = Philox(0, {{0, 0, 0, 0}});
   EXPECT_THAT(zeros.word, testing::ElementsAre(0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));

@@ -182,7 +182,8 @@ Runner::HeadOutput Runner::OutputFor(std::span<const SampleRow> samples) const {
       samples, [](const SampleRow& row) { return ChoosesTheLargest(*row.params); });
   // Ranks share lm_head, and gather logits.
   const bool finds = context_.ranks == nullptr && backend_.FindsLargest(*model_.weights.lm_head);
-  return largest && finds ? HeadOutput::kLargest : HeadOutput::kLogits;
+  return largest && finds && sampler_->LeavesTheLargest() ? HeadOutput::kLargest
+                                                          : HeadOutput::kLogits;
 }
 
 // Of each of `steps`.

@@ -59,7 +59,8 @@ class StepInFlight {
 //
 // A step in which every sequence decodes one token is filled up to a round number of sequences and,
 // where the backend gains by it, recorded the second time that number is met and only run again
-// from then on: forward pass and logits without a call to the backend for each of their ops.
+// from then on: forward pass and what is wanted of lm_head without a call to the backend for each
+// of their ops.
 class Runner {
  public:
   // Throws kOutOfMemory, with the figures, if the budget does not hold one page.

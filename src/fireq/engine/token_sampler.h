@@ -33,6 +33,8 @@ class TokenSampler {
   // `rows` may go on return.
   virtual std::unique_ptr<ChosenTokens> Start(const Tensor& logits, std::span<const SampleRow> rows,
                                               const Tensor& ids) = 0;
+  // Whether rows for which ChoosesTheLargest() holds may be left to lm_head instead.
+  virtual bool LeavesTheLargest() const { return false; }
 };
 
 // Ids I32 [R] in the backend's memory as choices with nothing said of their probabilities.
@@ -43,6 +45,7 @@ class BackendTokenSampler final : public TokenSampler {
   explicit BackendTokenSampler(Backend& backend) : backend_(backend) {}
   std::unique_ptr<ChosenTokens> Start(const Tensor& logits, std::span<const SampleRow> rows,
                                       const Tensor& ids) override;
+  bool LeavesTheLargest() const override { return true; }
 
   // What it takes from the backend at most.
   static int64_t SizeBytes(int64_t max_rows, int64_t max_context);
