@@ -75,7 +75,8 @@ void ProfiledBackend::Quantize(const QuantizeArgs& args) {
   Time(StrCat("quantize ", args.x.dim(1)), OpClass::kOther, [&] { inner_.Quantize(args); });
 }
 void ProfiledBackend::Linear(const LinearArgs& args) {
-  const bool lm_head = args.y.dtype() != DType::kBF16;  // logits alone are not
+  // Logits alone are not BF16.
+  const bool lm_head = args.largest.defined() || args.y.dtype() != DType::kBF16;
   Time(StrCat(lm_head ? "lm_head " : "linear ", args.w->n(), " x ", args.w->k()),
        lm_head ? OpClass::kLmHead : OpClass::kLinear, [&] { inner_.Linear(args); });
 }

@@ -136,7 +136,8 @@ class NcclRank final : public Ranks {
   }
   int64_t Reserve(Backend& backend, const StepLimits& limits) override {
     const PreparedLinear& w = *limits.lm_head;
-    if (w.quantized() || !IsShared(w.n())) return 0;
+    const bool invariant = limits.reduction == Reduction::kBatchInvariant;
+    if (invariant || w.quantized() || !IsShared(w.n())) return 0;
     const int64_t bytes = std::min(
         kMostSharedBytes, limits.max_logit_rows * w.n() * static_cast<int64_t>(sizeof(float)));
     if (!parts_.defined() || parts_.size_bytes() < bytes)
@@ -147,7 +148,7 @@ class NcclRank final : public Ranks {
   void Linear(Backend& backend, const LinearArgs& linear) override {
     const int64_t rows = linear.y.dim(0), width = linear.y.dim(1) / share_.size;
     if (rows == 0 || !IsShared(linear.y.dim(1)) || !parts_.defined() ||
-        parts_.size_bytes() < linear.y.size_bytes())
+        parts_.num_elements() < linear.y.num_elements())
       return Ranks::Linear(backend, linear);
     Check();
     const Tensor parts = parts_.Rows(0, linear.y.num_elements());

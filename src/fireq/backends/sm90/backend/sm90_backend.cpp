@@ -311,7 +311,8 @@ void Sm90Backend::Quantize(const QuantizeArgs& args) {
 void Sm90Backend::LogitsOfBf16(const LinearArgs& args, const Sm90Linear& w) {
   MakeCodes();
   CheckBorder(args.x.values, "the input of a BF16 linear");
-  FIREQ_CHECK(args.epilogue == Epilogue::kNone && args.y.dtype() == DType::kF32, kUnsupported,
+  const bool logits = !args.y.defined() || args.y.dtype() == DType::kF32;
+  FIREQ_CHECK(args.epilogue == Epilogue::kNone && logits, kUnsupported,
               "a linear kept in BF16 inside a block: the CPU backend runs such checkpoints");
   GemmBf16Args gemm;
   gemm.x = args.x.values.as<bf16_t>();

@@ -177,6 +177,7 @@ Tensor F32Backend::WideWeight(const PreparedLinear& w) {
 void F32Backend::Linear(const LinearArgs& args) {
   if (!IsF32(args.x.values) || args.w->quantized()) return inner_->Linear(args);
   Validate(args);
+  FIREQ_CHECK(!args.largest.defined(), kUnsupported, "the largest outputs of an F32 linear");
   const int64_t tokens = args.x.values.dim(0), n = args.w->n(), k = args.w->k();
   if (tokens == 0) return;
   const auto* wide = dynamic_cast<const F32Linear*>(args.w);
