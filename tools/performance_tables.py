@@ -26,8 +26,10 @@ KV_BYTES = 2 * KV_HEADS * (HEAD_DIM / 2 + 3)  # K and V of a token
 CARDS = {"H100": (3.35e12, 1979e12, 989e12), "H200": (4.8e12, 1979e12, 989e12)}
 
 
-def work(op, phase, tokens, batch, context, calls_a_layer):
-    """Bytes, operations and whether they are FP8, of one call over `tokens` tokens."""
+def work(op, phase, tokens, batch, context, calls_a_layer, logits):
+    """Bytes, operations and whether they are FP8, of one call over `tokens` tokens.
+
+    Without `logits` lm_head writes an id a row instead."""
     name, *shape = re.findall(r"[a-z_]+|\d+", op.replace(" x ", " "))
     if name == "linear":
         n, k = map(int, shape)
@@ -36,7 +38,7 @@ def work(op, phase, tokens, batch, context, calls_a_layer):
         return n * k * WEIGHT_BYTES + tokens * (k + 2 * out + 2 * residual), 2 * tokens * n * k, True
     if name == "lm_head":
         n, k = map(int, shape)
-        return n * k * 2 + tokens * (2 * k + 4 * n), 2 * tokens * n * k, False
+        return n * k * 2 + tokens * (2 * k + 4 * (n if logits else 1)), 2 * tokens * n * k, False
     if name == "attention":
         if phase == "decode":
             return batch * (context * KV_BYTES + 3 * HIDDEN), 4 * batch * context * HIDDEN, True
@@ -59,6 +61,7 @@ def budget(path, batch, context, phase):
         return f"*Not measured: {path.name} has no {phase} of {batch} x {context}.*"
     card = next(name for name in CARDS if name in rows[0]["backend"])
     memory, fp8, bf16 = CARDS[card]
+    logits = any(r["op"] == "sample" for r in rows)  # nobody else reads them
     layers = next(int(r["calls"]) for r in rows if r["op"] == "attention")
     calls_a_layer = max(1, round(layers / LAYERS))
     tokens = batch if phase == "decode" else batch * context // calls_a_layer
@@ -67,7 +70,7 @@ def budget(path, batch, context, phase):
     for r in sorted(rows, key=lambda r: -float(r["share"])):
         last = r["op"].startswith("lm_head")
         counted = work(r["op"], phase, batch // calls_a_layer if last and phase == "prefill" else tokens,
-                       batch, context, calls_a_layer)
+                       batch, context, calls_a_layer, logits)
         us = float(r["us"])
         if counted is None:
             cells = ["", "", "", f"{us:.1f}", ""]
