@@ -1,5 +1,4 @@
-// wgmma: D[64 x N] += A[64 x 16] . B[N x 16]^T of BF16 operands in FP32. Fragments of D,
-// descriptors
+// wgmma: D[64 x N] += A[64 x 16] . B[N x 16]^T of BF16 operands in FP32. D's fragments, descriptors
 // (+ 2 for every 16 columns) and rules as in wgmma.cuh; both operands from shared memory.
 #pragma once
 
