@@ -208,7 +208,14 @@ class Sm90Backend final : public Backend, public StreamOwner {
   void MakeCodes(const void* wanted = nullptr) {
     MakeSum();
     awaited_.Make(stream_->get(), wanted);
-    early_.y = nullptr;  // what is queued now may write there, and is what a reader then waits for
+    ForgetEarlyRows();
+  }
+  // What is queued now may write there, and is what a reader then waits for. At once, in stream
+  // order: a recording that is replayed next counts from zero, too.
+  void ForgetEarlyRows() {
+    const RowsReady rows = std::exchange(early_, {}).rows;
+    if (rows.before > 0)  // no one has read those, and set the counts back
+      FIREQ_CUDA(cudaMemsetAsync(rows.counts, 0, rows.count_bytes(), stream_->get()));
   }
   void MakeSum() {
     if (awaited_sum_) std::exchange(awaited_sum_, std::nullopt)->run();
@@ -399,8 +406,6 @@ void Sm90Backend::RunGemm(const LinearArgs& args, const Sm90Linear& w, OutType o
   const GemmPlan plan = Plan(args, shape);
   // What becomes of gate and up is quantised next.
   gemm.announces = args.epilogue == Epilogue::kSiluMul;
-  if (gemm.announces && early_.rows.before > 0)  // no one has read those, and set the counts back
-    FIREQ_CUDA(cudaMemsetAsync(early_.rows.counts, 0, early_.rows.count_bytes(), stream_->get()));
   LaunchGemmI4F8(plan, gemm, stream_->get());
   if (!gemm.announces) return;
   early_ = {RowsReadyEarly(plan, gemm), gemm.x, y};
