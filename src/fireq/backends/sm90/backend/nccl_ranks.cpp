@@ -93,6 +93,8 @@ class NcclRank final : public Ranks {
     FIREQ_CHECK(values.dtype() == DType::kBF16, kUnsupported, "a sum of ", Name(values.dtype()),
                 " over GPUs");
     Check();
+    // Else a turn of the boxes in which no rank waits for another.
+    if (values.num_elements() == 0) return;
     const cudaStream_t stream = backend_.stream().get();
     if (group_->boxes && group_->boxes->Takes(values.size_bytes())) {
       const auto sum = [group = group_, values, rank = share_.rank, stream] {
@@ -128,9 +130,12 @@ class NcclRank final : public Ranks {
                       stream = backend_.stream().get()] {
       group->boxes->AddToOwners(rank, x, parts, stream);
     };
+    // The GEMM may still be reading where its own codes are.
     const auto sum_and_norm = [group = group_, x, parts, rank = share_.rank,
-                               stream = backend_.stream().get()](const CodesToMake& codes) {
-      return group->boxes->AddToOwnersAndNorm(rank, x, parts, codes, stream);
+                               stream = backend_.stream().get(),
+                               read = linear.x.values.data()](const CodesToMake& codes) {
+      return codes.out.values.data() != read &&
+             group->boxes->AddToOwnersAndNorm(rank, x, parts, codes, stream);
     };
     backend_.Await({x.data(), sum, sum_and_norm});
   }

@@ -43,7 +43,8 @@ void LaunchPeerSumNorm(const PeerSumNormParams& params, cudaStream_t stream);
 // Where ranks own rows (plan.h): x += the sum over the ranks of their parts, by each row's owner,
 // who has it afterwards; the others get what the call is for.
 enum class PartsAt : uint8_t {
-  kBoxes,   // the owners' already: the kernel in front has sent them (gemm_i4f8)
+  kBoxes,   // the owners' already: the kernel in front has sent them (gemm_i4f8), and may still be
+            // at it, so that what it reads is neither x nor the norm's codes
   kMemory,  // this rank's
   kNowhere  // there are none to add
 };
