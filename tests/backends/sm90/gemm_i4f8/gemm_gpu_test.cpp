@@ -241,5 +241,59 @@ TEST_F(GemmI4F8, DeepSumsOfTheTableStayInBounds) {
   }
 }
 
+// Needs no GPU. What RowsReady promises: each block of rows that is announced is counted to `full`
+// by tiles that are not cut, and at least one row is not announced.
+TEST(GemmI4F8RowsReady, AreOfWholeTilesAndNotAllRows) {
+  const auto ready = [](const GemmPlan& plan, const GemmShape& shape, bool announces) {
+    static uint8_t workspace;
+    GemmI4F8Args args;
+    args.layout.n = shape.n;
+    args.layout.k = shape.k;
+    args.m = shape.m;
+    args.workspace = &workspace;
+    args.announces = announces;
+    return RowsReadyEarly(plan, args);
+  };
+  const auto served = [](const GemmShape& shape) {
+    return MakeGemmPlan(shape, Products::kServed, {});
+  };
+  struct Case {
+    GemmShape shape;
+    int64_t before;
+  };
+  // What tests of the backend and of replays mean to run.
+  for (const auto& [shape, before] :
+       {Case{{256, 28672, 4096}, 0}, Case{{1000, 8192, 512}, 768}, Case{{1024, 28672, 4096}, 768},
+        Case{{1024, 22016, 4096}, 768}}) {
+    EXPECT_EQ(ready(served(shape), shape, true).before, before) << shape.m << " x " << shape.n;
+    EXPECT_EQ(ready(served(shape), shape, false).before, 0);
+  }
+  for (const auto& [n, k] : {std::pair<int64_t, int64_t>{8192, 512},
+                             {22016, 4096},
+                             {28672, 4096},
+                             {27648, 5120},
+                             {14336, 8192}}) {
+    for (int64_t i = 0; i < 3 * 64; ++i) {
+      const int64_t m = 64 * (1 + i / 3) + i % 3 - 1;
+      const GemmShape shape{m, n, k};
+      const GemmPlan plan = served(shape);
+      const RowsReady rows = ready(plan, shape, true);
+      if (rows.before == 0) continue;
+      ASSERT_LT(rows.before, m);
+      ASSERT_EQ(rows.before % rows.rows, 0);
+      const auto announced = static_cast<int>(rows.before / rows.rows);
+      const int token_tiles = announced + 1;
+      const WideTileOrder order(plan.tiles / token_tiles, token_tiles,
+                                TokenTilesOfEarlyBand(token_tiles));
+      std::vector<uint32_t> counts(static_cast<size_t>(token_tiles));
+      for (int tile = 0; tile < plan.whole_tiles; ++tile)
+        counts[static_cast<size_t>(order.At(tile).token_tile)] +=
+            static_cast<uint32_t>(plan.cluster);
+      for (int tile = 0; tile < announced; ++tile)
+        ASSERT_EQ(counts[static_cast<size_t>(tile)], rows.full) << m << " x " << n << ": " << tile;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fireq::sm90
