@@ -96,7 +96,6 @@ void BenchDecode(const Shape& s, bool programmatic) {
     args.tensors = {.q = step.q.data(),
                     .scale_q = step.scale_q.data(),
                     .pages = step.pages.data(),
-                    .pages_bytes = step.pages.size_bytes(),
                     .query_start = step.query_start.data(),
                     .context_len = step.context_len.data(),
                     .page_table = step.page_table.data(),

@@ -35,7 +35,6 @@ class Runner {
     args.tensors = {.q = d.q.data(),
                     .scale_q = d.q_scale.data(),
                     .pages = d.pages.data(),
-                    .pages_bytes = d.pages.size_bytes(),
                     .query_start = d.query_start.data(),
                     .context_len = d.context_len.data(),
                     .page_table = d.page_table.data(),

@@ -70,7 +70,6 @@ class DecodeKernel {
     if (threadIdx.x < kComputeThreads) {
       const int32_t page = Loader::GuessPage(p_);
       InitBarriers();
-      if constexpr (kFinishes) WarmTranslations();
       if (p_.cuts > 0) table_[threadIdx.x] = page;
     }
     __syncthreads();
@@ -99,21 +98,6 @@ class DecodeKernel {
     if (stage < p_.stages) MbarrierInit((lane % 2 == 0 ? full_ : empty_) + stage, 1);
     if (threadIdx.x == 31) MbarrierInit(parts_full_, 1);
     FenceMbarrierInit();
-  }
-
-  // While the lengths, and then the kernel in front, are waited for: a line of each region that a
-  // translation covers, so that no page waits for one. Of two CTAs, who mostly share an SM, each
-  // takes every other region.
-  __device__ void WarmTranslations() const {
-    constexpr int64_t kRegion = 2 << 20;
-    constexpr int kMost = 8;  // a thread: of pools of 4 GB all
-    const int first = static_cast<int>(threadIdx.x) * 2 + (2 * blockIdx.x < gridDim.x ? 0 : 1);
-#pragma unroll 1
-    for (int i = 0; i < kMost; ++i) {
-      const int64_t at = (first + i * 2 * kComputeThreads) * kRegion;
-      if (at >= p_.pages_bytes) break;
-      PrefetchL2(p_.pages + at);
-    }
   }
 
   __device__ DecodeSegment Find(int32_t unit) const {

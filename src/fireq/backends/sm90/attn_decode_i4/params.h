@@ -29,7 +29,6 @@ struct AttnDecodeParams {
   const uint8_t* q = nullptr;            // e4m3 [T, H, Dh]
   const float* scale_q = nullptr;        // f32 [T, H]
   const uint8_t* pages = nullptr;        // KvPageLayout pages of one layer
-  int64_t pages_bytes = 0;               // all of them; 0: not known
   const int32_t* query_start = nullptr;  // i32 [S + 1]
   const int32_t* context_len = nullptr;  // i32 [S]; 0 gives a zero output
   const int32_t* page_table = nullptr;   // i32 [S, max_pages]
