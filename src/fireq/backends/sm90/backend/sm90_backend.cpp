@@ -6,6 +6,7 @@
 
 #include "fireq/backends/sm90/backend/arrivals.h"
 #include "fireq/backends/sm90/backend/awaited_codes.h"
+#include "fireq/backends/sm90/backend/bf16_gemm.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/paged_attention.h"
 #include "fireq/backends/sm90/backend/prepared.h"
@@ -108,6 +109,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
         device_(QueryGemmDevice()),
         gemm_workspace_(GemmWorkspaceBytes(device_)),
         largest_workspace_(GemmBf16WorkspaceBytes()),
+        bf16_gemm_(stream_),
         attention_(stream_, ring_, device_.num_sms) {
     KeepFreedMemory(device);
     FIREQ_CUDA(cudaMemsetAsync(gemm_workspace_.data(), 0,
@@ -246,6 +248,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   GemmDevice device_;
   DeviceBuffer<uint8_t> gemm_workspace_;
   DeviceBuffer<uint8_t> largest_workspace_;
+  Bf16Gemm bf16_gemm_;
   Tensor half_logits_;
   AwaitedCodes awaited_;
   std::optional<AwaitedSum> awaited_sum_;
@@ -358,12 +361,10 @@ bool Sm90Backend::PartOfLinear(const LinearArgs& args, int64_t first, const Tens
   Validate(args, DType::kF16);
   const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
   if (w.quantized() || args.x.values.dtype() != DType::kBF16 || args.y.dtype() != DType::kF32 ||
-      args.epilogue != Epilogue::kNone)
+      args.epilogue != Epilogue::kNone || args.reduction == Reduction::kBatchInvariant)
     return false;
   MakeCodes();
-  GemmBf16Args gemm = MakeGemm(args, w.bf16.Rows(first, first + y.dim(1)));
-  gemm.y = y.as<float>();
-  LaunchGemmBf16(gemm, stream_->get());
+  bf16_gemm_.Run(args.x.values, w.bf16.Rows(first, first + y.dim(1)), y);
   return true;
 }
 
