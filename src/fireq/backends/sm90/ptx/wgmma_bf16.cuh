@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fireq/backends/sm90/ptx/wgmma.cuh"
+#include "fireq/backends/sm90/ptx/wgmma_operands.h"
 
 namespace fireq::sm90 {
 
@@ -10,16 +11,6 @@ template <int N>
 struct WgmmaBf16;
 
 // clang-format off
-#define FIREQ_TENS2(t) "%" #t "0,%" #t "1"
-#define FIREQ_TENS4(t) FIREQ_TENS2(t) ",%" #t "2,%" #t "3"
-#define FIREQ_TENS6(t) FIREQ_TENS4(t) ",%" #t "4,%" #t "5"
-#define FIREQ_TENS8(t) FIREQ_TENS6(t) ",%" #t "6,%" #t "7"
-#define FIREQ_TENS(t) FIREQ_TENS8(t) ",%" #t "8,%" #t "9"
-#define FIREQ_ACC4(o) "+f"(d[o]), "+f"(d[o + 1]), "+f"(d[o + 2]), "+f"(d[o + 3])
-#define FIREQ_ACC8(o) FIREQ_ACC4(o), FIREQ_ACC4(o + 4)
-#define FIREQ_ACC16(o) FIREQ_ACC8(o), FIREQ_ACC8(o + 8)
-#define FIREQ_ACC32(o) FIREQ_ACC16(o), FIREQ_ACC16(o + 16)
-#define FIREQ_ACC64(o) FIREQ_ACC32(o), FIREQ_ACC32(o + 32)
 #define FIREQ_WGMMA_BF16(N, REGS, p0, p1, p2, ...)                                                 \
   template <>                                                                                      \
   struct WgmmaBf16<N> {                                                                            \
@@ -43,16 +34,6 @@ FIREQ_WGMMA_BF16(128, FIREQ_TENS() "," FIREQ_TENS(1) "," FIREQ_TENS(2) "," FIREQ
                  64, 65, 66, FIREQ_ACC64(0))
 
 #undef FIREQ_WGMMA_BF16
-#undef FIREQ_ACC64
-#undef FIREQ_ACC32
-#undef FIREQ_ACC16
-#undef FIREQ_ACC8
-#undef FIREQ_ACC4
-#undef FIREQ_TENS
-#undef FIREQ_TENS8
-#undef FIREQ_TENS6
-#undef FIREQ_TENS4
-#undef FIREQ_TENS2
 // clang-format on
 
 }  // namespace fireq::sm90
