@@ -4,7 +4,6 @@
 
 #include <cstdint>
 
-#include "fireq/backends/sm90/attn_decode_i4/fresh_token.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/params.h"
 #include "fireq/backends/sm90/attn_decode_i4/plan.h"
 #include "fireq/backends/sm90/attn_decode_i4/schedule.cuh"
@@ -16,9 +15,8 @@
 namespace fireq::sm90 {
 
 // With kAhead, for long pieces, the next pages are looked up while these are copied, and no more
-// than kWindow are on their way. Where the kernel writes the step's tokens, a segment's last page
-// completes on `older`, and is full with its token.
-template <int kDim, int kRows, bool kAhead, class Rope>
+// than kWindow are on their way.
+template <int kDim, int kRows, bool kAhead>
 class DecodeLoader {
  public:
   static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
@@ -29,15 +27,13 @@ class DecodeLoader {
   // `table` [kTablePages]: what GuessPage gave, where segments are cut.
   __device__ DecodeLoader(const AttnDecodeParams& p, const DecodePiece& piece,
                           DecodeSchedule schedule, uint8_t* ring, Mbarrier* full, Mbarrier* empty,
-                          Mbarrier* older, const int32_t* table, const Rope& rope)
+                          const int32_t* table)
       : p_(p),
-        rope_(rope),
         piece_(piece),
         schedule_(schedule),
         ring_(ring),
         full_(full),
         empty_(empty),
-        older_(older),
         table_(table) {}
 
   // While the lengths are on their way: where segments are cut, the sequence is known if there is
@@ -70,10 +66,6 @@ class DecodeLoader {
       const int32_t stop = min(at + p_.stages, piece_.end);
       CopyUnits(FindSource(at + lane, stop), stop - at);
       at = stop;
-      if (kWrites) {  // from here on queries are fetched ahead
-        GridDependencyWait();
-        waited_ = true;
-      }
     }
     Source source = {};
     if (kAhead) source = FindSource(at + lane, piece_.end);
@@ -87,7 +79,6 @@ class DecodeLoader {
   }
 
  private:
-  static constexpr bool kWrites = kWritesTokens<Rope>;
   static constexpr int kWindow = 4;  // pages
 
   // Where a unit's page is, and how many groups of 16 tokens of it; 0 where there is none.
@@ -95,7 +86,7 @@ class DecodeLoader {
     int32_t number;
     int32_t head;
     int32_t groups;
-    bool fresh;  // this step's own tokens belong into it
+    bool fresh;  // this step's own tokens have been written into it
   };
   __device__ __forceinline__ Source FindSource(int32_t unit, int32_t end) const {
     Source source = {};
@@ -125,15 +116,11 @@ class DecodeLoader {
   // The warps that compute will want them all at once, behind the pages that are asked for now. Not
   // before they are there: the L1 would keep what was there before.
   __device__ __forceinline__ void PrefetchQueries(const DecodeSegment& segment) const {
-    if constexpr (kWrites) {
-      FreshTokens<kDim>::Prefetch(p_, rope_, segment);
-    } else {
-      for (int row = 0; row < kRows; ++row) {
-        const int64_t index = segment.template RowIndex<kRows>(p_, row);
-        if (index < 0) break;
-        PrefetchL1(p_.q + index * kDim);
-        if (row == 0) PrefetchL1(p_.scale_q + index);
-      }
+    for (int row = 0; row < kRows; ++row) {
+      const int64_t index = segment.template RowIndex<kRows>(p_, row);
+      if (index < 0) break;
+      PrefetchL1(p_.q + index * kDim);
+      if (row == 0) PrefetchL1(p_.scale_q + index);
     }
   }
 
@@ -143,16 +130,16 @@ class DecodeLoader {
     const uint8_t* from =
         p_.pages + int64_t{kStageBytes} * (int64_t{source.number} * p_.kv_heads + source.head);
     // Pages that this step's own tokens were written into wait for the kernel that wrote them;
-    // older ones need not, and none does where the token is put into the ring.
+    // older ones need not.
     const uint32_t fresh_lanes = __ballot_sync(0xFFFFFFFFu, source.fresh);
     for (int i = 0; i < count; ++i) {
-      if (!kWrites && !waited_ && (fresh_lanes >> i & 1) != 0) {
+      if (!waited_ && (fresh_lanes >> i & 1) != 0) {
         GridDependencyWait();
         waited_ = true;
       }
       if constexpr (kAhead) WaitForWindow();
       MbarrierWait(empty_ + stage_, phase_);
-      if (lane == i) Copy(from, source, stage_);
+      if (lane == i) Copy(from, source.groups, stage_);
       __syncwarp();
       if (++stage_ == p_.stages) {
         stage_ = 0;
@@ -177,38 +164,35 @@ class DecodeLoader {
 
   // A page's first `groups` groups of 16 tokens, none for a page that is not there, into a stage.
   // The others' codes are then those of another page: finite, and multiplied by zeros.
-  __device__ __forceinline__ void Copy(const uint8_t* from, const Source& source, int stage) {
-    const int groups = source.groups;
+  __device__ __forceinline__ void Copy(const uint8_t* source, int groups, int stage) {
     if (groups == 0) {
       MbarrierArrive(full_ + stage);
       return;
     }
-    Mbarrier* barrier = (kWrites && source.fresh ? older_ : full_) + stage;
     const auto copy = [&](int64_t offset, uint32_t bytes) {
-      BulkLoad(ring_ + stage * kStageBytes + offset, from + offset, bytes, barrier, kEvictFirst);
+      BulkLoad(ring_ + stage * kStageBytes + offset, source + offset, bytes, full_ + stage,
+               kEvictFirst);
     };
     if (groups == kGroups) {
-      MbarrierArriveExpectTx(barrier, kStageBytes);
+      MbarrierArriveExpectTx(full_ + stage, kStageBytes);
       copy(0, kStageBytes);
       return;
     }
     constexpr int64_t kScales = kLayout.k_scale_offset();
     constexpr auto kScaleBytes = static_cast<uint32_t>(kStageBytes - kScales);
     const uint32_t codes = static_cast<uint32_t>(groups * kDim * kVGroupBytes);  // of K, and of V
-    MbarrierArriveExpectTx(barrier, 2 * codes + kScaleBytes);
+    MbarrierArriveExpectTx(full_ + stage, 2 * codes + kScaleBytes);
     copy(0, codes);
     copy(kLayout.v_offset(), codes);
     copy(kScales, kScaleBytes);
   }
 
   const AttnDecodeParams& p_;
-  const Rope& rope_;
   const DecodePiece& piece_;
   DecodeSchedule schedule_;
   uint8_t* ring_;
   Mbarrier* full_;
   Mbarrier* empty_;
-  Mbarrier* older_;
   const int32_t* table_;
   int stage_ = 0;
   uint32_t phase_ = 1;  // the first pass over the ring waits for nobody

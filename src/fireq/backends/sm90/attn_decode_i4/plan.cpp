@@ -28,10 +28,6 @@ int Cluster(int64_t ctas, int64_t cuts, int64_t rounds, int64_t sms_of_segment) 
 }
 }  // namespace
 
-bool DecodeCanWriteTokens(const AttnDecodeShape& shape, bool qk_norm, bool hadamard) {
-  return shape.max_query_len == 1 && shape.num_heads <= 8 * shape.kv_heads && !qk_norm && !hadamard;
-}
-
 AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   FIREQ_CHECK(shape.head_dim == 64 || shape.head_dim == 128, kUnsupported,
               "decode attention: head_dim ", shape.head_dim, " is neither 64 nor 128");
@@ -44,10 +40,6 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   AttnDecodePlan plan;
   plan.head_dim = static_cast<int>(shape.head_dim);
   plan.rows = rows <= 8 ? 8 : kDecodeMaxRows;
-  FIREQ_CHECK(!shape.writes_tokens || (rows <= 8 && shape.max_query_len == 1), kUnsupported,
-              "decode attention writes the tokens of a step: ", shape.max_query_len,
-              " tokens a sequence, ", rows, " query rows");
-  plan.writes_tokens = shape.writes_tokens;
   plan.row_tiles = static_cast<int>(CeilDiv<int64_t>(rows, plan.rows));
   plan.ctas = DecodeCtasPerSm(plan.rows) * static_cast<int>(shape.num_sms);
 
@@ -69,10 +61,8 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   const int64_t part_rows = int64_t{plan.cluster - 1} * plan.rows;
   const int64_t parts = part_rows * plan.head_dim * 4;
   const int64_t table = plan.cuts == 0 ? 0 : int64_t{warps} * 32 * 4;
-  const int64_t older = plan.writes_tokens ? kDecodeMaxStages * 8 : 0;
-  const int64_t codes = plan.writes_tokens ? kDecodeTokenBytes : 0;
-  const int64_t fixed = parts + part_rows * 8 + sums + stats + kBarriers * 8 + older + codes +
-                        table + kFlagAndPiece + AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
+  const int64_t fixed = parts + part_rows * 8 + sums + stats + kBarriers * 8 + table +
+                        kFlagAndPiece + AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
   // A multiple of the warps: a stage then always belongs to the same warp. With any other number a
   // warp could run a whole ring ahead of a page that is late, and take the phase before for its
   // own.
@@ -87,9 +77,7 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   shared.sums = shared.part_stats + static_cast<int32_t>(part_rows * 8);
   shared.stats = shared.sums + static_cast<int32_t>(sums);
   shared.barriers = shared.stats + static_cast<int32_t>(stats);
-  shared.older = shared.barriers + kBarriers * 8;
-  shared.codes = shared.older + static_cast<int32_t>(older);
-  shared.table = shared.codes + static_cast<int32_t>(codes);
+  shared.table = shared.barriers + kBarriers * 8;
   shared.flag = shared.table + static_cast<int32_t>(table);
   shared.prefix = shared.flag + kFlagAndPiece;
   shared.bytes = static_cast<int32_t>(plan.stages * layout.head_bytes() + fixed);
