@@ -125,7 +125,7 @@ class PrefillConsumer : PrefillFragment {
     const int32_t masked = Uniform(Piece().masked_tiles[group_]);
     TakeTurn();
     for (int32_t left = tiles; left > 0; --left) {
-      MbarrierWait(&shared_.full[place_.stage], place_.phase);
+      MbarrierWait(&shared_.full[place_.stage], place_.parity);
 #pragma unroll 1
       for (int term = 0; term < kTerms; ++term) {
         AddTile(term, left, term == 0 && left == tiles, left <= masked);
@@ -207,7 +207,7 @@ class PrefillConsumer : PrefillFragment {
   // A tile that only other warpgroups need. It must have been filled before it is given back:
   // else this arrival would count for the phase before.
   __device__ __forceinline__ void Skip() {
-    MbarrierWait(&shared_.full[place_.stage], place_.phase);
+    MbarrierWait(&shared_.full[place_.stage], place_.parity);
     Release(place_.stage);
     place_.Next();
     for (int term = 0; term < kTerms; ++term) {

@@ -10,6 +10,7 @@
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/backends/sm90/ptx/mbarrier.cuh"
+#include "fireq/backends/sm90/ptx/ring.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {
@@ -225,19 +226,6 @@ __device__ __forceinline__ void LoadQueryBox(const PrefillWork& work,
   TmaLoad3D(shared.q[buffer][0], &p.queries, 0, work.kv_head * p.group.size,
             work.first_token + query, full, kEvictFirst);
 }
-
-// A position in a ring of kCount barriers.
-template <int kCount>
-struct RingPlace {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ __forceinline__ void Next() {
-    if (++stage == kCount) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-};
 
 // The piece of work at place `at` of AttnPrefillPlan::pieces.
 __device__ __forceinline__ void LoadPrefillWork(const AttnPrefillKernelParams& p, int32_t at,

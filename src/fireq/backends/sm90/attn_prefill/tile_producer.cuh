@@ -122,7 +122,7 @@ class PrefillTileProducer : PrefillAnnouncer<kDim, PrefillSource::kTiles> {
                                            RingPlace<Shared::kStages>& place) const {
     // In front of the wait for the stage, which hides how long a look takes.
     if (p_.halves > 0) WaitUnpacked(number);
-    MbarrierWait(&shared_.empty[place.stage], place.phase ^ 1);
+    MbarrierWait(&shared_.empty[place.stage], place.parity ^ 1);
     if (ElectOne()) {
       const Tile* from = static_cast<const Tile*>(p_.workspace) + number;
       Mbarrier* full = &shared_.full[place.stage];

@@ -1,12 +1,12 @@
-// A few tokens against many rows: every CTA has its own rows of the weight, all tokens and one warp
-// that keeps copies going; two warpgroups multiply, tokens as the rows of wgmma's A.
+// A few tokens against many rows: every CTA has its own rows of the weight, all tokens and two
+// warps that keep copies going; two warpgroups multiply, tokens as the rows of wgmma's A.
 #pragma once
 
 #include <cmath>
 
 #include "fireq/backends/sm90/gemm_bf16/config.h"
-#include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ring.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 #include "fireq/backends/sm90/ptx/wgmma_bf16.cuh"
 #include "fireq/backends/sm90/sample_logits/logit_rank.cuh"

@@ -14,12 +14,12 @@
 
 #include "fireq/backends/sm90/gemm_i4f8/operand.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
-#include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/backends/sm90/gemm_i4f8/stream_config.h"
 #include "fireq/backends/sm90/gemm_i4f8/stream_outputs.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
+#include "fireq/backends/sm90/ptx/ring.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {

@@ -6,11 +6,11 @@
 #include "fireq/backends/sm90/gemm_i4f8/epilogue.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/operand.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
-#include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/wide_epilogue.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/wide_shared.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/wide_walk.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
+#include "fireq/backends/sm90/ptx/ring.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {

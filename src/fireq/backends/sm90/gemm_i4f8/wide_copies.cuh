@@ -5,11 +5,11 @@
 #include <cuda.h>
 
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
-#include "fireq/backends/sm90/gemm_i4f8/ring.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/wide_shared.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/wide_walk.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
+#include "fireq/backends/sm90/ptx/ring.cuh"
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {
