@@ -135,7 +135,7 @@ TEST_F(FfnReplay, TwentyThousandReplaysGiveTheSameBits) {
 }
 
 // Rows that are quantised before gate|up has ended, beside rows of a GEMM that has: several bands
-// of token tiles, a last one with few tokens, and (Llama-2-7B's) one whose last tiles are cut.
+// of token tiles, a last one with few tokens, and (Llama-2-7B's) one whose last tiles are dealt.
 TEST_F(FfnReplay, RowsReadyEarlyGiveTheSameBits) {
   constexpr int kReplays = 300;
   struct Case {

@@ -20,8 +20,9 @@ namespace {
 constexpr double kExactBound = 1e-3;
 constexpr double kTableBound = 5e-3;
 
-constexpr const char* kTableVariants[] = {"table_256x128", "table_192x128", "table_128x128",
-                                          "table_128x64", "table_256x64"};
+constexpr const char* kTableVariants[] = {
+    "table_256x128", "table_192x128",       "table_128x128",      "table_128x64",
+    "table_256x64",  "table_256x128_dealt", "table_128x128_dealt"};
 
 class GemmI4F8 : public testing::Test {
  protected:

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 #include <utility>
 #include <vector>
@@ -118,6 +119,97 @@ TEST(GemmI4F8Plan, WideTilesAreCutOnRequest) {
       }
     }
     EXPECT_GT(cut, 20) << name;
+  }
+}
+
+// Every unit of the tiles that are dealt belongs to one cluster. A tile's beginning is finished by
+// who has it, with the parts of the clusters behind it in the order of K, each of whom hands over
+// one part at most, before anything else.
+void CheckDeal(int tiles, int units, int most_clusters, int lag) {
+  const WideDeal deal = DealTiles(tiles, units, most_clusters, lag);
+  const int clusters = deal.clusters;
+  ASSERT_LE(clusters, most_clusters);
+  ASSERT_EQ(deal.begin[clusters], tiles * units);
+  int longest = 0;
+  for (int c = 0; c < clusters; ++c) {
+    ASSERT_LT(deal.begin[c], deal.begin[c + 1]);
+    longest = std::max(longest, deal.begin[c + 1] - deal.begin[c]);
+  }
+  std::vector<int> done(static_cast<size_t>(tiles));  // units of each tile, from its beginning
+  std::vector<int> parts(static_cast<size_t>(tiles));
+  for (int c = 0; c < clusters; ++c) {
+    const WideDeal::Share share = deal.Of(c);
+    if (share.hands_over()) {
+      int& so_far = done[static_cast<size_t>(share.tile)];
+      ASSERT_EQ(so_far, share.begin);
+      ASSERT_GT(so_far, 0);
+      ASSERT_LE(share.end - share.begin, std::max(1, longest - lag));
+      so_far = share.end;
+      ++parts[static_cast<size_t>(share.tile)];
+    }
+    for (int i = 0; i < share.whole; ++i) {
+      ASSERT_EQ(done[static_cast<size_t>(share.first + i)], 0);
+      done[static_cast<size_t>(share.first + i)] = units;
+    }
+    if (!share.finishes()) continue;
+    const int tile = share.first + share.whole;
+    ASSERT_EQ(done[static_cast<size_t>(tile)], 0);
+    ASSERT_LT(share.units, units);
+    done[static_cast<size_t>(tile)] = share.units;
+  }
+  for (const int count : done) ASSERT_EQ(count, units);
+  for (int c = 0; c < clusters; ++c) {
+    const WideDeal::Share share = deal.Of(c);
+    if (!share.finishes()) continue;
+    const int tile = share.first + share.whole;
+    int behind = 0;
+    while (deal.HasPart(c + 1 + behind, tile)) ++behind;
+    ASSERT_EQ(behind, parts[static_cast<size_t>(tile)]);
+  }
+}
+
+TEST(GemmI4F8Plan, DealtTilesAreEachFinishedOnce) {
+  for (int tiles = 1; tiles <= 14; ++tiles)
+    for (int units = 1; units <= 9; ++units)
+      for (int clusters = 1; clusters <= tiles * units && clusters <= 11; ++clusters)
+        for (const int lag : {0, 1, 2}) CheckDeal(tiles, units, clusters, lag);
+  CheckDeal(46, 8, 66, 0);
+  CheckDeal(40, 16, 66, 1);
+  CheckDeal(16, 112, 66, 1);
+}
+
+TEST(GemmI4F8Plan, TilesOfTheLastWaveAreDealtToAllClusters) {
+  const GemmDevice device;
+  const int room = device.max_clusters[2];
+  for (const char* name : {"table_256x128_dealt", "table_128x128_dealt"}) {
+    const int variant = FindGemmVariant(name);
+    int dealt = 0;
+    for (const int64_t n : {64, 2560, 4096, 12288, 22016, 28672}) {
+      for (const int64_t k : {64, 576, 4096, 14336}) {
+        for (const int64_t m : {128, 256, 512, 1000, 4096}) {
+          EXPECT_FALSE(MakeForcedGemmPlan({m, n, k}, variant, 2).cuts_tiles());
+          const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, 2, device, true);
+          if (!plan.cuts_tiles()) continue;
+          ++dealt;
+          const int tiles = plan.tiles - plan.whole_tiles;
+          ASSERT_EQ(plan.whole_tiles % plan.num_clusters, 0);
+          ASSERT_LE(plan.num_clusters, tiles * plan.units);
+          ASSERT_LE(plan.num_clusters, room);
+          ASSERT_TRUE(plan.num_clusters == room || plan.whole_tiles == 0);
+          ASSERT_TRUE(plan.whole_tiles == 0 || 2 * tiles >= room);
+        }
+      }
+    }
+    EXPECT_GT(dealt, 20) << name;
+  }
+}
+
+// What is handed over in 16 bits is never too large for them.
+TEST(GemmI4F8Plan, PartsFitTheirUnit) {
+  for (const int64_t k : {64, 576, 4096, 28672, 1 << 20}) {
+    const float largest = 448.0f * 448.0f * static_cast<float>(k) / WidePartUnit(k);
+    EXPECT_LT(largest, 65504.0f);
+    EXPECT_TRUE(WidePartUnit(k) == 1.0f || largest >= 65504.0f / 2) << k;
   }
 }
 

@@ -53,13 +53,13 @@ void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
 }
 
 // The workspace: counts of cut tiles, counts of token tiles that are ready, then sums of the
-// largest tile a CTA.
+// largest tile a CTA, in 16 bits.
 constexpr int64_t kCountBytes = 4096;
 constexpr int64_t kReadyCounts = kCountBytes / 2 / sizeof(uint32_t);
 // With two token tiles each band of them is one: reading all weights twice costs more than is
 // gained.
 constexpr int64_t kLeastReadyTiles = 3;
-constexpr int64_t kMaxPartialBytes = int64_t{256} * 128 * sizeof(float);
+constexpr int64_t kMaxPartialBytes = int64_t{256} * 128 * sizeof(uint16_t);
 
 GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   GemmI4F8Params p{};
@@ -88,9 +88,12 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
     p.waves = plan.whole_tiles / plan.num_clusters;
     p.wave_rest = plan.whole_tiles % plan.num_clusters;
     p.parts = Divisor(plan.parts);
+    p.deal = plan.deal;
+    p.part_unit = WidePartUnit(a.layout.k);
+    p.parts_a_unit = 1.0f / p.part_unit;
   }
   p.counts = static_cast<uint32_t*>(a.workspace);
-  p.partials = static_cast<float*>(a.workspace) + kCountBytes / sizeof(float);
+  p.partials = reinterpret_cast<uint4*>(static_cast<uint8_t*>(a.workspace) + kCountBytes);
   p.out = a.out;
   p.bf16_x = a.bf16_x;
   p.norm = a.norm;

@@ -31,7 +31,7 @@ GemmInstance MakeInstance() {
                                 kV.resident_groups>;
     return {GemmI4F8Stream<Config, Epilogue>, Config::kThreads, Config::kSharedBytes, kV.tokens};
   } else {
-    using Config = WideConfig<kV.tokens, kV.row_blocks, kV.groups, kV.shares_block>;
+    using Config = WideConfig<kV.tokens, kV.row_blocks, kV.groups, kV.shares_block, kV.deals>;
     return {GemmI4F8Wide<Config, Epilogue>, Config::kThreads, Config::kSharedBytes,
             kV.tokens / Config::kClusterCtas};
   }

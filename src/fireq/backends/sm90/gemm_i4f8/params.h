@@ -30,8 +30,11 @@ struct GemmI4F8Params {
   int whole_tiles;           // the first tiles, not cut along K
   int waves;                 // how many of them every cluster has
   int wave_rest;             // how many clusters have one more
-  Divisor parts;             // into how many the other tiles are cut
-  float* partials;           // wide kernel: sums of tiles that are
+  Divisor parts;             // into how many the other tiles are cut, if not dealt
+  WideDeal deal;             // of them, if they are
+  uint4* partials;           // wide kernel: sums of tiles that are cut, in 16 bits,
+  float part_unit;           // in so many
+  float parts_a_unit;        // 1 / part_unit
   uint32_t* counts;          // and how many of them are there, a tile
   int tiles_per_cluster;     // stream kernel
   Divisor ranks;             // CTAs of a cluster

@@ -1,6 +1,7 @@
 #include "fireq/backends/sm90/gemm_i4f8/plan.h"
 
 #include <algorithm>
+#include <cstdint>
 
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/backends/sm90/gemm_i4f8/wide_config.h"
@@ -18,9 +19,8 @@ void CheckShape(const GemmShape& shape) {
               ": n and k must be multiples of 64");
 }
 
-// Whole tiles wave by wave; if `cut`, those that do not fill a wave are dealt to several clusters
-// each. Shares that straddle tiles would fill it better, but cost more than that: each handed-over
-// tile is 128 KB a CTA through L2.
+// Whole tiles wave by wave; if `cut`, those that do not fill a wave are dealt: to several clusters
+// each, or evenly to all of them.
 void DealWide(GemmPlan& plan, int room, bool cut) {
   constexpr int kLeastUnits = 1;  // of a part
   const bool one_tile = WideOneTile(plan.kernel().tokens, plan.kernel().groups);
@@ -29,7 +29,19 @@ void DealWide(GemmPlan& plan, int room, bool cut) {
   plan.whole_tiles = plan.tiles;
   const int rest = plan.tiles % room;
   if (!cut || rest == 0) return;
-  const int parts = std::min(room / rest, plan.units / kLeastUnits);
+  if (plan.kernel().deals) {
+    // With a wave more where a tile would have many parts.
+    const int waves = plan.tiles / room - (2 * rest < room && plan.tiles > room ? 1 : 0);
+    const int dealt = plan.tiles - waves * room, units = dealt * plan.units;
+    if (units > UINT16_MAX || room > WideDeal::kMaxClusters || (waves > 0 && units < room)) return;
+    // A part is 3 to 4 us on its way; a unit of 256 tokens takes 2.9, of 128 1.8.
+    const int lag = waves > 0 ? 0 : (plan.kernel().tokens > 128 ? 1 : 2);
+    plan.whole_tiles = waves * room;
+    plan.deal = DealTiles(dealt, plan.units, std::min(room, units), lag);
+    plan.num_clusters = plan.deal.clusters;
+    return;
+  }
+  const int parts = std::min({room / rest, plan.units / kLeastUnits, kWideMaxParts});
   if (parts < 2) return;
   plan.whole_tiles = plan.tiles - rest;
   plan.parts = parts;
@@ -131,6 +143,26 @@ GemmPlan BestWidePlan(const GemmShape& shape, const GemmDevice& device) {
 }
 
 }  // namespace
+
+WideDeal DealTiles(int tiles, int units, int clusters, int lag) {
+  const int total = tiles * units;
+  WideDeal deal{.clusters = clusters, .units = Divisor(units), .begin = {}};
+  if (lag == 0) {
+    for (int c = 0; c <= clusters; ++c) deal.begin[c] = static_cast<uint16_t>(total * c / clusters);
+    return deal;
+  }
+  for (int run = CeilDiv(total, clusters);; ++run) {
+    int at = 0;
+    deal.clusters = 0;
+    while (at < total && deal.clusters < clusters) {
+      deal.begin[deal.clusters++] = static_cast<uint16_t>(at);
+      const int rest = CeilDiv(at, units) * units - at, most = std::max(1, run - lag);
+      at = std::min(total, at + (rest > most ? most : run));
+    }
+    deal.begin[deal.clusters] = static_cast<uint16_t>(at);
+    if (at == total) return deal;
+  }
+}
 
 int GemmUnits(const GemmVariant& variant, int64_t k) {
   const int groups = static_cast<int>(CeilDiv<int64_t>(k, kGroup));

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 
+#include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/formats/weight_i4.h"
 
 namespace fireq::sm90 {
@@ -30,6 +31,8 @@ struct GemmVariant {
   int resident_groups = 0;
   // Wide: the two CTAs of a pair have one of their row blocks in common, half of its tokens each.
   bool shares_block = false;
+  // Wide: tiles that are cut are dealt to all clusters (WideDeal), not each to a few of its own.
+  bool deals = false;
 
   // Of a tile; of the wide kernel's pair of them.
   constexpr int tile_row_blocks() const {
@@ -65,6 +68,8 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"table_128x64", GemmKernel::kWide, 128, 1, 2, 1},
     GemmVariant{"table_256x64", GemmKernel::kWide, 256, 1, 2, 1},
     GemmVariant{"table_256x96", GemmKernel::kWide, 256, 2, 1, 1, 0, true},
+    GemmVariant{"table_256x128_dealt", GemmKernel::kWide, 256, 2, 1, 1, 0, false, true},
+    GemmVariant{"table_128x128_dealt", GemmKernel::kWide, 128, 2, 1, 1, 0, false, true},
 };
 
 struct GemmShape {
@@ -89,7 +94,8 @@ struct GemmPlan {
   int tiles = 0;              // stream: CTA tiles; wide: pairs of CTA tiles
   int units = 0;              // pipeline steps a tile (wide: WideUnitSteps() of them)
   int whole_tiles = 0;        // wide: tiles [0, whole_tiles) are not cut along K
-  int parts = 1;              // wide: into how many the others are
+  int parts = 1;              // wide: into how many the others are, if not dealt
+  WideDeal deal{};            // of those, if the variant deals them
   std::string why;            // one line
 
   // Whether CTAs hand sums to one another through the workspace.
@@ -104,7 +110,7 @@ struct TunedGemm {
   int64_t max_m;
   const char* variant;
   int cluster;
-  bool cut = false;  // wide: tiles of the last wave are cut along K
+  bool cut = false;  // wide: tiles of the last wave are cut along K, or dealt
 };
 std::span<const TunedGemm> TunedGemms();
 
@@ -123,6 +129,11 @@ GemmPlan MakeForcedGemmPlan(const GemmShape& shape, int variant, int cluster,
 // none: *table* products, more tokens, a K that is too long or no multiple of 128.
 std::optional<GemmPlan> MakeResidentGemmPlan(const GemmShape& shape, Products products,
                                              const GemmDevice& device = {});
+
+// `tiles` of so many units in runs for at most so many clusters: as short as may be, of which what
+// is handed over ends `lag` before the longest run, as it takes that long to where it is wanted.
+// Without a lag, where other work follows, in even runs.
+WideDeal DealTiles(int tiles, int units, int clusters, int lag);
 
 // Pipeline steps of a tile.
 int GemmUnits(const GemmVariant& variant, int64_t k);

@@ -136,4 +136,48 @@ struct WideTileOrder {
   }
 };
 
+// Tiles of the wide kernel dealt to clusters: their units of K, laid end to end, in runs. A
+// cluster's work of its run: first the end of a tile that other clusters have begun (or some of its
+// middle), which it hands over; then whole tiles; then the beginning of a tile, which it finishes
+// with what the clusters behind it have handed over by then.
+struct WideDeal {
+  static constexpr int kMaxClusters = 72;
+  int clusters = 0;
+  Divisor units;                     // a tile
+  uint16_t begin[kMaxClusters + 1];  // of each cluster's run
+
+  struct Share {
+    int tile;        // of the first unit, among the tiles that are dealt
+    int begin, end;  // what is handed over of it, in units: nothing if begin == end
+    int first;       // whole tile
+    int whole;       // tiles
+    int units;       // of tile first + whole: the part to finish
+
+    FIREQ_HD constexpr bool hands_over() const { return begin < end; }
+    FIREQ_HD constexpr bool finishes() const { return units > 0; }
+  };
+  FIREQ_HD constexpr Share Of(int cluster) const {
+    if (clusters == 0) return {};
+    const int from = begin[cluster], to = begin[cluster + 1];
+    const int tile = from / units, skip = from - tile * units.value;
+    const int rest = skip == 0 ? 0 : units.value - skip;
+    const int end = skip + (rest < to - from ? rest : to - from);
+    const int left = to - from - (end - skip), whole = left / units;
+    return {tile, skip, end, tile + (skip == 0 ? 0 : 1), whole, left - whole * units.value};
+  }
+  // Whether a cluster hands a part of `tile` over, of which one before it has the beginning.
+  FIREQ_HD constexpr bool HasPart(int cluster, int tile) const {
+    return cluster < clusters && begin[cluster] < (tile + 1) * units.value;
+  }
+};
+
+// Sums of parts of tiles go from cluster to cluster as FP16, in a unit that no sum of k products of
+// E4M3 numbers is too large for: 448 x 448 k / unit < 65504. With k = 4096 that is 2^14, and a sum
+// keeps 11 bits down to 1 (of 2^-14 x the unit), where a product may be 2e5.
+constexpr float WidePartUnit(int64_t k) {
+  float unit = 1.0f;
+  while (448.0f * 448.0f * static_cast<float>(k) >= 65504.0f * unit) unit *= 2.0f;
+  return unit;
+}
+
 }  // namespace fireq::sm90

@@ -16,20 +16,24 @@ constexpr bool WideOneTile(int tokens, int groups) { return tokens == 256 && gro
 // in which parts of cut tiles are dealt: a part may end halfway through the loop.
 constexpr int WideUnitSteps(int tokens, int groups) { return WideOneTile(tokens, groups) ? 2 : 4; }
 inline constexpr int kWidePartSteps = 2;
+// Of a tile that is cut: all but a CTA's own are in the ring of tokens at a time.
+inline constexpr int kWideMaxParts = 5;
 
 // kTokens x (64 kRowBlocks) outputs a CTA; clusters of two CTAs share their tokens. Tokens and
 // weights have a ring each, of the same number of stages: a weight is read, and its stage free, a
 // step before its tokens. A step is kGroups groups of 128 along K, a warpgroup of a row block each:
 // with two, these add their sums at a tile's end and finish half of its tokens each.
-template <int kTokens_, int kRowBlocks_, int kGroups_, bool kSharesBlock_>
+template <int kTokens_, int kRowBlocks_, int kGroups_, bool kSharesBlock_, bool kDeals_ = false>
 struct WideConfig {
   static constexpr int kTokens = kTokens_;
   static constexpr int kRowBlocks = kRowBlocks_;
   static constexpr int kGroups = kGroups_;
   static constexpr bool kSharesBlock = kSharesBlock_;
+  static constexpr bool kDeals = kDeals_;
   static constexpr int kWarpgroups = kRowBlocks * kGroups;  // consumers
   static_assert(kGroups == 1 || (kGroups == 2 && kRowBlocks == 1));
   static_assert(!kSharesBlock || (kGroups == 1 && kRowBlocks == 2));
+  static_assert(!kDeals || (kGroups == 1 && !kSharesBlock));
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumerThreads + 128;  // copies
   static constexpr int kClusterCtas = 2;
@@ -48,6 +52,10 @@ struct WideConfig {
   static constexpr int kChunks = kFinishedTokens / kWideOutTokens;
   static constexpr int kChunkBytes = kWideOutTokens * kTileRows * 2;
   static constexpr int kOutBytes = kChunks * kChunkBytes;
+  // A warpgroup's sums in 16 bits, for another cluster: as much as its outputs, whose buffer they
+  // leave by, and as the tokens of a step, whose stage they come by.
+  static constexpr int kPartBytes = kFinishedTokens * kTileRows * 2;
+  static_assert(kPartBytes == kOutBytes && (!kDeals || kPartBytes == kXBytes));
   // Sums that a warpgroup gives to the one it shares K with.
   static constexpr int kGivenBytes = kGroups == 1 ? 0 : kFinishedTokens * kTileRows * 4;
   static constexpr int kScaleBytes = kTokens * 4;  // token scales
@@ -69,6 +77,7 @@ struct WideConfig {
   static_assert((kOneTile || kStages == kUnitSteps || kStages == 2 * kUnitSteps) &&
                 kSumBytes <= kWOffset && kSharedBytes <= kSharedBytesPerCta);
   static_assert(kBarriers * 8 <= kBarrierBytes);
+  static_assert(kOneTile || kSharesBlock || kWideMaxParts - 1 <= kStages);
   static_assert(kXGroupBytes % 1024 == 0 && kWBytes % 128 == 0 && kChunkBytes % 1024 == 0 &&
                 kFinishedTokens % kWideOutTokens == 0);
 

@@ -7,6 +7,7 @@
 #include "fireq/backends/sm90/gemm_i4f8/operand.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
 #include "fireq/backends/sm90/gemm_i4f8/wide_epilogue.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/wide_parts.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/wide_shared.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/wide_walk.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
@@ -20,7 +21,8 @@ template <class Config, class Epilogue, int kTokens = Config::kTokens>
 struct WideConsumer {
   static constexpr int kUnitSteps = Config::kUnitSteps;
   static constexpr int kSums = kTokens / Config::kGroups / 2;  // of a thread, that it finishes
-  static constexpr int kChunkLoads = kWideOutTokens / 8;       // of these, four at a time
+  static constexpr int kChunkSums = kWideOutTokens / 2;
+  static constexpr int kChunkLoads = kChunkSums / kPartSums;
   const GemmI4F8Params& p;
   WideShared<Config> shared;
   int warpgroup;
@@ -45,6 +47,7 @@ struct WideConsumer {
               parity ^ static_cast<uint32_t>(wraps)};
     }
   };
+  using Ring = RingPlace<Config::kStages>;
   Unit unit{0, 0};
   uint32_t out_parity = 0;
   bool x_ready = false, w_ready = false;  // what a first look at the barriers said
@@ -115,6 +118,11 @@ struct WideConsumer {
   __device__ void Release(int stage) const {
     if (releases) MbarrierArriveCluster(empty_address + stage * 8);
   }
+  // Of a stage that brought parts, which no weights go with.
+  __device__ void ReleaseTokens(int stage) const {
+    __syncwarp();
+    if (thread % 32 < Config::kClusterCtas) MbarrierArriveCluster(empty_address + stage * 8);
+  }
   __device__ int LastStageBefore() const {
     if constexpr (Config::kStages == kUnitSteps) return Config::kStages - 1;
     if constexpr (Config::kStages == 2 * kUnitSteps)
@@ -175,21 +183,22 @@ struct WideConsumer {
       Step<3>(acc, odd, even, false);
     }
   }
-  // `steps` of a tile, the CTA's last; the last products are left running. Returns their stage.
-  __device__ __forceinline__ int MultiplyPart(float (&acc)[kTokens / 2], uint32_t (&even)[16],
-                                              uint32_t (&odd)[16], int steps) {
+  // `steps` of a tile, the CTA's last; the last products are left running. Returns the place behind
+  // theirs.
+  __device__ __forceinline__ Ring MultiplyPart(float (&acc)[kTokens / 2], uint32_t (&even)[16],
+                                               uint32_t (&odd)[16], int steps) {
     static_assert(kUnitSteps == 2 * kWidePartSteps);
 #pragma unroll 1
     for (int done = 0;;) {
       Step<0>(acc, even, odd, done == 0);
       Step<1>(acc, odd, even, false);
       done += kWidePartSteps;
-      if (done == steps) return unit.first + kWidePartSteps - 1;
+      if (done == steps) return {unit.first + kWidePartSteps, unit.parity};
       Step<2>(acc, even, odd, false);
       Step<3>(acc, odd, even, false);
       unit = unit.Next();
       done += kWidePartSteps;
-      if (done == steps) return LastStageBefore();
+      if (done == steps) return {unit.first, unit.parity};
     }
   }
   // `stage`: of the last products.
@@ -223,38 +232,16 @@ struct WideConsumer {
     }
   }
 
-  // Sums of cluster c's part of a tile, in the order of registers.
-  __device__ float4* Partial(int c, int rank) const {
-    const int index = (c * Config::kClusterCtas + rank) * Config::kWarpgroups + warpgroup;
-    return reinterpret_cast<float4*>(p.partials) + int64_t{index} * (kSums / 4 * 128) + thread;
-  }
-  // How many parts of this cluster's cut tile are there.
-  __device__ uint32_t* Count(const WideWalk<Config>& walk, int rank) const {
-    return p.counts + (walk.cut_tile() * Config::kClusterCtas + rank) * Config::kWarpgroups +
-           warpgroup;
-  }
-  // Chunks that other clusters finish.
+  // Chunks that other clusters finish, in 16 bits.
   __device__ void HandOver(const float (&acc)[kSums], const WideWalk<Config>& walk,
                            const WideOutput& mine, int rank) const {
-    float4* to = Partial(walk.cluster, rank);
+    uint4* to = WidePart<Config>(p, walk.cluster, rank, warpgroup) + thread;
 #pragma unroll
-    for (int i = 0; i < kSums / 4; ++i)
+    for (int i = 0; i < kSums / kPartSums; ++i)
       if (i / kChunkLoads < mine.begin || i / kChunkLoads >= mine.end)
-        to[i * 128] = {acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3]};
+        to[i * 128] = PackPart(acc + kPartSums * i, p.parts_a_unit);
     NamedBarrierSync(1 + warpgroup, 128);  // the release is of what the others wrote, too
-    if (thread == 0) AddRelease(Count(walk, rank), 1);
-  }
-  // A chunk of another cluster's part: in the order in which they are added, chunk by chunk.
-  struct PartPlace {
-    int chunk, cluster;
-  };
-  __device__ PartPlace FirstPart(const WideWalk<Config>& walk, int chunk) const {
-    return {chunk, walk.cluster - walk.place() + (walk.place() == 0 ? 1 : 0)};
-  }
-  __device__ PartPlace NextPart(const WideWalk<Config>& walk, const PartPlace& at) const {
-    const int next = at.cluster + (at.cluster + 1 == walk.cluster ? 2 : 1);
-    if (next < walk.cluster - walk.place() + walk.parts()) return {at.chunk, next};
-    return FirstPart(walk, at.chunk + 1);
+    if (thread == 0) AddRelease(WidePartsThere<Config>(walk, rank), 1);
   }
 
   __device__ WideEpilogue<Epilogue> MakeEpilogue(const WideTile& tile, int rank) const {
@@ -282,73 +269,84 @@ struct WideConsumer {
   // Sums of chunk c. The barrier makes branches of it: selecting among all sums takes as long as a
   // part does to come.
   static __device__ __forceinline__ void Take(const float (&acc)[kSums], int c,
-                                              float (&sums)[4 * kChunkLoads]) {
+                                              float (&sums)[kChunkSums]) {
 #pragma unroll
     for (int chunk = 0; chunk < Config::kChunks; ++chunk) {
       if (chunk != c) continue;
       __syncwarp();
 #pragma unroll
-      for (int i = 0; i < 4 * kChunkLoads; ++i) sums[i] = acc[4 * kChunkLoads * chunk + i];
+      for (int i = 0; i < kChunkSums; ++i) sums[i] = acc[kChunkSums * chunk + i];
     }
   }
 
-  // This cluster's chunks of a cut tile, once all parts are there: their clusters run at one time.
-  // The count ends as it was found, at zero: the last to add makes it wrap.
+  // This cluster's chunks of a cut tile: its own sums, then the others' in the order of K, the same
+  // on every run. They come by the stages from `at` on.
   __device__ void FinishShare(const float (&acc)[kSums], const WideWalk<Config>& walk,
                               const WideOutput& mine, const WideEpilogue<Epilogue>& epilogue,
-                              int rank) {
+                              Ring at, int rank) {
     HandOver(acc, walk, mine, rank);
     if (mine.begin == mine.end) return;
-    uint32_t* count = Count(walk, rank);
-    const uint32_t parts = walk.parts();
-    if (thread == 0) {
-      while (LoadAcquire(count) < parts) {
-      }
-    }
-    NamedBarrierSync(1 + warpgroup, 128);
     WaitForBuffers();
-    // Two parts are always asked for: one at a time would cost the way to L2 each.
     const int others = walk.parts() - 1;
-    PartPlace asked = FirstPart(walk, mine.begin);
-    const auto ask = [&](float4(&part)[kChunkLoads]) {
-      if (asked.chunk == mine.end) return;
-      const float4* from = Partial(asked.cluster, rank) + asked.chunk * kChunkLoads * 128;
+    const uint32_t from = WidePartOfStage<Config>(shared, mine, 0, warpgroup) + thread * 16;
+    for (int c = mine.begin; c < mine.end; ++c) {
+      float sums[kChunkSums];
+      Take(acc, c, sums);
+      Ring place = at;
+#pragma unroll 1
+      for (int i = 0; i < others; ++i, place.Next()) {
+        MbarrierWait(shared.x_full(place.stage), place.parity);
+        const uint32_t part =
+            from + place.stage * Config::kXBytes + (c - mine.begin) * kWidePartChunkBytes;
 #pragma unroll
-      for (int i = 0; i < kChunkLoads; ++i) part[i] = __ldcg(from + i * 128);
-      asked = NextPart(walk, asked);
-    };
-    // This cluster's sums of chunk c, then the others' in the order of K: the same on every run.
-    int c = mine.begin, left = others;
-    float sums[4 * kChunkLoads];
-    const auto add = [&](float4(&part)[kChunkLoads]) {
-      if (left == others) Take(acc, c, sums);
-#pragma unroll
-      for (int i = 0; i < kChunkLoads; ++i) {
-        sums[4 * i] += part[i].x;
-        sums[4 * i + 1] += part[i].y;
-        sums[4 * i + 2] += part[i].z;
-        sums[4 * i + 3] += part[i].w;
+        for (int j = 0; j < kChunkLoads; ++j)
+          AddPart(sums + kPartSums * j, LoadShared128(part + j * (128 * 16)), p.part_unit);
       }
-      ask(part);
-      if (--left > 0) return;
       epilogue.StoreChunk(p.out, sums, c, epilogue.Inputs(c));
       if (c + 1 == mine.middle()) HalfStored(0);
-      ++c;
-      left = others;
-    };
-    float4 asked_parts[2][kChunkLoads];
-#pragma unroll
-    for (auto& part : asked_parts) ask(part);
-    while (c != mine.end) {
-#pragma unroll
-      for (auto& part : asked_parts)
-        if (c != mine.end) add(part);
     }
     OutputsStored();
-    NamedBarrierSync(1 + warpgroup, 128);
-    if (thread == 0) AddWrapping(count, parts + min(parts, uint32_t{Config::kChunks}) - 1);
+    for (int i = 0; i < others; ++i, at.Next()) ReleaseTokens(at.stage);
   }
 
+  // What is handed over of a dealt tile: to the place of its outputs, which the copy engine brings
+  // away while this goes on.
+  __device__ __forceinline__ void StorePart(const float (&acc)[kSums]) {
+    uint4* to = reinterpret_cast<uint4*>(shared.out(warpgroup)) + thread;
+#pragma unroll
+    for (int i = 0; i < kSums / kPartSums; ++i) {
+      to[i * 128] = PackPart(acc + kPartSums * i, p.parts_a_unit);
+      if (2 * (i + 1) == kSums / kPartSums) HalfStored(0);
+    }
+    OutputsStored();
+  }
+  // What others have of the tile at hand, the CTA's last, in the order of K.
+  __device__ __forceinline__ void AddParts(float (&acc)[kSums],
+                                           const WideWalk<Config>& walk) const {
+    Ring at{unit.first, unit.parity};
+    walk.ForParts([&](int) {
+#pragma unroll
+      for (int w = 0; w < Config::kWarpgroups; ++w, at.Next()) {
+        MbarrierWait(shared.x_full(at.stage), at.parity);  // the other's, too: not free before
+        if (w == warpgroup) {
+          const uint32_t from = SharedAddress(shared.x(at.stage)) + thread * 16;
+#pragma unroll
+          for (int i = 0; i < kSums / kPartSums; ++i)
+            AddPart(acc + kPartSums * i, LoadShared128(from + i * (128 * 16)), p.part_unit);
+        }
+        ReleaseTokens(at.stage);
+      }
+    });
+  }
+
+  // How many tiles the main loop has.
+  static __device__ int Tiles(const WideWalk<Config>& walk) {
+    if constexpr (Config::kDeals) {
+      return walk.count;
+    } else {
+      return walk.whole;
+    }
+  }
   __device__ void Run(int rank) {
     const WideWalk<Config> walk(p);
     uint32_t even[16], odd[16];
@@ -357,14 +355,27 @@ struct WideConsumer {
     // The first weights; no tokens go with them.
     if (thread % 32 == Config::kClusterCtas)
       MbarrierArriveCluster(empty_address + (Config::kStages - 1) * 8);
-    const int tiles = Config::kOneTile ? 1 : walk.whole;
+    const int tiles = Config::kOneTile ? 1 : Tiles(walk);
     for (int t = 0; t < tiles; ++t) {
       float acc[kTokens / 2];
-      Multiply(acc, even, odd, p.units.value);
+      if constexpr (Config::kDeals) {
+        Multiply(acc, even, odd, walk.UnitsAt(t));
+        if (walk.HandsOver(t)) {
+          WaitForBuffers();
+          EndMultiply(acc, LastStageBefore());
+          StorePart(acc);
+          continue;
+        }
+      } else {
+        Multiply(acc, even, odd, p.units.value);
+      }
       // Under the last products: which tile this is, and what the epilogue needs of memory.
       const WideEpilogue<Epilogue> epilogue = MakeEpilogue(walk.At(t).tile, rank);
       if constexpr (!Config::kOneTile) WaitForBuffers();
       EndMultiply(acc, LastStageBefore());
+      if constexpr (Config::kDeals) {
+        if (walk.FinishesParts(t)) AddParts(acc, walk);
+      }
       const auto half_stored = [this] { HalfStored(0); };
       const auto store = [&](const float(&sums)[kSums]) {
         if (p.out == OutType::kBf16) {
@@ -386,7 +397,7 @@ struct WideConsumer {
       }
       OutputsStored();
     }
-    if constexpr (!Config::kOneTile && !Config::kSharesBlock)
+    if constexpr (!Config::kOneTile && !Config::kSharesBlock && !Config::kDeals)
       if (walk.count > walk.whole) RunPart(walk, even, odd, rank);
   }
 
@@ -396,16 +407,16 @@ struct WideConsumer {
                                           uint32_t (&odd)[16], int rank) {
     const WideWork work = walk.At(walk.whole);
     float acc[kTokens / 2];
-    const int stage = MultiplyPart(acc, even, odd, work.end - work.begin);
+    const Ring at = MultiplyPart(acc, even, odd, work.end - work.begin);
     const WideOutput mine = walk.OutputAt(walk.whole);
     const WideEpilogue<Epilogue> epilogue = MakeEpilogue(mine.tile, rank);
-    EndMultiply(acc, stage);
+    EndMultiply(acc, at.stage == 0 ? Config::kStages - 1 : at.stage - 1);
     if constexpr (Config::kGroups > 1) {
       float sums[kSums];
       Share(acc, sums);
-      FinishShare(sums, walk, mine, epilogue, rank);
+      FinishShare(sums, walk, mine, epilogue, at, rank);
     } else {
-      FinishShare(acc, walk, mine, epilogue, rank);
+      FinishShare(acc, walk, mine, epilogue, at, rank);
     }
   }
 };

@@ -5,6 +5,7 @@
 #include <cuda.h>
 
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
+#include "fireq/backends/sm90/gemm_i4f8/wide_parts.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/wide_shared.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/wide_walk.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
@@ -13,6 +14,56 @@
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {
+
+// Parts of the tile that this CTA finishes last, behind its tokens and by their stages.
+template <class Config>
+__device__ __forceinline__ void WideCopyParts(const WideWalk<Config>& walk,
+                                              const WideShared<Config>& shared, int rank,
+                                              RingPlace<Config::kStages>& at) {
+  const auto part = [&](int cluster, int w) {
+    return reinterpret_cast<const uint8_t*>(WidePart<Config>(walk.p, cluster, rank, w));
+  };
+  if constexpr (Config::kDeals) {
+    // A warpgroup's sums by a stage each: those that were there in time have come when products
+    // end. The flag ends as it was found; who sets it next waits for this kernel's end.
+    walk.ForParts([&](int cluster) {
+      uint32_t* there = WidePartIsThere<Config>(walk.p, cluster, rank);
+      while (LoadAcquire(there) == 0) {
+      }
+      *there = 0;
+      FenceProxyAsyncGlobal();
+#pragma unroll
+      for (int w = 0; w < Config::kWarpgroups; ++w, at.Next()) {
+        MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
+        MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kPartBytes);
+        BulkLoad(shared.x(at.stage), part(cluster, w), Config::kPartBytes, shared.x_full(at.stage),
+                 kEvictFirst);
+      }
+    });
+  } else {
+    if (walk.count == walk.whole) return;
+    const WideOutput mine = walk.OutputAt(walk.whole);
+    if (mine.begin == mine.end) return;
+    const uint32_t all = walk.parts() * Config::kWarpgroups;
+    uint32_t* there = WidePartsThere<Config>(walk, rank);
+    while (LoadAcquire(there) < all) {
+    }
+    AddWrapping(there, all + min(walk.parts(), Config::kChunks) - 1);
+    FenceProxyAsyncGlobal();
+    const uint32_t bytes = (mine.end - mine.begin) * kWidePartChunkBytes;
+    const int first = walk.cluster - walk.place();
+    for (int c = first; c < first + walk.parts(); ++c) {
+      if (c == walk.cluster) continue;
+      MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
+      MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kWarpgroups * bytes);
+#pragma unroll
+      for (int w = 0; w < Config::kWarpgroups; ++w)
+        BulkLoad(shared.x(at.stage) + w * bytes, part(c, w) + mine.begin * kWidePartChunkBytes,
+                 bytes, shared.x_full(at.stage), kEvictFirst);
+      at.Next();
+    }
+  }
+}
 
 // One thread: this CTA's half of the cluster's tokens, to both CTAs. `first`: the walk's first
 // tile.
@@ -37,6 +88,8 @@ __device__ __forceinline__ void WideCopyTokens(const WideWalk<Config>& walk, con
   GridDependencyWait();
   copy(first);
   for (int t = 1; t < walk.count; ++t) copy(walk.At(t));
+  if constexpr (!Config::kOneTile && !Config::kSharesBlock)
+    WideCopyParts<Config>(walk, shared, rank, at);
   // The last arrivals of the other CTA's consumers land while this CTA is still there: one that
   // came later would count on a barrier of whatever runs here next. By then the other CTA has these
   // copies, too, and nothing else passes between the two: they need not meet at their end.
@@ -136,6 +189,26 @@ __device__ __forceinline__ void WideAnnounce(const GemmI4F8Params& p, const Wide
   AddRelease(p.ready + tile.token_tile, 1);
 }
 
+// One thread: sums that this CTA hands over, as soon as they are in its warpgroups' buffers.
+template <class Config>
+__device__ __forceinline__ void WideCopyPartOut(const WideWalk<Config>& walk,
+                                                const WideShared<Config>& shared, int rank,
+                                                uint32_t parity) {
+  constexpr int kHalf = Config::kPartBytes / 2;
+  for (int w = 0; w < Config::kWarpgroups; ++w) MbarrierArrive(shared.out_ready(w));
+  for (int half = 0; half < 2; ++half) {
+    for (int w = 0; w < Config::kWarpgroups; ++w) {
+      MbarrierWaitAsleep(shared.out_full(half, w), parity);
+      BulkStore(WidePart<Config>(walk.p, walk.cluster, rank, w) + half * (kHalf / 16),
+                shared.out(w) + half * kHalf, kHalf);
+    }
+    BulkGroupCommit();
+  }
+  BulkGroupsWait();
+  FenceProxyAsyncGlobal();
+  AddRelease(WidePartIsThere<Config>(walk.p, walk.cluster, rank), 1);
+}
+
 // One thread: residuals to shared memory, outputs from there.
 template <class Config, class Epilogue>
 __device__ __forceinline__ void WideCopyOutputs(const WideWalk<Config>& walk, const GemmMaps& maps,
@@ -146,6 +219,13 @@ __device__ __forceinline__ void WideCopyOutputs(const WideWalk<Config>& walk, co
   GridDependencyWait();
   uint32_t parity = 0;
   for (int t = 0; t < walk.count; ++t) {
+    if constexpr (Config::kDeals) {
+      if (walk.HandsOver(t)) {
+        WideCopyPartOut<Config>(walk, shared, rank, parity);
+        parity ^= 1;
+        continue;
+      }
+    }
     const WideOutput output = walk.OutputAt(t);
     if (output.begin == output.end) continue;
     const int block = Config::FirstBlock(output.tile.row_pair, rank);

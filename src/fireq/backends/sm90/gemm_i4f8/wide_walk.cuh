@@ -2,6 +2,8 @@
 // same for every warp of the CTA.
 #pragma once
 
+#include <type_traits>
+
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/backends/sm90/gemm_i4f8/wide_config.h"
@@ -29,10 +31,10 @@ struct WideOutput {
 // Whole tiles, then perhaps a part of one: each of the last `cut_tiles` tiles is dealt to `parts`
 // clusters, which then finish an equal share of its tokens each.
 template <class Config>
-struct WideWalk {
+struct WideCutWalk {
   const GemmI4F8Params& p;
   int cluster, whole, count;  // and how many tiles this cluster has
-  __device__ explicit WideWalk(const GemmI4F8Params& params)
+  __device__ explicit WideCutWalk(const GemmI4F8Params& params)
       : p(params),
         cluster(blockIdx.x / Config::kClusterCtas),
         whole(params.waves + (cluster < params.wave_rest ? 1 : 0)) {
@@ -60,5 +62,48 @@ struct WideWalk {
     return {tile, Config::kChunks * place() / p.parts, Config::kChunks * (place() + 1) / p.parts};
   }
 };
+
+// The cluster's share of the tiles that are dealt, and between what it hands over and the tiles
+// that it finishes, those of whole waves.
+template <class Config>
+struct WideDealtWalk {
+  const GemmI4F8Params& p;
+  int cluster;
+  WideDeal::Share share;
+  int waves, count;
+  __device__ explicit WideDealtWalk(const GemmI4F8Params& params)
+      : p(params),
+        cluster(blockIdx.x / Config::kClusterCtas),
+        share(params.deal.Of(cluster)),
+        waves(params.waves + (cluster < params.wave_rest ? 1 : 0)),
+        count(share.hands_over() + waves + share.whole + share.finishes()) {}
+  __device__ bool HandsOver(int i) const { return i == 0 && share.hands_over(); }
+  __device__ bool FinishesParts(int i) const { return i + 1 == count && share.finishes(); }
+  __device__ int UnitsAt(int i) const {
+    if (HandsOver(i)) return share.end - share.begin;
+    return FinishesParts(i) ? share.units : p.units.value;
+  }
+  __device__ WideTile TileAt(int i) const {
+    if (HandsOver(i)) return p.order.At(p.whole_tiles + share.tile);
+    const int tile = i - share.hands_over();
+    const int clusters = static_cast<int>(gridDim.x) / Config::kClusterCtas;
+    return p.order.At(tile < waves ? cluster + tile * clusters
+                                   : p.whole_tiles + share.first + tile - waves);
+  }
+  __device__ WideWork At(int i) const {
+    const int begin = HandsOver(i) ? share.begin : 0;
+    return {TileAt(i), Config::kUnitSteps * begin, Config::kUnitSteps * (begin + UnitsAt(i))};
+  }
+  __device__ WideOutput OutputAt(int i) const { return {TileAt(i), 0, Config::kChunks}; }
+  // use(c) for each cluster that hands over a part of the tile that this one finishes.
+  template <class Use>
+  __device__ __forceinline__ void ForParts(const Use& use) const {
+    if (!share.finishes()) return;
+    for (int c = cluster + 1; p.deal.HasPart(c, share.first + share.whole); ++c) use(c);
+  }
+};
+
+template <class Config>
+using WideWalk = std::conditional_t<Config::kDeals, WideDealtWalk<Config>, WideCutWalk<Config>>;
 
 }  // namespace fireq::sm90
