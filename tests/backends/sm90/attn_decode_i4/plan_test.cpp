@@ -69,6 +69,53 @@ TEST(AttnDecodePlan, AWarpFinishesWhereACtaHasManySegments) {
   EXPECT_FALSE(MakeAttnDecodePlan({256, 32, 8, 128, 4, 132}).finishes);
 }
 
+// A finishing warp's second buffer never refuses a step that one buffer leaves room for.
+TEST(AttnDecodePlan, FinishesWhereThatLeavesARing) {
+  EXPECT_TRUE(MakeAttnDecodePlan({6000, 32, 8, 128, 1, 132}).finishes);
+  const AttnDecodePlan many = MakeAttnDecodePlan({12000, 32, 8, 128, 1, 132});
+  EXPECT_FALSE(many.finishes);
+  EXPECT_GE(many.stages, DecodeWarps(many.rows));
+  EXPECT_LE(2 * (many.shared.bytes + 1024), 228 * 1024);
+  EXPECT_THROW(MakeAttnDecodePlan({16000, 32, 8, 128, 1, 132}), Error);
+}
+
+TEST(AttnDecodePlan, WritesTokensOfDecodeStepsOnly) {
+  const AttnDecodeShape decode{33, 32, 8, 128, 1, 132};
+  EXPECT_TRUE(DecodeCanWriteTokens(decode, false, false));
+  EXPECT_TRUE(DecodeCanWriteTokens({1, 64, 8, 64, 1, 132}, false, false));
+  EXPECT_FALSE(DecodeCanWriteTokens(decode, true, false));
+  EXPECT_FALSE(DecodeCanWriteTokens(decode, false, true));
+  EXPECT_FALSE(DecodeCanWriteTokens({1, 32, 8, 128, 2, 132}, false, false));
+  EXPECT_FALSE(DecodeCanWriteTokens({1, 72, 8, 128, 1, 132}, false, false));
+  EXPECT_FALSE(DecodeCanWriteTokens({1, 32, 8, 128, 100, 132}, false, false));
+  EXPECT_FALSE(DecodeCanWriteTokens({34, 32, 8, 128, 1, 132}, false, false));  // a warp finishes
+  for (AttnDecodeShape shape :
+       {AttnDecodeShape{1, 32, 8, 128, 4, 132}, AttnDecodeShape{34, 32, 8, 128, 1, 132}}) {
+    shape.writes_tokens = true;
+    EXPECT_THROW(MakeAttnDecodePlan(shape), Error);
+  }
+}
+
+// What it takes costs no page of the ring where models of today decode.
+TEST(AttnDecodePlan, WritingTokensTakesNoStage) {
+  for (const int64_t dim : {64, 128}) {
+    for (const int64_t sequences : {1, 4, 16, 33}) {
+      AttnDecodeShape shape{sequences, 32, 8, dim, 1, 132, 32};
+      const AttnDecodePlan apart = MakeAttnDecodePlan(shape);
+      shape.writes_tokens = true;
+      const AttnDecodePlan fused = MakeAttnDecodePlan(shape);
+      EXPECT_EQ(fused.stages, apart.stages);
+      EXPECT_EQ(fused.cuts, apart.cuts);
+      EXPECT_EQ(fused.cluster, apart.cluster);
+      EXPECT_EQ(fused.finishes, apart.finishes);
+      EXPECT_LE(2 * (fused.shared.bytes + 1024), 228 * 1024);
+      EXPECT_EQ(fused.shared.older % 8, 0);
+      EXPECT_EQ(fused.shared.flag % 16, 0);
+      EXPECT_EQ(apart.shared.older, apart.shared.table);
+    }
+  }
+}
+
 TEST(AttnDecodePlan, RefusesWhatNoKernelDoes) {
   EXPECT_THROW(MakeAttnDecodePlan({1, 32, 8, 96, 1, 132}), Error);
   EXPECT_THROW(MakeAttnDecodePlan({1, 30, 8, 128, 1, 132}), Error);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <random>
 
@@ -289,6 +290,7 @@ TEST_F(TwoBackends, CacheBytesQueriesAndAttention) {
     const Tensor norm = RandomF32({c.head_dim}, 0.5f, 1.5f);
     const KvLayer cpu_kv{Poisoned(*cpu_, DType::kU8, {pages, layout.page_bytes()}), layout};
     const KvLayer gpu_kv{Poisoned(*gpu_, DType::kU8, {pages, layout.page_bytes()}), layout};
+    const KvLayer fused_kv{Poisoned(*gpu_, DType::kU8, {pages, layout.page_bytes()}), layout};
     std::vector<int64_t> lengths(static_cast<size_t>(sequences), 0);
     for (const std::vector<int64_t>& step :
          {std::vector<int64_t>{200, 5, 67}, {1, 1, 1}, {3, 8, 2}, {33, 1, 100}}) {
@@ -320,7 +322,8 @@ TEST_F(TwoBackends, CacheBytesQueriesAndAttention) {
         return out;
       };
       const Tensor qkv = RandomBf16({batch.num_tokens, (c.heads + 2 * c.kv_heads) * c.head_dim});
-      const auto run = [&](Backend& backend, const KvLayer& kv, ActTensor& q) {
+      // With `apart` attention finds the queries in memory, else it may make them itself.
+      const auto run = [&](Backend& backend, const KvLayer& kv, ActTensor& q, bool apart = true) {
         const BatchView view = fill(backend);
         q = {Poisoned(backend, DType::kE4M3, {view.num_tokens, c.heads * c.head_dim}),
              Poisoned(backend, DType::kF32, {view.num_tokens, c.heads}),
@@ -335,8 +338,9 @@ TEST_F(TwoBackends, CacheBytesQueriesAndAttention) {
         args.num_heads = c.heads;
         args.q = q;
         args.kv = kv;
-        backend.RopeKvWrite(args);
         const Tensor out = Poisoned(backend, DType::kBF16, {view.num_tokens, c.heads * c.head_dim});
+        backend.RopeKvWrite(args);
+        if (apart) backend.Synchronize();
         backend.Attention({.q = q,
                            .kv = kv,
                            .batch = &view,
@@ -358,6 +362,15 @@ TEST_F(TwoBackends, CacheBytesQueriesAndAttention) {
       for (int64_t i = 0; i < gpu_bytes.size_bytes(); ++i)
         different += gpu_bytes.as<uint8_t>()[i] != cpu_kv.pages.as<uint8_t>()[i];
       EXPECT_LT(static_cast<double>(different) / static_cast<double>(gpu_bytes.size_bytes()), 2e-3);
+
+      ActTensor fused_q;
+      const Tensor fused = gpu_->Download(run(*gpu_, fused_kv, fused_q, false));
+      const Tensor apart = gpu_->Download(out);
+      EXPECT_EQ(0,
+                std::memcmp(fused.data(), apart.data(), static_cast<size_t>(apart.size_bytes())));
+      const Tensor fused_bytes = gpu_->Download(fused_kv.pages);
+      EXPECT_EQ(0, std::memcmp(fused_bytes.data(), gpu_bytes.data(),
+                               static_cast<size_t>(gpu_bytes.size_bytes())));
     }
   }
 }

@@ -5,10 +5,10 @@
 namespace fireq::sm90 {
 namespace {
 
-template <int kDim, int kTiles, bool kFinishes, class Probs>
-void Launch(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool programmatic,
-            cudaStream_t stream) {
-  const auto kernel = AttnDecodeI4<kDim, kTiles, kFinishes, Probs>;
+template <int kDim, int kTiles, bool kFinishes, class Probs, class Rope>
+void Launch(const AttnDecodePlan& plan, const AttnDecodeParams& params, const Rope& rope,
+            bool programmatic, cudaStream_t stream) {
+  const auto kernel = AttnDecodeI4<kDim, kTiles, kFinishes, Probs, Rope>;
   // Of the current device, so at every launch.
   FIREQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
   FIREQ_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
@@ -25,21 +25,24 @@ void Launch(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool pro
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(plan.ctas));
-  config.blockDim = dim3(DecodeThreads(8 * kTiles, kFinishes));
+  config.blockDim = dim3(DecodeThreads(8 * kTiles, kFinishes || kWritesTokens<Rope>));
   config.dynamicSmemBytes = static_cast<size_t>(plan.shared.bytes);
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = count;
-  FIREQ_CUDA(cudaLaunchKernelEx(&config, kernel, params, plan.shared));
+  FIREQ_CUDA(cudaLaunchKernelEx(&config, kernel, params, plan.shared, rope));
 }
 
 template <int kDim, class Probs>
-void LaunchRows(const AttnDecodePlan& plan, const AttnDecodeParams& params, bool programmatic,
-                cudaStream_t stream) {
-  const auto launch = plan.rows != 8  ? Launch<kDim, 2, false, Probs>
-                      : plan.finishes ? Launch<kDim, 1, true, Probs>
-                                      : Launch<kDim, 1, false, Probs>;
-  launch(plan, params, programmatic, stream);
+void LaunchRows(const AttnDecodePlan& plan, const AttnDecodeParams& params,
+                const RopeKvWriteParams* rope, bool programmatic, cudaStream_t stream) {
+  if (rope != nullptr)
+    return Launch<kDim, 1, false, Probs, RopeKvWriteParams>(plan, params, *rope, programmatic,
+                                                            stream);
+  const auto launch = plan.rows != 8  ? Launch<kDim, 2, false, Probs, TokensAreWritten>
+                      : plan.finishes ? Launch<kDim, 1, true, Probs, TokensAreWritten>
+                                      : Launch<kDim, 1, false, Probs, TokensAreWritten>;
+  launch(plan, params, {}, programmatic, stream);
 }
 
 }  // namespace
@@ -49,6 +52,11 @@ void LaunchAttnDecodeI4(const AttnDecodePlan& plan, const AttnDecodeArgs& args,
   AttnDecodeParams params = args.tensors;
   FIREQ_CHECK(params.kv_heads > 0 && params.num_heads % params.kv_heads == 0, kInvalidArgument,
               "decode attention: ", params.num_heads, " heads over ", params.kv_heads, " KV heads");
+  FIREQ_CHECK(plan.writes_tokens == (args.rope != nullptr), kInvalidArgument,
+              "decode attention: the plan and the arguments differ in who writes tokens");
+  FIREQ_CHECK(args.rope == nullptr || (args.rope->q_norm == nullptr &&
+                                       args.rope->k_norm == nullptr && !args.rope->hadamard),
+              kInvalidArgument, "decode attention writes no tokens with a norm or a Hadamard");
   params.group = params.num_heads / params.kv_heads;
   const int64_t tracks = int64_t{params.kv_heads} * plan.row_tiles;
   params.cuts = plan.cuts;
@@ -62,7 +70,7 @@ void LaunchAttnDecodeI4(const AttnDecodePlan& plan, const AttnDecodeArgs& args,
       plan.head_dim == 128
           ? (args.e4m3_probs ? LaunchRows<128, ProbsE4M3> : LaunchRows<128, ProbsHalf>)
           : (args.e4m3_probs ? LaunchRows<64, ProbsE4M3> : LaunchRows<64, ProbsHalf>);
-  launch(plan, params, args.programmatic, stream);
+  launch(plan, params, args.rope, args.programmatic, stream);
 }
 
 }  // namespace fireq::sm90

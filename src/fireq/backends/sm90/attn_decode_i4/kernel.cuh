@@ -6,16 +6,21 @@
 // the parts of a cluster's CTAs are sent to its first and added there. A segment that other CTAs
 // share beyond that goes to the workspace, and the last of them to arrive adds the parts in order.
 // Two CTAs an SM: while one is at a segment's end, the other computes; and where no segment is cut
-// evenly, so that a CTA has many, a sixth warp combines and adds while the four compute on. With
-// two tiles of query rows eight warps of one CTA compute, as they need 224 registers each.
+// evenly, so that a CTA has many, a sixth warp combines and adds while the four compute on. Where
+// segments may be cut the kernel can also do what rope_kv_write does, for one token a sequence:
+// each warp makes its queries, and a sixth writes the tokens of the segments that end in the piece
+// (fresh_token.cuh). With two tiles of query rows eight warps of one CTA compute, as they need 224
+// registers each.
 #pragma once
 
 #include <cuda_fp16.h>
 
+#include "fireq/backends/sm90/attn_decode_i4/fresh_token.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/load.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/params.h"
 #include "fireq/backends/sm90/attn_decode_i4/parts.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/plan.h"
+#include "fireq/backends/sm90/attn_decode_i4/rotated_query.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/schedule.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/warp_tile.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
@@ -27,23 +32,28 @@ namespace fireq::sm90 {
 
 // Threads of a CTA: with eight warps that compute, the loading one is filled up to a warpgroup, for
 // setmaxnreg moves registers between warpgroups.
-constexpr int DecodeThreads(int rows, bool finishes) {
-  return DecodeWarps(rows) * 32 + (DecodeWarps(rows) == 8 ? 128 : (finishes ? 64 : 32));
+constexpr int DecodeThreads(int rows, bool sixth_warp) {
+  return DecodeWarps(rows) * 32 + (DecodeWarps(rows) == 8 ? 128 : (sixth_warp ? 64 : 32));
 }
 
-template <int kDim, int kTiles, bool kFinishes, class Probs>
+template <int kDim, int kTiles, bool kFinishes, class Probs, class Rope>
 class DecodeKernel {
  public:
   static constexpr int kRows = 8 * kTiles;
   static constexpr int kWarps = DecodeWarps(kRows);
   static constexpr int kComputeThreads = kWarps * 32;
-  using Loader = DecodeLoader<kDim, kRows, kFinishes>;
+  static constexpr bool kWrites = kWritesTokens<Rope>;
+  static constexpr bool kSixthWarp = kFinishes || kWrites;
+  static_assert(!kFinishes || !kWrites);
+  using Loader = DecodeLoader<kDim, kRows, kFinishes, Rope>;
   static constexpr int kStageBytes = Loader::kStageBytes;
   static constexpr int kSumStride = kDim + kDecodePadding;
   static constexpr int kRowBytes = kDim * 4 + 8;  // of a part: sums, maximum and sum of a row
 
-  __device__ DecodeKernel(const AttnDecodeParams& p, const AttnDecodeShared& shared, uint8_t* base)
+  __device__ DecodeKernel(const AttnDecodeParams& p, const AttnDecodeShared& shared,
+                          const Rope& rope, uint8_t* base)
       : p_(p),
+        rope_(rope),
         workspace_{p.workspace},
         ring_(base),
         parts_(reinterpret_cast<float*>(base + shared.parts)),
@@ -55,6 +65,8 @@ class DecodeKernel {
         parts_full_(empty_ + kDecodeMaxStages),
         sums_full_(parts_full_ + 2),
         sums_free_(sums_full_ + 2),
+        older_(reinterpret_cast<Mbarrier*>(base + shared.older)),
+        codes_(base + shared.codes),
         table_(reinterpret_cast<int32_t*>(base + shared.table)),
         flag_(reinterpret_cast<int32_t*>(base + shared.flag)),
         piece_(*reinterpret_cast<DecodePiece*>(flag_ + 4)),
@@ -64,9 +76,9 @@ class DecodeKernel {
     GridDependencyLaunch();
     if (p_.num_sequences == 0) return;
     const bool loads = threadIdx.x / 32 == kWarps;
-    const bool finishes = kFinishes && threadIdx.x / 32 == kWarps + 1;
+    const bool sixth = kSixthWarp && threadIdx.x / 32 == kWarps + 1;
     if (loads) schedule_.template Prepare<kFinishes ? 8 : 4>(kWarps, piece_);
-    if (finishes) PrepareToFinish();
+    if (sixth) PrepareSixthWarp();
     if (threadIdx.x < kComputeThreads) {
       const int32_t page = Loader::GuessPage(p_);
       InitBarriers();
@@ -81,8 +93,12 @@ class DecodeKernel {
       Compute();
     } else {
       if constexpr (kWarps == 8) RegistersDecrease<56>();
-      if (loads) Loader(p_, piece_, schedule_, ring_, full_, empty_, table_).Run();
-      if (finishes) FinishParts();
+      if (loads) Loader(p_, piece_, schedule_, ring_, full_, empty_, older_, table_).Run();
+      if constexpr (kWrites) {
+        if (sixth) WriteTokens();
+      } else {
+        if (sixth) FinishParts();
+      }
     }
   }
 
@@ -150,6 +166,19 @@ class DecodeKernel {
     }
   }
 
+  // The warp that writes the tokens of segments that end in the piece.
+  __device__ void WriteTokens() {
+    GridDependencyWait();  // for qkv, and before anything is written
+    FreshTokens<kDim> tokens(p_, rope_, ring_, full_, older_, codes_);
+    for (int32_t at = piece_.begin;;) {
+      const DecodeSegment segment = Find(at);
+      const int32_t stop = segment.begin + segment.pages;
+      if (stop <= piece_.end) tokens.Write(segment, stop - 1 - piece_.begin);
+      if (stop >= piece_.end) break;
+      at = stop;
+    }
+  }
+
   // The warp that finishes all of the CTA's parts but the last, which no page is behind.
   __device__ void FinishParts() {
     GridDependencyWait();  // before anything is written
@@ -169,13 +198,16 @@ class DecodeKernel {
     }
   }
   // While the lengths are on their way.
-  __device__ void PrepareToFinish() const {
+  __device__ void PrepareSixthWarp() const {
     const int lane = static_cast<int>(threadIdx.x & 31);
-    Loader::PrefetchPages(p_);
-    if (lane < 2) {
-      MbarrierInit(sums_full_ + lane, kWarps);
-      MbarrierInit(sums_free_ + lane, 1);
+    if constexpr (kFinishes) {
+      Loader::PrefetchPages(p_);
+      if (lane < 2) {
+        MbarrierInit(sums_full_ + lane, kWarps);
+        MbarrierInit(sums_free_ + lane, 1);
+      }
     }
+    if (kWrites && lane < p_.stages) MbarrierInit(older_ + lane, 1);
     FenceMbarrierInit();
   }
   // This warp's sums of the CTA's part number `part`, to the warp that finishes it.
@@ -199,6 +231,13 @@ class DecodeKernel {
       const int64_t index = RowIndex(segment, row);
       const bool valid = index >= 0;
       const int32_t keys = segment.context - segment.queries + 1;
+      if constexpr (kWrites) {  // of one token a sequence
+        const RotatedQuery<kDim> query(rope_, valid && segment.context > 0, segment.first_query,
+                                       segment.head * p_.group + row, segment.head,
+                                       segment.context - 1);
+        tile.SetQuery(n, query.low, query.high, valid ? query.scale * log2e_over_root : 0.0f, keys);
+        continue;
+      }
       tile.LoadQuery(n, valid ? p_.q + index * kDim : nullptr,
                      valid ? p_.scale_q[index] * log2e_over_root : 0.0f,
                      valid ? keys + segment.template QueryOf<kRows>(p_, row) : keys);
@@ -422,6 +461,7 @@ class DecodeKernel {
   static __device__ void ComputeBarrier() { NamedBarrierSync(kComputeBarrier, kComputeThreads); }
 
   const AttnDecodeParams& p_;
+  const Rope& rope_;
   const DecodeWorkspace<kDim> workspace_;
   uint8_t* ring_;
   float* parts_;
@@ -433,18 +473,22 @@ class DecodeKernel {
   Mbarrier* parts_full_;
   Mbarrier* sums_full_;
   Mbarrier* sums_free_;
+  Mbarrier* older_;
+  uint8_t* codes_;
   int32_t* table_;
   int32_t* flag_;
   DecodePiece& piece_;
   DecodeSchedule schedule_;
 };
 
-template <int kDim, int kTiles, bool kFinishes, class Probs>
-__global__ void __launch_bounds__(DecodeThreads(8 * kTiles, kFinishes), DecodeCtasPerSm(8 * kTiles))
+template <int kDim, int kTiles, bool kFinishes, class Probs, class Rope>
+__global__ void __launch_bounds__(DecodeThreads(8 * kTiles, kFinishes || kWritesTokens<Rope>),
+                                  DecodeCtasPerSm(8 * kTiles))
     AttnDecodeI4(const __grid_constant__ AttnDecodeParams p,
-                 const __grid_constant__ AttnDecodeShared shared) {
+                 const __grid_constant__ AttnDecodeShared shared,
+                 const __grid_constant__ Rope rope) {
   extern __shared__ __align__(128) uint8_t dynamic_shared[];
-  DecodeKernel<kDim, kTiles, kFinishes, Probs>(p, shared, dynamic_shared).Run();
+  DecodeKernel<kDim, kTiles, kFinishes, Probs, Rope>(p, shared, rope, dynamic_shared).Run();
 }
 
 }  // namespace fireq::sm90

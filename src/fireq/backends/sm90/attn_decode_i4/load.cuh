@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "fireq/backends/sm90/attn_decode_i4/fresh_token.cuh"
 #include "fireq/backends/sm90/attn_decode_i4/params.h"
 #include "fireq/backends/sm90/attn_decode_i4/plan.h"
 #include "fireq/backends/sm90/attn_decode_i4/schedule.cuh"
@@ -15,8 +16,9 @@
 namespace fireq::sm90 {
 
 // With kAhead, for long pieces, the next pages are looked up while these are copied, and no more
-// than kWindow are on their way.
-template <int kDim, int kRows, bool kAhead>
+// than kWindow are on their way. Where the kernel writes the step's tokens, a segment's last page
+// completes on `older`, and is full with its token.
+template <int kDim, int kRows, bool kAhead, class Rope>
 class DecodeLoader {
  public:
   static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
@@ -27,13 +29,14 @@ class DecodeLoader {
   // `table` [kTablePages]: what GuessPage gave, where segments are cut.
   __device__ DecodeLoader(const AttnDecodeParams& p, const DecodePiece& piece,
                           DecodeSchedule schedule, uint8_t* ring, Mbarrier* full, Mbarrier* empty,
-                          const int32_t* table)
+                          Mbarrier* older, const int32_t* table)
       : p_(p),
         piece_(piece),
         schedule_(schedule),
         ring_(ring),
         full_(full),
         empty_(empty),
+        older_(older),
         table_(table) {}
 
   // While the lengths are on their way: where segments are cut, the sequence is known if there is
@@ -79,6 +82,7 @@ class DecodeLoader {
   }
 
  private:
+  static constexpr bool kWrites = kWritesTokens<Rope>;
   static constexpr int kWindow = 4;  // pages
 
   // Where a unit's page is, and how many groups of 16 tokens of it; 0 where there is none.
@@ -86,7 +90,7 @@ class DecodeLoader {
     int32_t number;
     int32_t head;
     int32_t groups;
-    bool fresh;  // this step's own tokens have been written into it
+    bool fresh;  // this step's own tokens belong into it
   };
   __device__ __forceinline__ Source FindSource(int32_t unit, int32_t end) const {
     Source source = {};
@@ -130,16 +134,16 @@ class DecodeLoader {
     const uint8_t* from =
         p_.pages + int64_t{kStageBytes} * (int64_t{source.number} * p_.kv_heads + source.head);
     // Pages that this step's own tokens were written into wait for the kernel that wrote them;
-    // older ones need not.
+    // older ones need not, and none does where the token is put into the ring.
     const uint32_t fresh_lanes = __ballot_sync(0xFFFFFFFFu, source.fresh);
     for (int i = 0; i < count; ++i) {
-      if (!waited_ && (fresh_lanes >> i & 1) != 0) {
+      if (!kWrites && !waited_ && (fresh_lanes >> i & 1) != 0) {
         GridDependencyWait();
         waited_ = true;
       }
       if constexpr (kAhead) WaitForWindow();
       MbarrierWait(empty_ + stage_, phase_);
-      if (lane == i) Copy(from, source.groups, stage_);
+      if (lane == i) Copy(from, source, stage_);
       __syncwarp();
       if (++stage_ == p_.stages) {
         stage_ = 0;
@@ -164,24 +168,25 @@ class DecodeLoader {
 
   // A page's first `groups` groups of 16 tokens, none for a page that is not there, into a stage.
   // The others' codes are then those of another page: finite, and multiplied by zeros.
-  __device__ __forceinline__ void Copy(const uint8_t* source, int groups, int stage) {
+  __device__ __forceinline__ void Copy(const uint8_t* from, const Source& source, int stage) {
+    const int groups = source.groups;
     if (groups == 0) {
       MbarrierArrive(full_ + stage);
       return;
     }
+    Mbarrier* barrier = (kWrites && source.fresh ? older_ : full_) + stage;
     const auto copy = [&](int64_t offset, uint32_t bytes) {
-      BulkLoad(ring_ + stage * kStageBytes + offset, source + offset, bytes, full_ + stage,
-               kEvictFirst);
+      BulkLoad(ring_ + stage * kStageBytes + offset, from + offset, bytes, barrier, kEvictFirst);
     };
     if (groups == kGroups) {
-      MbarrierArriveExpectTx(full_ + stage, kStageBytes);
+      MbarrierArriveExpectTx(barrier, kStageBytes);
       copy(0, kStageBytes);
       return;
     }
     constexpr int64_t kScales = kLayout.k_scale_offset();
     constexpr auto kScaleBytes = static_cast<uint32_t>(kStageBytes - kScales);
     const uint32_t codes = static_cast<uint32_t>(groups * kDim * kVGroupBytes);  // of K, and of V
-    MbarrierArriveExpectTx(full_ + stage, 2 * codes + kScaleBytes);
+    MbarrierArriveExpectTx(barrier, 2 * codes + kScaleBytes);
     copy(0, codes);
     copy(kLayout.v_offset(), codes);
     copy(kScales, kScaleBytes);
@@ -193,6 +198,7 @@ class DecodeLoader {
   uint8_t* ring_;
   Mbarrier* full_;
   Mbarrier* empty_;
+  Mbarrier* older_;
   const int32_t* table_;
   int stage_ = 0;
   uint32_t phase_ = 1;  // the first pass over the ring waits for nobody

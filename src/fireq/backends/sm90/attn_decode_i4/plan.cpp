@@ -28,6 +28,11 @@ int Cluster(int64_t ctas, int64_t cuts, int64_t rounds, int64_t sms_of_segment) 
 }
 }  // namespace
 
+bool DecodeCanWriteTokens(const AttnDecodeShape& shape, bool qk_norm, bool hadamard) {
+  return shape.max_query_len == 1 && shape.num_heads <= 8 * shape.kv_heads && !qk_norm &&
+         !hadamard && shape.num_sequences * shape.kv_heads <= DecodeCtasPerSm(8) * shape.num_sms;
+}
+
 AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   FIREQ_CHECK(shape.head_dim == 64 || shape.head_dim == 128, kUnsupported,
               "decode attention: head_dim ", shape.head_dim, " is neither 64 nor 128");
@@ -40,6 +45,10 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   AttnDecodePlan plan;
   plan.head_dim = static_cast<int>(shape.head_dim);
   plan.rows = rows <= 8 ? 8 : kDecodeMaxRows;
+  FIREQ_CHECK(!shape.writes_tokens || DecodeCanWriteTokens(shape, false, false), kUnsupported,
+              "decode attention writes the tokens of a step: ", shape.num_sequences,
+              " sequences of ", shape.max_query_len, " tokens, ", rows, " query rows");
+  plan.writes_tokens = shape.writes_tokens;
   plan.row_tiles = static_cast<int>(CeilDiv<int64_t>(rows, plan.rows));
   plan.ctas = DecodeCtasPerSm(plan.rows) * static_cast<int>(shape.num_sms);
 
@@ -52,24 +61,34 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
 
   const KvPageLayout layout{KvGrid::kAsymmetric, 1, plan.head_dim};
   const int64_t limit = kSharedOfSm / DecodeCtasPerSm(plan.rows) - 1024;
-  // Where no segment is ever cut evenly, a CTA has many. Two tiles of rows have no registers for
-  // it.
-  plan.finishes = plan.cuts == 0 && plan.rows == 8;
-  const int64_t buffers = (plan.finishes ? 2 : 1) * warps;  // of one warp's sums
-  const int64_t sums = buffers * 8 * (plan.head_dim + kDecodePadding) * 4;
-  const int64_t stats = buffers * kDecodeMaxRows * 8;
   const int64_t part_rows = int64_t{plan.cluster - 1} * plan.rows;
   const int64_t parts = part_rows * plan.head_dim * 4;
   const int64_t table = plan.cuts == 0 ? 0 : int64_t{warps} * 32 * 4;
-  const int64_t fixed = parts + part_rows * 8 + sums + stats + kBarriers * 8 + table +
-                        kFlagAndPiece + AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
+  const int64_t older = plan.writes_tokens ? kDecodeMaxStages * 8 : 0;
+  const int64_t codes = plan.writes_tokens ? kDecodeTokenBytes : 0;
+  const int64_t beside_sums = parts + part_rows * 8 + kBarriers * 8 + older + codes + table +
+                              kFlagAndPiece + AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
+  // Of all warps once.
+  const int64_t sums_once = int64_t{warps} * 8 * (plan.head_dim + kDecodePadding) * 4;
+  const int64_t stats_once = int64_t{warps} * kDecodeMaxRows * 8;
   // A multiple of the warps: a stage then always belongs to the same warp. With any other number a
   // warp could run a whole ring ahead of a page that is late, and take the phase before for its
   // own.
-  plan.stages = static_cast<int>(
-      std::min<int64_t>(kDecodeMaxStages, (limit - fixed) / layout.head_bytes()) / warps * warps);
+  const auto stages = [&](int64_t buffers) {
+    const int64_t fixed = beside_sums + buffers * (sums_once + stats_once);
+    return static_cast<int>(
+        std::min<int64_t>(kDecodeMaxStages, (limit - fixed) / layout.head_bytes()) / warps * warps);
+  };
+  // Where no segment is ever cut evenly, a CTA has many. Two tiles of rows have no registers for
+  // it; so many sequences that two buffers leave no ring have no room.
+  plan.finishes = plan.cuts == 0 && plan.rows == 8 && stages(2) >= warps;
+  const int64_t buffers = plan.finishes ? 2 : 1;
+  plan.stages = stages(buffers);
   FIREQ_CHECK(plan.stages >= warps, kUnsupported, "decode attention: ", shape.num_sequences,
               " sequences leave shared memory for ", plan.stages, " pages only");
+  const int64_t sums = buffers * sums_once;
+  const int64_t stats = buffers * stats_once;
+  const int64_t fixed = beside_sums + sums + stats;
 
   AttnDecodeShared& shared = plan.shared;
   shared.parts = static_cast<int32_t>(plan.stages * layout.head_bytes());
@@ -77,7 +96,9 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   shared.sums = shared.part_stats + static_cast<int32_t>(part_rows * 8);
   shared.stats = shared.sums + static_cast<int32_t>(sums);
   shared.barriers = shared.stats + static_cast<int32_t>(stats);
-  shared.table = shared.barriers + kBarriers * 8;
+  shared.older = shared.barriers + kBarriers * 8;
+  shared.codes = shared.older + static_cast<int32_t>(older);
+  shared.table = shared.codes + static_cast<int32_t>(codes);
   shared.flag = shared.table + static_cast<int32_t>(table);
   shared.prefix = shared.flag + kFlagAndPiece;
   shared.bytes = static_cast<int32_t>(plan.stages * layout.head_bytes() + fixed);

@@ -5,10 +5,11 @@
 
 namespace fireq::sm90 {
 
-inline constexpr int kDecodeMaxStages = 32;  // barriers
-inline constexpr int kDecodeMaxRows = 16;    // query rows a tile at most
-inline constexpr int kDecodeMaxCluster = 8;  // CTAs
-inline constexpr int kDecodePadding = 4;     // floats behind a row of the combine buffer
+inline constexpr int kDecodeMaxStages = 32;    // barriers
+inline constexpr int kDecodeMaxRows = 16;      // query rows a tile at most
+inline constexpr int kDecodeMaxCluster = 8;    // CTAs
+inline constexpr int kDecodeTokenBytes = 128;  // what turning a token's codes of V around takes
+inline constexpr int kDecodePadding = 4;       // floats behind a row of the combine buffer
 
 // Of a CTA for tiles of `rows` query rows: warps that compute (one more loads).
 constexpr int DecodeWarps(int rows) { return rows == 8 ? 4 : 8; }
@@ -22,6 +23,8 @@ struct AttnDecodeShared {
   int32_t stats = 0;  // float2 [1 or 2][DecodeWarps][kDecodeMaxRows]: maximum, sum
   int32_t barriers =
       0;               // u64 [2][kDecodeMaxStages], one for `parts`, one unused, [2][2] for `sums`
+  int32_t older = 0;   // u64 [kDecodeMaxStages] where tokens are written
+  int32_t codes = 0;   // u8 [kDecodeTokenBytes] there
   int32_t table = 0;   // i32 [32 DecodeWarps] where segments are cut: first pages of a sequence
   int32_t flag = 0;    // i32 [4], then the DecodePiece
   int32_t prefix = 0;  // i32 [S + 1]
@@ -33,7 +36,8 @@ struct AttnDecodePlan {
   int rows = 0;       // query rows a tile: 8 or 16
   int row_tiles = 0;  // tiles a sequence and KV head
   int ctas = 0;
-  bool finishes = false;  // a warp of each CTA finishes segments while the others compute on
+  bool finishes = false;       // a warp of each CTA finishes segments while the others compute on
+  bool writes_tokens = false;  // queries are made and the step's tokens written by the kernel
   int stages = 0;
   int cluster = 1;  // CTAs; its parts of a segment are added in shared memory
   int cuts = 0;     // parts of a segment at most, whole clusters; 0: there are fewer CTAs
@@ -49,7 +53,14 @@ struct AttnDecodeShape {
   int64_t max_query_len = 1;
   int64_t num_sms = 0;
   int64_t max_pages = 0;  // of a sequence at most, as long as the plan is used; 0: not known
+  bool writes_tokens = false;
 };
+
+// Whether the kernel can do rope_kv_write's work in the same launch: one token a sequence, one tile
+// of query rows, and nothing between the rows' lanes but their maximum (a norm's sum of squares is
+// to be the same bits in every kernel). Not where a CTA has many segments: it loses there
+// (NOTES.md).
+bool DecodeCanWriteTokens(const AttnDecodeShape& shape, bool qk_norm, bool hadamard);
 
 // Throws kUnsupported (head_dim other than 64 and 128, more sequences than the shared memory
 // holds) and kShapeMismatch (H no multiple of Hk) with the values.

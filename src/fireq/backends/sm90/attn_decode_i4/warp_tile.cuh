@@ -86,12 +86,16 @@ struct DecodeWarp {
     }
   }
 
+  // The first of the d that lane c of a row's four has in its low nibbles.
+  static __device__ __forceinline__ int FirstDim(int c) {
+    return c * kChunk / 16 * 32 + c * kChunk % 16;
+  }
+
   // Row `n` of tile `tile` belongs to lanes 4 n .. 4 n + 3; `row` [Dh] are its E4M3 codes, null for
   // a row that is not there. `scale` is scale_q log2(e) / sqrt(Dh).
   __device__ __forceinline__ void LoadQuery(int tile, const uint8_t* row, float scale,
                                             int32_t keys) {
-    const int c = threadIdx.x & 3;
-    const int d = c * kChunk / 16 * 32 + c * kChunk % 16;
+    const int d = FirstDim(threadIdx.x & 3);
     uint32_t low[kWords] = {};
     uint32_t high[kWords] = {};
     if (row != nullptr) {
@@ -101,6 +105,14 @@ struct DecodeWarp {
         high[i] = reinterpret_cast<const uint32_t*>(row + d + 16)[i];
       }
     }
+    SetQuery(tile, low, high, scale, keys);
+  }
+  // The same of a row whose words are there: this lane's `low` are of d, `high` of d + 16
+  // (FirstDim).
+  __device__ __forceinline__ void SetQuery(int tile, const uint32_t (&low)[kWords],
+                                           const uint32_t (&high)[kWords], float scale,
+                                           int32_t keys) {
+    const int c = threadIdx.x & 3;
     const uint32_t kSixteenth = 0x2C002C00u;  // FP16 1/16, twice
     float total = 0.0f;
 #pragma unroll

@@ -19,11 +19,11 @@ constexpr int64_t kBudgetShare = 8;  // of the memory budget, that unpacked tile
 
 }  // namespace
 
-void PagedAttention::Run(const AttentionArgs& args) {
+void PagedAttention::Run(const AttentionArgs& args, const RopeKvWriteParams* rope) {
   const BatchView& batch = *args.batch;
   if (batch.num_tokens == 0) return;
   const SequenceRange decoded = DecodedSequences(batch, args.reduction);
-  if (decoded.end > 0) Decode(args, decoded.end, decoded.max_query_len);
+  if (decoded.end > 0) Decode(args, decoded.end, decoded.max_query_len, rope);
   if (decoded.end < batch.num_sequences) Prefill(args, decoded.end);
 }
 
@@ -80,8 +80,8 @@ const Tensor& PagedAttention::DecodeWorkspace(int64_t bytes) {
   return workspace;
 }
 
-void PagedAttention::Decode(const AttentionArgs& args, int64_t num_sequences,
-                            int64_t max_query_len) {
+void PagedAttention::Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len,
+                            const RopeKvWriteParams* rope) {
   const BatchView& batch = *args.batch;
   const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = num_sequences,
                                                   .num_heads = args.num_heads,
@@ -89,7 +89,8 @@ void PagedAttention::Decode(const AttentionArgs& args, int64_t num_sequences,
                                                   .head_dim = args.kv.layout.head_dim,
                                                   .max_query_len = max_query_len,
                                                   .num_sms = num_sms_,
-                                                  .max_pages = batch.page_table.dim(1)});
+                                                  .max_pages = batch.page_table.dim(1),
+                                                  .writes_tokens = rope != nullptr});
   AttnDecodeArgs launch;
   launch.tensors = {.q = args.q.values.as<uint8_t>(),
                     .scale_q = args.q.scale.as<float>(),
@@ -105,6 +106,7 @@ void PagedAttention::Decode(const AttentionArgs& args, int64_t num_sequences,
                     .max_pages = static_cast<int32_t>(batch.page_table.dim(1))};
   launch.e4m3_probs = args.e4m3_probs;
   launch.programmatic = true;
+  launch.rope = rope;
   LaunchAttnDecodeI4(plan, launch, stream_->get());
 }
 

@@ -12,6 +12,7 @@
 
 #include "fireq/backends/sm90/attn_prefill/plan.h"
 #include "fireq/backends/sm90/backend/upload_ring.h"
+#include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 #include "fireq/ops/args.h"
 
@@ -23,13 +24,15 @@ class PagedAttention {
   PagedAttention(std::shared_ptr<Stream> stream, UploadRing& ring, int64_t num_sms)
       : stream_(std::move(stream)), ring_(ring), num_sms_(num_sms) {}
 
-  // Of checked args: E4M3 queries, BF16 output. Errors: kCuda.
-  void Run(const AttentionArgs& args);
+  // Of checked args: E4M3 queries, BF16 output. With `rope`, of the same step, which decodes alone,
+  // what RopeKvWrite would do first. Errors: kCuda.
+  void Run(const AttentionArgs& args, const RopeKvWriteParams* rope);
   // As Backend::Reserve.
   int64_t Reserve(const StepLimits& limits);
 
  private:
-  void Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len);
+  void Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len,
+              const RopeKvWriteParams* rope);
   void Prefill(const AttentionArgs& args, int64_t first_sequence);
   const Tensor& DecodeWorkspace(int64_t bytes);
   const Tensor& PrefillWorkspace(int64_t bytes);  // so large, or larger

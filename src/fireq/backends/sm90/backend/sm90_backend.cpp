@@ -6,19 +6,17 @@
 
 #include "fireq/backends/sm90/backend/arrivals.h"
 #include "fireq/backends/sm90/backend/awaited_codes.h"
+#include "fireq/backends/sm90/backend/awaited_rope.h"
 #include "fireq/backends/sm90/backend/bf16_gemm.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/paged_attention.h"
 #include "fireq/backends/sm90/backend/prepared.h"
-#include "fireq/backends/sm90/backend/rope_args.h"
-#include "fireq/backends/sm90/backend/short_sequences.h"
 #include "fireq/backends/sm90/backend/stream_owner.h"
 #include "fireq/backends/sm90/backend/upload_ring.h"
 #include "fireq/backends/sm90/elementwise/launch.h"
 #include "fireq/backends/sm90/gemm_bf16/launch.h"
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
 #include "fireq/backends/sm90/random_weights/launch.h"
-#include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
 #include "fireq/backends/sm90/runtime/device_buffer.h"
 #include "fireq/backends/sm90/sample_logits/launch.h"
@@ -206,7 +204,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
  private:
   // Before an op that reads `wanted`, or none of the codes that a linear might make for itself.
   void MakeCodes(const void* wanted = nullptr) {
-    MakeSum();
+    MakeFirst();
     awaited_.Make(stream_->get(), wanted);
     ForgetEarlyRows();
   }
@@ -217,7 +215,9 @@ class Sm90Backend final : public Backend, public StreamOwner {
     if (rows.before > 0)  // no one has read those, and set the counts back
       FIREQ_CUDA(cudaMemsetAsync(rows.counts, 0, rows.count_bytes(), stream_->get()));
   }
-  void MakeSum() {
+  // What every op but the one that may take it along finds queued.
+  void MakeFirst() {
+    awaited_rope_.Make(stream_->get());
     if (awaited_sum_) std::exchange(awaited_sum_, std::nullopt)->run();
   }
   bool SumWithNorm(const CodesToMake& codes);
@@ -240,6 +240,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   Tensor half_logits_;
   AwaitedCodes awaited_;
   std::optional<AwaitedSum> awaited_sum_;
+  AwaitedRope awaited_rope_{device_.num_sms};
   // Rows of y that a GEMM of x has announced and no one has read.
   struct {
     RowsReady rows;
@@ -281,7 +282,7 @@ void Sm90Backend::RmsNorm(const RmsNormArgs& args) {
     const CodesToMake codes{args.x, args.weight, args.eps, args.out,
                             args.reduction == Reduction::kFastest};
     if (SumWithNorm(codes)) return;
-    MakeSum();
+    MakeFirst();
     return awaited_.Ask(codes, stream_->get());
   }
   MakeCodes();
@@ -302,7 +303,7 @@ bool Sm90Backend::SumWithNorm(const CodesToMake& codes) {
 
 void Sm90Backend::Quantize(const QuantizeArgs& args) {
   Validate(args);
-  MakeSum();
+  MakeFirst();
   CheckBorder(args.x, "the input of a token quantisation");
   FIREQ_CHECK(args.out.values.dtype() == DType::kE4M3, kUnsupported, "activations are ",
               Name(args.out.values.dtype()), ": the GPU kernels take E4M3");
@@ -335,7 +336,7 @@ void Sm90Backend::LogitsOfBf16(const LinearArgs& args, const Sm90Linear& w) {
 
 void Sm90Backend::Linear(const LinearArgs& args) {
   Validate(args, DType::kF16);
-  MakeSum();
+  MakeFirst();
   const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
   if (!w.quantized()) return LogitsOfBf16(args, w);
   FIREQ_CHECK(!args.largest.defined(), kUnsupported, "the largest outputs of an INT4 linear");
@@ -433,40 +434,18 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   CheckBorder(args.qkv, "the output of the QKV GEMM");
   FIREQ_CHECK(args.q.values.dtype() == DType::kE4M3, kUnsupported, "queries are ",
               Name(args.q.values.dtype()), ": the GPU's attention takes E4M3");
-  const BatchView& batch = *args.batch;
-  RopeKvWriteParams launch;
-  launch.qkv = args.qkv.as<bf16_t>();
-  SetRopeArgs(args, launch);
-  if (args.key_shift.defined()) launch.key_shift = args.key_shift.as<float>();
-  launch.hadamard = args.qk_hadamard;
-  launch.grid = args.kv.layout.grid;
-  launch.q = args.q.values.as<uint8_t>();
-  launch.scale_q = args.q.scale.as<float>();
-  launch.kv_heads = args.kv.layout.kv_heads;
-  launch.programmatic = true;
-  // Token numbers in query_start are the step's, so a part of the sequences is pointers further
-  // on.
-  const int64_t decoding = ShortSequences(batch);
-  for (const auto& [begin, end, max_query_len] :
-       {SequenceRange{0, decoding, ShortQueryLen(batch)},
-        SequenceRange{decoding, batch.num_sequences, batch.max_query_len}}) {
-    if (begin == end) continue;
-    launch.query_start = batch.query_start.as<int32_t>() + begin;
-    launch.context_len = batch.context_len.as<int32_t>() + begin;
-    launch.page_table = batch.page_table.as<int32_t>() + begin * batch.page_table.dim(1);
-    launch.num_sequences = static_cast<int32_t>(end - begin);
-    launch.max_query_len = static_cast<int32_t>(max_query_len);
-    LaunchRopeKvWrite(launch, args.kv.layout.head_dim, stream_->get());
-  }
+  awaited_rope_.Ask(args, stream_->get());
 }
 
 void Sm90Backend::Attention(const AttentionArgs& args) {
   Validate(args);
-  MakeCodes();
+  const RopeKvWriteParams* rope = awaited_rope_.Find(args);
+  if (rope == nullptr) MakeCodes();
   FIREQ_CHECK(args.kv.layout.grid != KvGrid::kFloat && args.q.values.dtype() == DType::kE4M3,
               kUnsupported, "the GPU's attention needs E4M3 queries over an INT4 cache");
   CheckBorder(args.out, "the output of attention");
-  attention_.Run(args);
+  attention_.Run(args, rope);
+  awaited_rope_.MadeByAttention();
 }
 
 void Sm90Backend::Sample(const SampleArgs& args) {

@@ -13,6 +13,7 @@
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/minmax.cuh"
 #include "fireq/backends/sm90/rope_kv_write/launch.h"
+#include "fireq/backends/sm90/rope_kv_write/rotated.cuh"
 #include "fireq/formats/act_e4m3.h"
 #include "fireq/formats/kv_i4.h"
 
@@ -36,13 +37,13 @@ class RopeKvWriter {
 
   static constexpr int kRotations = kShort ? 1 : 2 * kPairs / 4 * kThreads;  // float4
 
-  // `codes` [kVectors][kDim] and `rotations` in shared memory.
-  __device__ RopeKvWriter(const RopeKvWriteParams& p, uint8_t* codes, float4* rotations)
+  // `codes` [kVectors][kDim] and `rotations` in shared memory; `thread` of kThreads.
+  __device__ RopeKvWriter(const RopeKvWriteParams& p, uint8_t* codes, float4* rotations, int thread)
       : p_(p),
         codes_(codes),
         rotations_(rotations),
-        lane_(static_cast<int>(threadIdx.x) % kLanes),
-        vector_(static_cast<int>(threadIdx.x) / kLanes) {}
+        lane_(thread % kLanes),
+        vector_(thread / kLanes) {}
 
   __device__ void Run() {
     const int sequence = blockIdx.z;
@@ -59,7 +60,7 @@ class RopeKvWriter {
     }
   }
 
- private:
+ protected:
   __device__ __forceinline__ void RunVector(int32_t query, int32_t first, int32_t start) {
     head_ = static_cast<int>(blockIdx.y) * kVectors + vector_;
     active_ = query < queries_ && head_ < NumVectors();
@@ -116,9 +117,9 @@ class RopeKvWriter {
       WriteQuery();
     } else if (head_ < FirstV()) {
       Rotate(p_.k_norm, p_.crs_k, p_.key_shift);
-      WriteKey(head_ - p_.num_heads);
+      WriteKey(Block(head_ - p_.num_heads));
     } else {
-      WriteValue(head_ - FirstV());
+      WriteValue(Block(head_ - FirstV()));
     }
   }
 
@@ -239,8 +240,8 @@ class RopeKvWriter {
     for (int i = 0; i < kPairs; ++i) {
       const float a = x_[i];
       const float b = x_[i + kPairs];
-      x_[i] = a * cosine_[i] - b * sine_[i];
-      x_[i + kPairs] = b * cosine_[i] + a * sine_[i];
+      x_[i] = Turned(a, b, cosine_[i], -sine_[i]);
+      x_[i + kPairs] = Turned(a, b, sine_[i], cosine_[i]);
     }
     if (crs != nullptr) With(crs + int64_t{KvHead()} * kDim, std::multiplies());
     if (shift != nullptr) With(shift + int64_t{KvHead()} * kDim, std::minus());
@@ -384,12 +385,15 @@ class RopeKvWriter {
   // 32 values of d share 16 bytes: the low nibbles are of the first 16, the high ones of the
   // others, 16 / kPairs lanes further on. Two such lanes exchange, and each stores the bytes of one
   // half of d.
-  __device__ __forceinline__ void WriteKey(int kv_head) {
+  __device__ __forceinline__ void WriteKey(uint8_t* block) {
     uint32_t words[kValues / 4];
     const KvScale scale = Quantize(words);
+    PutKey(block, words, scale);
+  }
+  __device__ __forceinline__ void PutKey(uint8_t* block, const uint32_t (&words)[kValues / 4],
+                                         KvScale scale) const {
     constexpr int kAway = 16 / kPairs;
     const bool upper = (lane_ & kAway) != 0;
-    uint8_t* block = Block(kv_head);
     const int run = lane_ / (2 * kAway) + (upper ? kDim / 64 : 0);
     uint8_t* to = block + position_ % kTokensPerPage * (kDim / 2) + run * (kKRunValues / 2) +
                   kPairs * (lane_ % kAway);
@@ -410,14 +414,14 @@ class RopeKvWriter {
     WriteScale(block, Layout().k_scale_offset(), Layout().k_zero_offset(), scale);
   }
 
-  __device__ __forceinline__ void WriteValue(int kv_head) {
+  __device__ __forceinline__ void WriteValue(uint8_t* block) {
     uint32_t words[kValues / 4];
     const KvScale scale = Quantize(words);
-    WriteScale(Block(kv_head), Layout().v_scale_offset(), Layout().v_zero_offset(), scale);
+    WriteScale(block, Layout().v_scale_offset(), Layout().v_zero_offset(), scale);
     if constexpr (kShort) {
-      ReplaceNibbles(Block(kv_head), words);
+      ReplaceNibbles(block, words);
     } else {
-      WriteGroup(Block(kv_head), words);
+      WriteGroup(block, words);
     }
   }
 
@@ -493,7 +497,7 @@ __global__ void __launch_bounds__(RopeKvWriter<kDim, kRuns>::kThreads,
   __shared__ __align__(16) uint8_t codes[Writer::kVectors * kDim];
   __shared__ float4 rotations[Writer::kRotations];
   GridDependencyLaunch();
-  Writer(p, codes, rotations).Run();
+  Writer(p, codes, rotations, static_cast<int>(threadIdx.x)).Run();
 }
 
 }  // namespace fireq::sm90

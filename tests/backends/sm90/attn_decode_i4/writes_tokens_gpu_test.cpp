@@ -1,0 +1,205 @@
+// Decode attention that makes its queries and writes the step's tokens, against rope_kv_write and
+// the kernel behind it: the same bits of the output and of every byte of the pages.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "fireq/backends/sm90/attn_decode_i4/launch.h"
+#include "fireq/backends/sm90/rope_kv_write/launch.h"
+#include "fireq/backends/sm90/runtime/stream.h"
+#include "tests/backends/sm90/attention_on_device.h"
+
+namespace fireq::sm90 {
+namespace {
+
+using testing::AttentionCase;
+using testing::AttentionOnDevice;
+using testing::MakeAttentionCase;
+
+struct Case {
+  const char* name;
+  std::vector<int32_t> context_len;
+  int heads, kv_heads, head_dim;
+  KvGrid grid;
+  bool crs;
+  std::vector<int32_t> query_len = {};  // one each, if empty
+};
+
+// What comes in front of attention in the step of `c`, of random numbers.
+class Rope {
+ public:
+  Rope(const AttentionCase& c, bool crs) : crs_(crs) {
+    std::mt19937 rng(std::random_device{}());
+    std::normal_distribution<float> normal;
+    const int dim = c.layout.head_dim;
+    std::vector<bf16_t> qkv(static_cast<size_t>(c.num_tokens()) *
+                            static_cast<size_t>((c.num_heads + 2 * c.layout.kv_heads) * dim));
+    for (bf16_t& x : qkv) x = FloatToBf16(normal(rng) + 0.3f);
+    std::vector<float> cosines, sines, crs_q, crs_k, shift;
+    for (int32_t p = 0; p < c.max_pages * kTokensPerPage; ++p) {
+      for (int f = 0; f < dim / 2; ++f) {
+        const double angle = p * std::pow(10000.0, -2.0 * f / dim);
+        cosines.push_back(static_cast<float>(std::cos(angle)));
+        sines.push_back(static_cast<float>(std::sin(angle)));
+      }
+    }
+    for (int i = 0; i < dim * c.layout.kv_heads; ++i) {
+      crs_q.push_back(std::exp2(normal(rng)));
+      crs_k.push_back(1.0f / crs_q.back());
+      shift.push_back(normal(rng));
+    }
+    qkv_ = DeviceBuffer<bf16_t>(qkv);
+    cosines_ = DeviceBuffer<float>(cosines);
+    sines_ = DeviceBuffer<float>(sines);
+    crs_q_ = DeviceBuffer<float>(crs_q);
+    crs_k_ = DeviceBuffer<float>(crs_k);
+    shift_ = DeviceBuffer<float>(shift);
+  }
+
+  RopeKvWriteParams Params(const AttentionCase& c, const AttentionOnDevice& d) const {
+    RopeKvWriteParams p;
+    p.qkv = qkv_.data();
+    p.query_start = d.query_start.data();
+    p.context_len = d.context_len.data();
+    p.page_table = d.page_table.data();
+    p.rope_cos = cosines_.data();
+    p.rope_sin = sines_.data();
+    p.crs_q = crs_ ? crs_q_.data() : nullptr;
+    p.crs_k = crs_ ? crs_k_.data() : nullptr;
+    p.key_shift = crs_ ? shift_.data() : nullptr;
+    p.grid = c.layout.grid;
+    p.q = d.q.data();
+    p.scale_q = d.q_scale.data();
+    p.pages = d.pages.data();
+    p.num_sequences = c.num_sequences();
+    p.max_query_len = 1;
+    p.num_heads = c.num_heads;
+    p.kv_heads = c.layout.kv_heads;
+    p.max_pages = c.max_pages;
+    return p;
+  }
+
+ private:
+  bool crs_;
+  DeviceBuffer<bf16_t> qkv_;
+  DeviceBuffer<float> cosines_, sines_, crs_q_, crs_k_, shift_;
+};
+
+// Both kernels, or, with `fused`, one. `launches` times: a step that is done again does the same.
+void Run(const AttentionCase& c, const AttentionOnDevice& d, const Rope& rope, bool fused,
+         bool e4m3_probs, int launches) {
+  const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = c.num_sequences(),
+                                                  .num_heads = c.num_heads,
+                                                  .kv_heads = c.layout.kv_heads,
+                                                  .head_dim = c.layout.head_dim,
+                                                  .num_sms = NumSms(),
+                                                  .max_pages = c.max_pages,
+                                                  .writes_tokens = fused});
+  DeviceBuffer<float> workspace(plan.workspace_bytes / 4);
+  workspace.FillBytes(0);
+  RopeKvWriteParams params = rope.Params(c, d);
+  params.programmatic = launches > 1;
+  AttnDecodeArgs args;
+  args.tensors = {.q = d.q.data(),
+                  .scale_q = d.q_scale.data(),
+                  .pages = d.pages.data(),
+                  .query_start = d.query_start.data(),
+                  .context_len = d.context_len.data(),
+                  .page_table = d.page_table.data(),
+                  .out = d.out.data(),
+                  .workspace = workspace.data(),
+                  .num_sequences = c.num_sequences(),
+                  .num_heads = c.num_heads,
+                  .kv_heads = c.layout.kv_heads,
+                  .max_pages = c.max_pages};
+  args.e4m3_probs = e4m3_probs;
+  args.programmatic = launches > 1;
+  if (fused) args.rope = &params;
+  const Stream stream;
+  for (int i = 0; i < launches; ++i) {
+    if (!fused) LaunchRopeKvWrite(params, c.layout.head_dim, stream.get());
+    LaunchAttnDecodeI4(plan, args, stream.get());
+  }
+  stream.Synchronize();
+}
+
+void ExpectTheSameBits(const Case& t) {
+  std::vector<int32_t> query_len = t.query_len;
+  if (query_len.empty()) query_len.assign(t.context_len.size(), 1);
+  AttentionCase c =
+      MakeAttentionCase({query_len, t.context_len, t.heads, {t.grid, t.kv_heads, t.head_dim}},
+                        std::random_device{}());
+  const Rope rope(c, t.crs);
+  for (const bool e4m3_probs : {true, false}) {
+    AttentionOnDevice apart(c);
+    Run(c, apart, rope, false, e4m3_probs, 1);
+    for (const int launches : {1, 3}) {
+      AttentionOnDevice fused(c);
+      fused.q.FillBytes(0x7F);  // NaN: whoever read it would show it
+      Run(c, fused, rope, true, e4m3_probs, launches);
+      const std::vector<uint8_t> expected = apart.pages.ToHost(), pages = fused.pages.ToHost();
+      for (size_t i = 0; i < pages.size(); ++i) {
+        ASSERT_EQ(pages[i], expected[i])
+            << t.name << ", byte " << static_cast<int64_t>(i) % c.layout.head_bytes()
+            << " of a head's block";
+      }
+      const std::vector<bf16_t> a = apart.out.ToHost(), b = fused.out.ToHost();
+      EXPECT_EQ(0, std::memcmp(a.data(), b.data(), a.size() * sizeof(bf16_t)))
+          << t.name << ", launches " << launches << ", E4M3 " << e4m3_probs;
+      for (const uint8_t code : fused.q.ToHost()) ASSERT_EQ(code, 0x7F);
+    }
+  }
+}
+
+class AttnDecodeWritesTokensCases : public ::testing::TestWithParam<Case> {};
+
+TEST_P(AttnDecodeWritesTokensCases, SameBitsAsTwoKernels) {
+  FIREQ_NEEDS_HOPPER();
+  ExpectTheSameBits(GetParam());
+}
+
+constexpr KvGrid kAsym = KvGrid::kAsymmetric;
+INSTANTIATE_TEST_SUITE_P(
+    , AttnDecodeWritesTokensCases,
+    ::testing::Values(
+        Case{"one token", {1}, 4, 1, 128, kAsym, false},
+        Case{"one page", {64}, 32, 8, 128, kAsym, false},
+        Case{"edges", {1, 8, 9, 16, 17, 63, 64, 65, 127, 128, 129, 1000}, 32, 8, 128, kAsym, true},
+        Case{"edges, 64", {1, 8, 9, 17, 63, 64, 65, 129, 500}, 16, 4, 64, kAsym, true},
+        Case{"none", {5, 70, 64, 300}, 32, 8, 128, kAsym, false, {1, 0, 1, 1}},
+        Case{"clusters", {1025}, 32, 8, 128, kAsym, true},
+        Case{"clusters, two", {1024}, 32, 8, 128, kAsym, true},
+        Case{"long", {40000}, 8, 2, 128, kAsym, false},
+        Case{"uneven", {20000, 3, 65, 129}, 8, 2, 128, kAsym, false},
+        Case{"group of 7", {300, 1000, 64}, 28, 4, 128, kAsym, false},
+        Case{"mha", {77, 500, 900}, 8, 8, 128, kAsym, true},
+        Case{"mqa", {77, 640}, 8, 1, 64, kAsym, false},
+        Case{"symmetric", {100, 3000}, 32, 8, 128, KvGrid::kSymmetric, false},
+        Case{"signed", {100, 3000}, 32, 8, 64, KvGrid::kSigned, true}),
+    [](const auto& which) { return "Case" + std::to_string(which.index); });
+
+// Sequences so unlike that the line of pages is cut: a warp writes the tokens of several segments.
+TEST(AttnDecodeWritesTokens, RaggedSequences) {
+  FIREQ_NEEDS_HOPPER();
+  std::mt19937 rng(std::random_device{}());
+  for (const int head_dim : {64, 128}) {
+    for (const int kv_heads : {2, 8}) {
+      std::vector<int32_t> contexts(static_cast<size_t>(2 * NumSms() / kv_heads));
+      for (int32_t& context : contexts)
+        context = rng() % 8 == 0 ? 700 + rng() % 500 : 1 + rng() % 130;
+      ExpectTheSameBits({"ragged", contexts, 8, kv_heads, head_dim, kAsym, true});
+    }
+  }
+}
+
+// As the engine's steps: all as long.
+TEST(AttnDecodeWritesTokens, ManyAlike) {
+  FIREQ_NEEDS_HOPPER();
+  for (const int32_t context : {1, 64, 65, 700})
+    ExpectTheSameBits({"alike", std::vector<int32_t>(33, context), 32, 8, 128, kAsym, false});
+}
+
+}  // namespace
+}  // namespace fireq::sm90
