@@ -33,18 +33,15 @@ __device__ __forceinline__ void CopyFloatAsync(void* shared, const float* global
 
 // One thread: weights do not depend on the kernel before this one, so the ring fills while that one
 // drains. One copy a step: each costs its issuer and the engine some 300 clocks whatever its size.
-// What lies past the weight's end arrives as zeros. With kWindow no more copies than that are on
-// their way at a time: more would only queue in front of what else the multiprocessor asks for.
-template <class Config, int kWindow = 0>
+// What lies past the weight's end arrives as zeros.
+template <class Config>
 struct StreamWeights {
   const GemmI4F8Params& p;
   StreamShared<Config> shared;
   ClusterRun run;
   int first_tile;  // of the cluster
   RingPlace<Config::kStages> at{0, 1};
-  RingPlace<Config::kStages> landed{};  // the first of the copies on their way
-  int on_way = 0;                       // until they are kWindow
-  int segment = 0;                      // the next one
+  int segment = 0;  // the next one
   int unit = 0, end = 0;
   int block = 0;
 
@@ -75,16 +72,7 @@ struct StreamWeights {
     block = SuperBlockOf(p, first_tile + next.tile) * Config::kRowBlocks;
     return true;
   }
-  __device__ void WaitForWindow() {
-    if (on_way < kWindow) {
-      ++on_way;
-      return;
-    }
-    MbarrierWait(shared.full(landed.stage), landed.parity);
-    landed.Next();
-  }
   __device__ void Copy(const CUtensorMap& map) {
-    if constexpr (kWindow > 0) WaitForWindow();
     MbarrierArriveExpectTx(shared.full(at.stage), Config::kWeightBytes);
     TmaLoad4D(shared.w(at.stage), &map, 0, 0, unit * Config::kGroups, block, shared.full(at.stage),
               kEvictFirst);
@@ -194,7 +182,6 @@ struct StreamConsumer {
   int group;   // the first of the unit's groups that are this warpgroup's
   RingPlace<Config::kStages> at{};
   int unit = 0;  // of K, at hand
-  uint32_t handover_parity = 0;
 
   // Tokens' codes and sums of group g of the step.
   __device__ const uint8_t* Codes(int g) const {
@@ -209,9 +196,7 @@ struct StreamConsumer {
   // Starts the products of one group of the step.
   __device__ void Multiply(float (&acc)[kTokens / 2], const uint32_t (&a)[16], int g) const {
     WgmmaFence();
-    const uint64_t x =
-        Config::kResident ? DescriptorOfVector(Codes(g)) : DescriptorSwizzle128(Codes(g));
-    MultiplyGroup<kTokens>(acc, a, x, 0);
+    MultiplyGroup<kTokens>(acc, a, DescriptorSwizzle128(Codes(g)), 0);
     WgmmaCommit();
   }
   __device__ const uint8_t* Tile(int stage, int g) const {
@@ -343,7 +328,7 @@ __device__ __forceinline__ void StreamFinish(const StreamShared<Config>& shared,
     consumer.StorePartial(total, tail ? shared.partial(false) : shared.handover());
     if (tail) {
       const auto outputs = make_outputs();
-      MbarrierWait(shared.handed_over(), consumer.handover_parity);
+      MbarrierWait(shared.handed_over(), 0);
       NamedBarrierSync(1, Config::kConsumerThreads);
       outputs.Store(LocalSums<Config, 2>{shared.partial(false), shared.handover()});
     } else {
@@ -365,24 +350,26 @@ __device__ __forceinline__ void StreamFinish(const StreamShared<Config>& shared,
   NamedBarrierSync(1, Config::kConsumerThreads);  // sums read -> next sums written
 }
 
-template <class Config>
-__device__ __forceinline__ StreamConsumer<Config> MakeConsumer(const GemmI4F8Params& p,
-                                                               const StreamShared<Config>& shared) {
-  const int warpgroup = threadIdx.x / 128;
-  return {p, shared, static_cast<int>(threadIdx.x % 128), warpgroup / Config::kGroupSets,
-          warpgroup % Config::kGroupSets};
-}
-
-// The consumers' share of a CTA's run, once its tokens are there: whole tiles are finished, parts
-// are left in shared memory. `exchanging`: how many CTAs exchange their parts of the cluster's one
-// tile, or 0.
+// The consumers' share of a CTA's run: whole tiles are finished, parts are left in shared memory.
+// `exchanging`: how many CTAs exchange their parts of the cluster's one tile, or 0.
 template <class Config, class Epilogue>
-__device__ __forceinline__ void StreamSegments(const GemmI4F8Params& p,
-                                               const StreamShared<Config>& shared,
-                                               StreamConsumer<Config>& consumer,
-                                               const ClusterRun& run, int exchanging, int rank,
-                                               int first_tile) {
+__device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
+                                              const StreamShared<Config>& shared,
+                                              const ClusterRun& run, int exchanging, int rank,
+                                              int first_tile) {
   using Outputs = TileOutputs<Config, Epilogue>;
+  const int warpgroup = threadIdx.x / 128;
+  StreamConsumer<Config> consumer{p, shared, static_cast<int>(threadIdx.x % 128),
+                                  warpgroup / Config::kGroupSets, warpgroup % Config::kGroupSets};
+  // Token scales, resident tokens and the residual are the kernel's before this one.
+  if constexpr (Config::kResident) {
+    const auto norm = ResidentShare<Config>::Norm(p);
+    GridDependencyWait();
+    MakeResidentTokens<Config>(p, norm, shared.resident());
+  } else {
+    GridDependencyWait();
+  }
+  if constexpr (Epilogue::kSends) GridDependencyLaunch();
   const float* x_scales = TokenScales(p, shared);
   float total[Config::kTokens / 2];
 #pragma unroll 1
@@ -410,24 +397,6 @@ __device__ __forceinline__ void StreamSegments(const GemmI4F8Params& p,
                            [&] { return Outputs(p, x_scales, tile); });
     }
   }
-}
-
-template <class Config, class Epilogue>
-__device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
-                                              const StreamShared<Config>& shared,
-                                              const ClusterRun& run, int exchanging, int rank,
-                                              int first_tile) {
-  StreamConsumer<Config> consumer = MakeConsumer(p, shared);
-  // Token scales, resident tokens and the residual are the kernel's before this one.
-  if constexpr (Config::kResident) {
-    const auto norm = ResidentShare<Config>::Norm(p);
-    GridDependencyWait();
-    MakeResidentTokens<Config>(p, norm, shared.resident());
-  } else {
-    GridDependencyWait();
-  }
-  if constexpr (Epilogue::kSends) GridDependencyLaunch();
-  StreamSegments<Config, Epilogue>(p, shared, consumer, run, exchanging, rank, first_tile);
 }
 
 // The parts of shared tiles, once all ranks have left theirs: each rank finishes a share.

@@ -80,11 +80,6 @@ __device__ __forceinline__ void PrefetchL1(const void* global) {
   asm volatile("prefetch.global.L1 [%0];" ::"l"(global));
 }
 
-// prefetch.global.L2.
-__device__ __forceinline__ void PrefetchL2(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
-}
-
 // ld.global.v4 that stays where it is written: ptxas moves one of read-only memory behind a wait
 // for the kernel in front.
 __device__ __forceinline__ uint4 LoadGlobalNow128(const void* global) {
