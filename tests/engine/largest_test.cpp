@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "fireq/ops/ranks.h"
 #include "tests/engine/engine_testing.h"
 #include "tests/support/half_logit_backend.h"
 
@@ -50,9 +51,12 @@ struct Served {
   int64_t found = 0, sampled = 0;
 };
 
-Served Serve(bool finds, RunAhead run_ahead, RecordDecode record, bool all_greedy) {
+// `ranks` may be null.
+Served Serve(bool finds, RunAhead run_ahead, RecordDecode record, bool all_greedy,
+             std::shared_ptr<Ranks> ranks = nullptr) {
   LargestBackend backend(finds);
-  const Model model = RandomQuantisedModel(backend, TiniestConfig(), 1);
+  Model model = RandomQuantisedModel(backend, TiniestConfig(), 1);
+  model.ranks = std::move(ranks);
   EngineOptions options;
   options.run_ahead = run_ahead;
   options.runner = {.max_tokens = 96,
@@ -155,6 +159,35 @@ TEST(EngineLargest, RowsWithoutALargestEndTheirRequests) {
   }
   outcomes.CheckEndedOnce(id);
   EXPECT_EQ(outcomes[id].finishes[0].reason, FinishReason::kError);
+}
+
+// Ranks find it through their connection.
+class LargestRanks final : public Ranks {
+ public:
+  int64_t found() const { return found_; }  // calls
+  Share share() const override { return {}; }
+  void Sum(const Tensor& /*values*/) override {}
+  void Linear(Backend& backend, const LinearArgs& linear) override {
+    found_ += linear.largest.defined();
+    Ranks::Linear(backend, linear);
+  }
+  void Fail() override {}
+  void Check() const override {}
+
+ private:
+  int64_t found_ = 0;
+};
+
+TEST(EngineLargest, RanksAreAskedForTheLargestToo) {
+  for (const bool all_greedy : {true, false}) {
+    const auto ranks = std::make_shared<LargestRanks>();
+    const Served alone = Serve(true, RunAhead::kAlways, RecordDecode::kAlways, all_greedy);
+    const Served found = Serve(true, RunAhead::kAlways, RecordDecode::kAlways, all_greedy, ranks);
+    EXPECT_EQ(found.outputs, alone.outputs);
+    EXPECT_EQ(found.sampled, alone.sampled);
+    EXPECT_EQ(ranks->found(), found.found);
+    EXPECT_GT(ranks->found(), 0);
+  }
 }
 
 }  // namespace

@@ -180,8 +180,7 @@ bool Runner::IsDecode(std::span<const RunnerRow> rows) const {
 Runner::HeadOutput Runner::OutputFor(std::span<const SampleRow> samples) const {
   const bool largest = std::ranges::all_of(
       samples, [](const SampleRow& row) { return ChoosesTheLargest(*row.params); });
-  // Ranks share lm_head, and gather logits.
-  const bool finds = context_.ranks == nullptr && backend_.FindsLargest(*model_.weights.lm_head);
+  const bool finds = backend_.FindsLargest(*model_.weights.lm_head);
   return largest && finds && sampler_->LeavesTheLargest() ? HeadOutput::kLargest
                                                           : HeadOutput::kLogits;
 }

@@ -263,30 +263,31 @@ static ActTensor FinalNorm(const ForwardContext& context, const LogitBuffers& bu
   return normed;
 }
 
+// Ranks share it.
+static void LmHead(const ForwardContext& context, const LinearArgs& lm_head) {
+  if (context.ranks == nullptr) return context.backend->Linear(lm_head);
+  context.ranks->Linear(*context.backend, lm_head);
+}
+
 Tensor ForwardLogits(const ForwardContext& context, const LogitBuffers& buffers,
                      const ModelWeights& weights, const Tensor& hidden) {
   Tensor logits = buffers.logits.Rows(0, hidden.dim(0));
-  const LinearArgs lm_head{.x = FinalNorm(context, buffers, weights, hidden),
-                           .w = weights.lm_head.get(),
-                           .products = context.products,
-                           .reduction = context.reduction,
-                           .y = logits};
-  if (context.ranks != nullptr) {
-    context.ranks->Linear(*context.backend, lm_head);
-  } else {
-    context.backend->Linear(lm_head);
-  }
+  LmHead(context, {.x = FinalNorm(context, buffers, weights, hidden),
+                   .w = weights.lm_head.get(),
+                   .products = context.products,
+                   .reduction = context.reduction,
+                   .y = logits});
   if (context.tracer != nullptr) context.tracer->OnTensor(-1, "logits", {logits, {}, {}});
   return logits;
 }
 
 void ForwardLargest(const ForwardContext& context, const LogitBuffers& buffers,
                     const ModelWeights& weights, const Tensor& hidden, const Tensor& largest) {
-  context.backend->Linear({.x = FinalNorm(context, buffers, weights, hidden),
-                           .w = weights.lm_head.get(),
-                           .products = context.products,
-                           .reduction = context.reduction,
-                           .largest = largest});
+  LmHead(context, {.x = FinalNorm(context, buffers, weights, hidden),
+                   .w = weights.lm_head.get(),
+                   .products = context.products,
+                   .reduction = context.reduction,
+                   .largest = largest});
 }
 
 Tensor ForwardLogits(const ForwardContext& context, const ModelWeights& weights,

@@ -151,22 +151,8 @@ class NcclRank final : public Ranks {
   }
   // Each rank makes its share of the outputs.
   void Linear(Backend& backend, const LinearArgs& linear) override {
-    const int64_t rows = linear.y.dim(0), width = linear.y.dim(1) / share_.size;
-    if (rows == 0 || !IsShared(linear.y.dim(1)) || !parts_.defined() ||
-        parts_.num_elements() < linear.y.num_elements())
-      return Ranks::Linear(backend, linear);
-    Check();
-    const Tensor parts = parts_.Rows(0, linear.y.num_elements());
-    const int64_t part = rows * width;
-    const Tensor own =
-        parts.Rows(part * share_.rank, part * (share_.rank + 1)).Reshape({rows, width});
-    if (!backend_.PartOfLinear(linear, width * share_.rank, own))
-      return Ranks::Linear(backend, linear);
-    const cudaStream_t stream = backend_.stream().get();
-    Nccl().Check(Nccl().all_gather(own.data(), parts.data(), static_cast<size_t>(part), kNcclF32,
-                                   group_->comms[static_cast<size_t>(share_.rank)], stream),
-                 "ncclAllGather");
-    LaunchJoinColumns(parts.as<float>(), share_.size, rows, width, linear.y.as<float>(), stream);
+    const bool shared = linear.largest.defined() ? ShareLargest(linear) : ShareLogits(linear);
+    if (!shared) Ranks::Linear(backend, linear);
   }
   void Complete(const Tensor& x) override {
     if (!HasOwners(x)) return;
@@ -178,6 +164,33 @@ class NcclRank final : public Ranks {
  private:
   bool HasOwners(const Tensor& x) const { return group_->boxes && group_->boxes->HasOwners(x); }
   bool IsShared(int64_t outputs) const { return outputs % (share_.size * kSharedWidth) == 0; }
+  // Whether the outputs were made so: by parts that all ranks gather.
+  bool ShareLogits(const LinearArgs& linear) {
+    const int64_t rows = linear.y.dim(0), width = linear.y.dim(1) / share_.size;
+    if (rows == 0 || !IsShared(linear.y.dim(1)) || !parts_.defined() ||
+        parts_.num_elements() < linear.y.num_elements())
+      return false;
+    Check();
+    const Tensor parts = parts_.Rows(0, linear.y.num_elements());
+    const int64_t part = rows * width;
+    const Tensor own =
+        parts.Rows(part * share_.rank, part * (share_.rank + 1)).Reshape({rows, width});
+    if (!backend_.PartOfLinear(linear, width * share_.rank, own)) return false;
+    const cudaStream_t stream = backend_.stream().get();
+    Nccl().Check(Nccl().all_gather(own.data(), parts.data(), static_cast<size_t>(part), kNcclF32,
+                                   group_->comms[static_cast<size_t>(share_.rank)], stream),
+                 "ncclAllGather");
+    LaunchJoinColumns(parts.as<float>(), share_.size, rows, width, linear.y.as<float>(), stream);
+    return true;
+  }
+  // Whether the largest outputs were found so: the ranks tell each other theirs.
+  bool ShareLargest(const LinearArgs& linear) {
+    if (linear.y.defined() || !IsShared(linear.w->n()) || !group_->boxes ||
+        !group_->boxes->Takes(linear.largest.dim(0) * kPeerVectorBytes))
+      return false;
+    Check();
+    return backend_.LargestOfRanks(linear, group_->boxes->End(share_.rank));
+  }
 
   std::shared_ptr<NcclGroup> group_;
   StreamOwner& backend_;

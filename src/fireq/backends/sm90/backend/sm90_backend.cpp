@@ -59,6 +59,17 @@ GemmI4F8Args MakeGemm(const LinearArgs& args, const Sm90Linear& w) {
   return gemm;
 }
 
+// Its operands, of some rows of w.
+GemmBf16Args MakeGemm(const LinearArgs& args, const Tensor& w) {
+  GemmBf16Args gemm;
+  gemm.x = args.x.values.as<bf16_t>();
+  gemm.w = w.as<bf16_t>();
+  gemm.m = args.x.values.dim(0);
+  gemm.n = w.dim(0);
+  gemm.k = w.dim(1);
+  return gemm;
+}
+
 class DeviceTimePoint final : public TimePoint {
  public:
   explicit DeviceTimePoint(const Stream& stream) {
@@ -116,6 +127,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   }
   bool SendLinear(const LinearArgs& args, const PeerEnd& to) override;
   bool PartOfLinear(const LinearArgs& args, int64_t first, const Tensor& y) override;
+  bool LargestOfRanks(const LinearArgs& args, const PeerEnd& end) override;
   Tensor Allocate(DType dtype, Shape shape) override {
     return AllocateDevice(stream_, dtype, std::move(shape));
   }
@@ -322,15 +334,10 @@ void Sm90Backend::LogitsOfBf16(const LinearArgs& args, const Sm90Linear& w) {
   const bool logits = !args.y.defined() || args.y.dtype() == DType::kF32;
   FIREQ_CHECK(args.epilogue == Epilogue::kNone && logits, kUnsupported,
               "a linear kept in BF16 inside a block: the CPU backend runs such checkpoints");
-  GemmBf16Args gemm;
-  gemm.x = args.x.values.as<bf16_t>();
-  gemm.w = w.bf16.as<bf16_t>();
+  GemmBf16Args gemm = MakeGemm(args, w.bf16);
   if (args.y.defined()) gemm.y = args.y.as<float>();
   if (args.largest.defined()) gemm.largest = args.largest.as<int32_t>();
   gemm.workspace = largest_workspace_.data();
-  gemm.m = args.x.values.dim(0);
-  gemm.n = w.n();
-  gemm.k = w.k();
   LaunchGemmBf16(gemm, stream_->get());
 }
 
@@ -359,6 +366,21 @@ bool Sm90Backend::PartOfLinear(const LinearArgs& args, int64_t first, const Tens
     return false;
   MakeCodes();
   bf16_gemm_.Run(args.x.values, w.bf16.Rows(first, first + y.dim(1)), y);
+  return true;
+}
+
+bool Sm90Backend::LargestOfRanks(const LinearArgs& args, const PeerEnd& end) {
+  Validate(args, DType::kF16);
+  const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
+  if (w.quantized() || args.x.values.dtype() != DType::kBF16) return false;
+  MakeCodes();
+  const int64_t width = w.n() / end.layout.ranks, first = width * end.rank;
+  GemmBf16Args gemm = MakeGemm(args, w.bf16.Rows(first, first + width));
+  gemm.largest = args.largest.as<int32_t>();
+  gemm.workspace = largest_workspace_.data();
+  gemm.end = &end;
+  gemm.first = static_cast<int32_t>(first);
+  LaunchGemmBf16(gemm, stream_->get());
   return true;
 }
 

@@ -37,6 +37,11 @@ class StreamOwner {
   virtual bool PartOfLinear(const LinearArgs& /*linear*/, int64_t /*first*/, const Tensor& /*y*/) {
     return false;
   }
+  // linear.largest over the outputs of all ranks, of which each makes an equal part of a matrix
+  // that they have whole; false if they are not found so, and nothing is queued.
+  virtual bool LargestOfRanks(const LinearArgs& /*linear*/, const PeerEnd& /*end*/) {
+    return false;
+  }
 };
 
 }  // namespace fireq::sm90

@@ -3,6 +3,7 @@
 
 #include "fireq/backends/sm90/gemm_bf16/kernel.cuh"
 #include "fireq/backends/sm90/gemm_bf16/launch.h"
+#include "fireq/backends/sm90/peer_sum/launch.h"
 #include "fireq/backends/sm90/runtime/check.h"
 #include "fireq/backends/sm90/runtime/programmatic_launch.h"
 #include "fireq/backends/sm90/runtime/tensor_map.h"
@@ -78,15 +79,15 @@ __global__ void __launch_bounds__(32 * kLargestWarps)
   const int row = static_cast<int>(blockIdx.x) * kLargestWarps + static_cast<int>(threadIdx.x) / 32;
   if (row >= p.rows) return;
   GridDependencyWait();
-  uint64_t best = 0;
-  for (int i = static_cast<int>(threadIdx.x) % 32; i < p.num_tops; i += 32)
-    best = max(best, p.tops[row * p.num_tops + i]);
-  for (int step = 16; step > 0; step /= 2)
-    best = max(best, __shfl_xor_sync(0xFFFFFFFFu, best, step));
+  const uint64_t best = FirstOfRanks(p.tops + row * p.num_tops, p.num_tops);
   if (threadIdx.x % 32 == 0) p.largest[row] = best == 0 ? -1 : IdOfRank(best);
 }
 
 void LaunchLargest(const GemmBf16Args& args, cudaStream_t stream) {
+  if (args.end != nullptr)
+    return LaunchPeerLargest({*args.end, static_cast<const uint64_t*>(args.workspace), NumTops(),
+                              static_cast<int>(args.m), args.first, args.largest},
+                             stream);
   const LargestParams params{static_cast<const uint64_t*>(args.workspace), NumTops(),
                              static_cast<int>(args.m), args.largest};
   const auto ctas = static_cast<unsigned>(CeilDiv<int64_t>(args.m, kLargestWarps));

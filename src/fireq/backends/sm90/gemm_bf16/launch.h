@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "fireq/backends/sm90/peer_sum/params.h"
 #include "fireq/formats/bf16.h"
 
 namespace fireq::sm90 {
@@ -17,6 +18,10 @@ struct GemmBf16Args {
   float* y = nullptr;          // [M, N], or null where only the largest are wanted
   int32_t* largest = nullptr;  // [M]: the first of the largest of a row, -1 of NaN alone; or null
   void* workspace = nullptr;   // GemmBf16WorkspaceBytes(), for `largest`; anything
+  // Of ranks that each have some of the outputs, this one's from number `first` on: `largest` is of
+  // all of them.
+  const PeerEnd* end = nullptr;
+  int32_t first = 0;
   int64_t m = 0;
   int64_t n = 0;
   int64_t k = 0;  // a multiple of 8

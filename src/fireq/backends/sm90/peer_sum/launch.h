@@ -40,6 +40,17 @@ struct PeerSumNormParams {
 };
 void LaunchPeerSumNorm(const PeerSumNormParams& params, cudaStream_t stream);
 
+// Each row's largest value over the ranks, of which each has some: the first of equal ones.
+struct PeerLargestParams {
+  PeerEnd end;
+  const uint64_t* tops = nullptr;  // [rows, num_tops]: LogitRank of candidates, as gemm_bf16 has it
+  int num_tops = 0;
+  int rows = 0;                // at most layout.slot_bytes / 16
+  int32_t first = 0;           // what id 0 of this rank's candidates is among all ranks'
+  int32_t* largest = nullptr;  // [rows]: -1 where there is no candidate
+};
+void LaunchPeerLargest(const PeerLargestParams& params, cudaStream_t stream);
+
 // Where ranks own rows (plan.h): x += the sum over the ranks of their parts, by each row's owner,
 // who has it afterwards; the others get what the call is for.
 enum class PartsAt : uint8_t {

@@ -6,6 +6,7 @@
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/runtime/check.h"
 #include "fireq/backends/sm90/runtime/programmatic_launch.h"
+#include "fireq/backends/sm90/sample_logits/logit_rank.cuh"
 #include "fireq/base/error.h"
 
 namespace fireq::sm90 {
@@ -79,6 +80,33 @@ __global__ void __launch_bounds__(Threads(kRanks))
   part.End();
 }
 
+// CTAs of a warp. A vector a row: the rank of a candidate, less 1, so that id 0 is not emptiness.
+template <int kRanks>
+__global__ void __launch_bounds__(32)
+    PeerLargestKernel(const __grid_constant__ PeerLargestParams p) {
+  GridDependencyLaunch();
+  GridDependencyWait();
+  const PeerPart<kRanks> part(p.end);
+  const auto first_row = static_cast<int>(blockIdx.x);
+  for (int row = first_row; row < p.rows; row += kPeerSumCtas) {
+    const uint64_t mine = FirstOfRanks(p.tops + int64_t{row} * p.num_tops, p.num_tops);
+    const uint64_t sent = mine == 0 ? 0 : mine - static_cast<uint64_t>(p.first) - 1;
+    if (threadIdx.x == 0)
+      part.Send(row, {static_cast<uint32_t>(sent), static_cast<uint32_t>(sent >> 32), 0, 0});
+  }
+  for (int row = first_row; row < p.rows && threadIdx.x == 0; row += kPeerSumCtas) {
+    uint4 sent[kRanks] = {};
+    for (uint32_t looks = 0; !part.Look(row, sent) && !part.HasFailed(looks); ++looks) {
+    }
+    part.Empty(row);
+    uint64_t best = 0;
+#pragma unroll
+    for (const uint4& one : sent) best = max(best, uint64_t{one.y} << 32 | one.x);
+    p.largest[row] = best == 0 ? -1 : IdOfRank(best + 1);
+  }
+  part.End();
+}
+
 // Where the GEMM in front has sent the parts they are waited for, and not that it ends: that GEMM
 // lets this kernel start when the kernels before it have ended (gemm_i4f8/stream_kernel.cuh).
 template <OwnersSend kSent>
@@ -98,12 +126,11 @@ __global__ void __launch_bounds__(OwnedRows<kSent>::kThreads, 3)
   rows.Run();
 }
 
-void Check(const PeerSumParams& params) {
-  const PeerEnd& end = params.end;
+void Check(const PeerEnd& end, int64_t vectors) {
   FIREQ_CHECK(end.layout.ranks >= 2 && end.layout.ranks <= kMaxPeerRanks && end.rank >= 0 &&
-                  end.rank < end.layout.ranks && params.vectors >= 0 &&
-                  params.vectors * 16 <= end.layout.slot_bytes,
-              kInvalidArgument, "a sum of ", params.vectors * 8, " values over ", end.layout.ranks,
+                  end.rank < end.layout.ranks && vectors >= 0 &&
+                  vectors * kPeerVectorBytes <= end.layout.slot_bytes,
+              kInvalidArgument, "messages of ", vectors, " vectors over ", end.layout.ranks,
               " ranks in slots of ", end.layout.slot_bytes, " bytes");
 }
 
@@ -135,7 +162,7 @@ void LaunchOwned(const OwnedRowsParams& params, cudaStream_t stream) {
 }  // namespace
 
 void LaunchPeerSum(const PeerSumParams& params, cudaStream_t stream) {
-  Check(params);
+  Check(params.end, params.vectors);
   const auto launch = [&]<int kRanks>(std::integral_constant<int, kRanks>) {
     Launch(PeerSumKernel<kRanks>, Threads(kRanks), params, stream);
   };
@@ -143,7 +170,7 @@ void LaunchPeerSum(const PeerSumParams& params, cudaStream_t stream) {
 }
 
 void LaunchPeerSumNorm(const PeerSumNormParams& params, cudaStream_t stream) {
-  Check(params.sum);
+  Check(params.sum.end, params.sum.vectors);
   FIREQ_CHECK(params.k > 0 && params.k % 64 == 0 && params.k <= kMaxPeerSumNormK &&
                   params.rows * params.k == params.sum.vectors * kVectorWidth,
               kInvalidArgument, "a sum of ", params.sum.vectors * kVectorWidth, " values in ",
@@ -156,6 +183,14 @@ void LaunchPeerSumNorm(const PeerSumNormParams& params, cudaStream_t stream) {
            params, stream);
   };
   ForRanks(params.sum.end.layout.ranks, launch);
+}
+
+void LaunchPeerLargest(const PeerLargestParams& params, cudaStream_t stream) {
+  Check(params.end, params.rows);
+  const auto launch = [&]<int kRanks>(std::integral_constant<int, kRanks>) {
+    Launch(PeerLargestKernel<kRanks>, 32, params, stream);
+  };
+  ForRanks(params.end.layout.ranks, launch);
 }
 
 void LaunchOwnedRowsNorm(const OwnedRowsParams& params, cudaStream_t stream) {

@@ -21,6 +21,15 @@ __device__ __forceinline__ int32_t IdOfRank(uint64_t rank) {
   return static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(rank));
 }
 
+// A warp: the first of `count` candidates, 0 if there are none; the same in all lanes.
+__device__ __forceinline__ uint64_t FirstOfRanks(const uint64_t* ranks, int count) {
+  uint64_t first = 0;
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < count; i += 32) first = max(first, ranks[i]);
+  for (int step = 16; step > 0; step /= 2)
+    first = max(first, __shfl_xor_sync(0xFFFFFFFFu, first, step));
+  return first;
+}
+
 // The first so far of those that a thread sees in the order of their ids.
 struct FirstLogit {
   float logit = NAN;  // none
