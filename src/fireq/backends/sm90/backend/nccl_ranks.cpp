@@ -70,9 +70,9 @@ struct NcclGroup {
   }
 };
 
-// Outputs of a linear that the ranks share: each rank's are a multiple of so many, as cuBLASLt
-// wants their addresses, and all of them no more than that: of more rows every rank makes all.
-constexpr int64_t kSharedWidth = 64;
+// Outputs of a linear that the ranks share: each rank's are a multiple of so many, as the columns
+// that are joined, and all of them no more than that: of more rows every rank makes all.
+constexpr int64_t kSharedWidth = 8;
 constexpr int64_t kMostSharedBytes = int64_t{64} << 20;
 
 class NcclRank final : public Ranks {

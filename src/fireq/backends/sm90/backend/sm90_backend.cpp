@@ -7,7 +7,6 @@
 #include "fireq/backends/sm90/backend/arrivals.h"
 #include "fireq/backends/sm90/backend/awaited_codes.h"
 #include "fireq/backends/sm90/backend/awaited_rope.h"
-#include "fireq/backends/sm90/backend/bf16_gemm.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/paged_attention.h"
 #include "fireq/backends/sm90/backend/prepared.h"
@@ -107,7 +106,6 @@ class Sm90Backend final : public Backend, public StreamOwner {
         device_(QueryGemmDevice()),
         gemm_workspace_(GemmWorkspaceBytes(device_)),
         largest_workspace_(GemmBf16WorkspaceBytes()),
-        bf16_gemm_(stream_),
         attention_(stream_, ring_, device_.num_sms) {
     KeepFreedMemory(device);
     FIREQ_CUDA(cudaMemsetAsync(gemm_workspace_.data(), 0,
@@ -248,7 +246,6 @@ class Sm90Backend final : public Backend, public StreamOwner {
   GemmDevice device_;
   DeviceBuffer<uint8_t> gemm_workspace_;
   DeviceBuffer<uint8_t> largest_workspace_;
-  Bf16Gemm bf16_gemm_;
   Tensor half_logits_;
   AwaitedCodes awaited_;
   std::optional<AwaitedSum> awaited_sum_;
@@ -362,10 +359,12 @@ bool Sm90Backend::PartOfLinear(const LinearArgs& args, int64_t first, const Tens
   Validate(args, DType::kF16);
   const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
   if (w.quantized() || args.x.values.dtype() != DType::kBF16 || args.y.dtype() != DType::kF32 ||
-      args.epilogue != Epilogue::kNone || args.reduction == Reduction::kBatchInvariant)
+      args.epilogue != Epilogue::kNone)
     return false;
   MakeCodes();
-  bf16_gemm_.Run(args.x.values, w.bf16.Rows(first, first + y.dim(1)), y);
+  GemmBf16Args gemm = MakeGemm(args, w.bf16.Rows(first, first + y.dim(1)));
+  gemm.y = y.as<float>();
+  LaunchGemmBf16(gemm, stream_->get());
   return true;
 }
 
