@@ -98,6 +98,12 @@ TEST_F(GemmBf16, RowsAreTheSameBitsInAnyNumberOfThem) {
     const Result some = Run(x, w, m, kN, kK);
     EXPECT_TRUE(std::equal(some.y.begin(), some.y.end(), all.y.begin())) << m;
     EXPECT_TRUE(std::equal(some.largest.begin(), some.largest.end(), all.largest.begin())) << m;
+    constexpr int64_t kPart = 8000;  // few rows for each CTA
+    const Result part = Run(x, w, m, kPart, kK);
+    for (int64_t i = 0; i < m; ++i) {
+      const auto row = part.y.begin() + i * kPart;
+      EXPECT_TRUE(std::equal(row, row + kPart, all.y.begin() + i * kN)) << m << ", row " << i;
+    }
   }
 }
 

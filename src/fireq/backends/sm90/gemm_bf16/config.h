@@ -14,7 +14,8 @@ inline constexpr int kUnitRows = 32;
 // kBlocks blocks of 64 tokens a warpgroup; two warpgroups have the same rows of the weight and
 // kTokenGroups = 2 times as many tokens, or the same tokens and twice as many rows. CTAs of a
 // cluster copy a part of the tokens each, to all of them.
-template <int kBlocks_, int kTokenGroups_, int kCluster_, int kXStages_, int kWStages_>
+template <int kBlocks_, int kTokenGroups_, int kCluster_, int kXStages_, int kWStages_,
+          int kUnits_ = 4>
 struct GemmBf16Config {
   static constexpr int kBlocks = kBlocks_;
   static constexpr int kTokenGroups = kTokenGroups_;
@@ -26,7 +27,7 @@ struct GemmBf16Config {
   static constexpr int kConsumerRegisters = 232;
   static constexpr int kBlockTokens = 64;
   static constexpr int kTokens = kBlockTokens * kBlocks * kTokenGroups;
-  static constexpr int kUnits = 4;  // of kUnitRows rows of the weight, a warpgroup
+  static constexpr int kUnits = kUnits_;  // of kUnitRows rows of the weight, a warpgroup
   static constexpr int kTileUnits = kUnits * kWarpgroups / kTokenGroups;
   static constexpr int kStepBytes = 128;  // of a row in a step along K: the swizzle's span
   static constexpr int kStepColumns = kStepBytes / 2;

@@ -13,7 +13,10 @@
 namespace fireq::sm90 {
 namespace {
 
-using Few = GemmBf16Config<1, 1, 1, 4, 6>;   // up to 64 tokens
+using Few = GemmBf16Config<1, 1, 1, 4, 6>;  // up to 64 tokens
+// The same where a CTA has no more than a unit a warpgroup, as in a rank's part of a vocabulary:
+// tokens alone for each CTA would be as many bytes of the L2's as the weight.
+using FewNarrow = GemmBf16Config<1, 1, 2, 8, 18, 1>;
 using Some = GemmBf16Config<2, 1, 2, 4, 5>;  // 128
 using Most = GemmBf16Config<2, 2, 2, 4, 6>;  // 256
 
@@ -28,6 +31,7 @@ CUtensorMap MakeMap(const bf16_t* values, int64_t rows, int64_t k, uint32_t box_
 
 // In any variant.
 int Ctas() { return std::max(NumSms() / Most::kCluster, 1) * Most::kCluster; }
+bool IsNarrow(int64_t n) { return n <= int64_t{Ctas()} * FewNarrow::kTileUnits * kUnitRows; }
 int NumTops() { return Ctas() * Most::kWarpgroups; }
 
 // Up to Config::kTokens tokens.
@@ -112,7 +116,9 @@ void LaunchGemmBf16(const GemmBf16Args& args, cudaStream_t stream) {
     part.x += begin * args.k;
     if (part.y != nullptr) part.y += begin * args.n;
     if (part.largest != nullptr) part.largest += begin;
-    if (part.m <= Few::kTokens) {
+    if (part.m <= FewNarrow::kTokens && IsNarrow(part.n)) {
+      Launch<FewNarrow>(part, stream);
+    } else if (part.m <= Few::kTokens) {
       Launch<Few>(part, stream);
     } else if (part.m <= Some::kTokens) {
       Launch<Some>(part, stream);

@@ -96,13 +96,13 @@ class GemmBf16Consumer {
     for (int t = 0; t < p_.tiles; ++t) {
       const int unit = rows.begin + t * Config::kTileUnits + (SplitsTokens() ? 0 : FirstUnit());
       const int units = min(Config::kUnits, rows.end - unit);
-      if (units >= 4) {
-        Tile<4>(unit);
-      } else if (units == 3) {
+      if (units >= Config::kUnits) {
+        Tile<Config::kUnits>(unit);
+      } else if (Config::kUnits > 3 && units == 3) {
         Tile<3>(unit);
-      } else if (units == 2) {
+      } else if (Config::kUnits > 2 && units == 2) {
         Tile<2>(unit);
-      } else if (units == 1) {
+      } else if (Config::kUnits > 1 && units == 1) {
         Tile<1>(unit);
       } else {
         for (int s = 0; s < p_.steps; ++s) {
