@@ -204,8 +204,9 @@ class GemmBench {
       if (bucket == 0) bucket = v.tokens;
       if (v.tokens > 2 * bucket) continue;
       for (const int cluster : {1, 2, 3, 4, 5, 6, 8})  // 7 is never best: 15 clusters at most
-        if (sm90::GemmUnits(v, shape.k) >= cluster)
-          found.push_back({shape.n, shape.k, m_, v.name, cluster});
+        for (const bool cut : {false, true})
+          if (sm90::GemmUnits(v, shape.k) >= cluster && (!cut || v.has_helpers()))
+            found.push_back({shape.n, shape.k, m_, v.name, cluster, cut});
     }
     return found;
   }

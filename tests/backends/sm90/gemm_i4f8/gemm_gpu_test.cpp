@@ -228,6 +228,43 @@ TEST_F(GemmI4F8, TilesCutAlongKAgreeWithWholeOnes) {
   }
 }
 
+// The ends of parts by helpers, one or several for each of them, against the same tiles without.
+TEST_F(GemmI4F8, TilesWithHelpersAgreeWithWholeOnes) {
+  struct Case {
+    int64_t m, n, k;
+    int cluster, clusters;  // of the device
+  };
+  const int variant = FindGemmVariant("exact_64x128_deep");
+  for (const auto& [m, n, k, cluster, clusters] : {Case{64, 1280, 8192, 1, 12},
+                                                   {37, 1216, 4160, 1, 20},
+                                                   {100, 1280, 4096, 1, 25},
+                                                   {64, 256, 8192, 4, 3},
+                                                   {33, 192, 8192, 4, 4},
+                                                   {64, 384, 4096, 2, 5}}) {
+    GemmDevice gpu;
+    gpu.max_clusters[static_cast<size_t>(cluster)] = clusters;
+    const GemmPlan whole = MakeForcedGemmPlan({m, n, k}, variant, cluster);
+    const GemmPlan cut = MakeForcedGemmPlan({m, n, k}, variant, cluster, gpu, true);
+    ASSERT_GT(cut.helpers, 0) << m << " x " << n << " x " << k;
+    for (const GemmEpilogue epilogue :
+         {GemmEpilogue::kPlain, GemmEpilogue::kResidual, GemmEpilogue::kSiluMul}) {
+      const bool fused = epilogue == GemmEpilogue::kSiluMul;
+      const GemmCase c(m, n, k, fused, Data::kRandom, 7);
+      DeviceCase device{c};
+      const auto count = static_cast<size_t>(m * n / (fused ? 2 : 1));
+      const auto want = device.Run(whole, epilogue, OutType::kF16, !fused);
+      for (int run = 0; run < 3; ++run) {
+        const auto got = device.Run(cut, epilogue, OutType::kF16, !fused);
+        EXPECT_LE(RelativeError(ToDoubles(got, OutType::kF16, count),
+                                ToDoubles(want, OutType::kF16, count)),
+                  kExactBound)
+            << m << " x " << n << " x " << k << ", epilogue " << static_cast<int>(epilogue);
+        EXPECT_EQ(got, device.Run(cut, epilogue, OutType::kF16, !fused)) << "not repeatable";
+      }
+    }
+  }
+}
+
 TEST_F(GemmI4F8, DeepSumsOfTheTableStayInBounds) {
   const GemmCase c(64, 128, 28672, false, Data::kRandom, 5);
   DeviceCase device{c};

@@ -71,6 +71,59 @@ TEST(GemmI4F8Plan, PairsShareAtMostOneTile) {
     for (int units = 2; units <= 20; ++units) CheckBoth(tiles, units, 2, true);
 }
 
+TEST(GemmI4F8Plan, HelpersHaveTheEndsOfAllParts) {
+  constexpr int kUnits = 7, kEnd = 3;  // of a part
+  for (int ranks = 1; ranks <= 5; ++ranks) {
+    for (int parts = ranks; parts <= 40; parts += ranks) {
+      for (int helpers = 1; helpers <= parts; ++helpers) {
+        const EndsSchedule schedule{parts, kUnits, kEnd, Divisor(helpers)};
+        std::vector<int> covered(static_cast<size_t>(parts * kUnits));
+        for (int cta = 0; cta < parts + helpers; ++cta) {
+          const ClusterRun run = schedule.Run(cta);
+          const bool helps = cta < helpers;
+          ASSERT_GE(run.count, 1);
+          ASSERT_LE(run.count, helps ? CeilDiv(parts, helpers) : 1);
+          for (int i = 0; i < run.count; ++i) {
+            const Segment segment = EndsSchedule::At(run, i, Divisor(ranks));
+            ASSERT_EQ(segment.tile, (run.first + i) / ranks);
+            ASSERT_EQ(segment.begin % kUnits, helps ? kUnits - kEnd : 0);
+            ASSERT_EQ(segment.end - segment.begin, helps ? kEnd : kUnits - kEnd);
+            for (int u = segment.begin; u < segment.end; ++u)
+              ++covered[static_cast<size_t>(segment.tile * ranks * kUnits + u)];
+          }
+        }
+        for (const int times : covered) ASSERT_EQ(times, 1);
+      }
+    }
+  }
+}
+
+TEST(GemmI4F8Plan, HelpersAreIdleAndWorthIt) {
+  const GemmPlan gate_up = MakeGemmPlan({64, 14336, 8192}, Products::kExact);
+  EXPECT_EQ(gate_up.tiles, 112);
+  EXPECT_EQ(gate_up.helpers, 20);
+  EXPECT_EQ(gate_up.end_units, 3);
+  const GemmPlan qkv = MakeGemmPlan({64, 2560, 8192}, Products::kExact);
+  EXPECT_EQ(qkv.cluster, 4);
+  EXPECT_EQ(qkv.helpers, 40);
+  EXPECT_EQ(qkv.end_units, 2);
+  const GemmDevice device;
+  const int variant = FindGemmVariant("exact_64x128_deep");
+  for (const int cluster : {1, 2, 4, 8}) {
+    const int room = device.max_clusters[static_cast<size_t>(cluster)];
+    for (const int64_t n : {128, 1280, 14336, 15360, 16896, 28672}) {
+      for (const int64_t k : {2048, 4096, 8192}) {
+        const GemmPlan cut = MakeForcedGemmPlan({64, n, k}, variant, cluster, device, true);
+        ASSERT_LE(cut.num_clusters, room);
+        ASSERT_LE(cut.helpers, cut.tiles * cluster);
+        ASSERT_LT(cut.end_units, cut.units / cluster);
+        ASSERT_EQ(cut.helpers > 0, cut.end_units > 0);
+        EXPECT_EQ(MakeForcedGemmPlan({64, n, k}, variant, cluster).helpers, 0);
+      }
+    }
+  }
+}
+
 TEST(GemmI4F8Plan, WideTilesAreEachVisitedOnce) {
   for (const int rows : {1, 3, 16}) {
     for (const int tokens : {1, 2, 4, 7, 8, 9, 16, 64}) {

@@ -78,6 +78,8 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   p.units = Divisor(plan.units);
   p.ranks = Divisor(plan.cluster);
   p.tiles_per_cluster = plan.tiles_per_cluster;
+  p.end_units = plan.end_units;
+  p.helpers = Divisor(std::max(plan.helpers, 1));
   if (plan.kernel().kernel == GemmKernel::kWide) {
     const GemmVariant& v = plan.kernel();
     const auto token_tiles = static_cast<int>(CeilDiv<int64_t>(a.m, v.tokens));

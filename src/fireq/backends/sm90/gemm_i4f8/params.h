@@ -32,12 +32,14 @@ struct GemmI4F8Params {
   int wave_rest;             // how many clusters have one more
   Divisor parts;             // into how many the other tiles are cut, if not dealt
   WideDeal deal;             // of them, if they are
-  uint4* partials;           // wide kernel: sums of tiles that are cut, in 16 bits,
+  uint4* partials;           // sums of tiles that are cut: the wide kernel's in 16 bits,
   float part_unit;           // in so many
   float parts_a_unit;        // 1 / part_unit
   uint32_t* counts;          // and how many of them are there, a tile
   int tiles_per_cluster;     // stream kernel
   Divisor ranks;             // CTAs of a cluster
+  int end_units;             // stream kernel: EndsSchedule's, or 0: no helpers
+  Divisor helpers;           // CTAs, whole clusters
   int x_box_groups;          // stream kernel: groups one copy of x brings; 0: one, by column
   OutType out;
   const uint16_t* bf16_x;  // resident tokens: BF16 [m, k]

@@ -19,6 +19,24 @@ void CheckShape(const GemmShape& shape) {
               ": n and k must be multiples of 64");
 }
 
+// Clusters without a tile help those with one, each of whose CTAs gives up as many units as keep
+// the helpers busy as long as the owners are. What a hand-over costs either of them, in units: with
+// one more for the helpers of 112 tiles than this allows their owners waited (NOTES.md).
+void AddHelpers(GemmPlan& plan, const GemmDevice& device) {
+  constexpr double kHandOver = 1.2, kTakeOver = 1.0;
+  const int idle = device.max_clusters[static_cast<size_t>(plan.cluster)] - plan.tiles;
+  if (idle <= 0 || plan.units % plan.cluster != 0) return;
+  const int clusters = std::min(idle, plan.tiles), units = plan.units / plan.cluster;
+  const int parts_each = CeilDiv(plan.tiles, clusters);
+  int end_units = 0;
+  while (parts_each * (end_units + 1 + kHandOver) <= units - (end_units + 1) + kTakeOver)
+    ++end_units;
+  if (end_units <= kTakeOver) return;
+  plan.helpers = clusters * plan.cluster;
+  plan.end_units = end_units;
+  plan.num_clusters += clusters;
+}
+
 // Whole tiles wave by wave; if `cut`, those that do not fill a wave are dealt: to several clusters
 // each, or evenly to all of them.
 void DealWide(GemmPlan& plan, int room, bool cut) {
@@ -66,6 +84,7 @@ GemmPlan Cut(const GemmShape& shape, int variant, int cluster, const GemmDevice&
   }
   plan.tiles_per_cluster = CeilDiv(plan.tiles, room);
   plan.num_clusters = CeilDiv(plan.tiles, plan.tiles_per_cluster);
+  if (cut && v.has_helpers()) AddHelpers(plan, device);
   return plan;
 }
 

@@ -39,6 +39,10 @@ struct GemmVariant {
     if (kernel == GemmKernel::kStream) return row_blocks;
     return 2 * row_blocks - (shares_block ? 1 : 0);
   }
+  // Whether multiprocessors without a tile may take the ends of the others' work (EndsSchedule).
+  constexpr bool has_helpers() const {
+    return kernel == GemmKernel::kStream && tokens == 64 && row_blocks == 2;
+  }
   // Whether outputs may go to the ranks that own their tokens (GemmEpilogue::kSend): where messages
   // are so long that ranks own rows (peer_sum/plan.h) there are more tokens than in the others.
   constexpr bool sends() const { return kernel == GemmKernel::kStream && tokens >= 64; }
@@ -90,6 +94,8 @@ struct GemmPlan {
   int cluster = 1;            // CTAs that share tiles (stream: along K; wide: tokens)
   int num_clusters = 0;       // of the grid
   int tiles_per_cluster = 0;  // stream kernel
+  int helpers = 0;            // stream kernel: CTAs without a tile (EndsSchedule)
+  int end_units = 0;          // and how many units of each of the others they take
   int super_blocks = 0;       // CTA tiles along the packed rows
   int tiles = 0;              // stream: CTA tiles; wide: pairs of CTA tiles
   int units = 0;              // pipeline steps a tile (wide: WideUnitSteps() of them)
@@ -99,7 +105,9 @@ struct GemmPlan {
   std::string why;            // one line
 
   // Whether CTAs hand sums to one another through the workspace.
-  bool cuts_tiles() const { return whole_tiles < tiles && kernel().kernel == GemmKernel::kWide; }
+  bool cuts_tiles() const {
+    return helpers > 0 || (whole_tiles < tiles && kernel().kernel == GemmKernel::kWide);
+  }
   const GemmVariant& kernel() const { return kGemmVariants[static_cast<size_t>(variant)]; }
 };
 
@@ -110,7 +118,8 @@ struct TunedGemm {
   int64_t max_m;
   const char* variant;
   int cluster;
-  bool cut = false;  // wide: tiles of the last wave are cut along K, or dealt
+  // Along K. Wide: tiles of the last wave, or dealt; stream: what helpers may have.
+  bool cut = false;
 };
 std::span<const TunedGemm> TunedGemms();
 

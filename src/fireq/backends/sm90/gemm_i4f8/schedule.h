@@ -91,6 +91,33 @@ struct ClusterRun {
     const int from = begin - tile * units, to = end - tile * units;
     return {tile, from > 0 ? from : 0, to < units ? to : units};
   }
+
+  // As EndsSchedule has it.
+  FIREQ_HD constexpr ClusterRun(int part_units, int from, int to, int first_part, int parts)
+      : units(part_units), begin(from), end(to), first(first_part), count(parts), pair(false) {}
+};
+
+// Where clusters of one tile each leave multiprocessors idle: other CTAs, the helpers, take the
+// last units of what every owner, a CTA of those clusters, has of K, one owner's after the other's,
+// and hand their sums over. Helpers come first in the grid: whoever waits for one started later.
+struct EndsSchedule {
+  int parts;      // owners
+  int units;      // of K, a part
+  int end_units;  // of which helpers have
+  Divisor helpers;
+
+  // Of a run: the units of a part, which of them it has, and of which parts.
+  FIREQ_HD constexpr ClusterRun Run(int cta) const {
+    if (cta >= helpers.value) return {units, 0, units - end_units, cta - helpers.value, 1};
+    const int from = cta * parts / helpers, to = (cta + 1) * parts / helpers;
+    return {units, units - end_units, units, from, to - from};
+  }
+  // Its i-th segment, of tiles of `ranks` parts, all of the grid's.
+  static FIREQ_HD constexpr Segment At(const ClusterRun& run, int i, const Divisor& ranks) {
+    const int part = run.first + i, tile = part / ranks;
+    const int from = (part - tile * ranks.value) * run.units;
+    return {tile, from + run.begin, from + run.end};
+  }
 };
 
 // The order of the wide kernel's tiles: bands of token tiles, row blocks outermost inside a band,

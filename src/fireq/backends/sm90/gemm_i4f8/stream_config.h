@@ -42,6 +42,9 @@ struct StreamConfig {
   using Count = std::conditional_t<(kTokens >= 32), Divisor, int>;
   static constexpr int kConsumerRegisters = ConsumerRegisters(kThreads, kProducerRegisters);
 
+  // Whether CTAs without a tile may help (EndsSchedule).
+  static constexpr bool kHasHelpers = kTokens == 64 && kRowBlocks == 2;
+
   // Tokens that stay in shared memory, all of K, made there from BF16 (resident_tokens.cuh); else
   // they come through the ring as codes.
   static constexpr int kResidentGroups = kResidentGroups_;

@@ -16,6 +16,8 @@
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/backends/sm90/gemm_i4f8/stream_config.h"
+#include "fireq/backends/sm90/gemm_i4f8/stream_copies.cuh"
+#include "fireq/backends/sm90/gemm_i4f8/stream_ends.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/stream_outputs.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
@@ -23,117 +25,6 @@
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {
-
-// cp.async of 4 bytes, or of zeros; PTX ISA, "cp.async".
-__device__ __forceinline__ void CopyFloatAsync(void* shared, const float* global, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(shared)),
-               "l"(global), "r"(valid ? 4 : 0)
-               : "memory");
-}
-
-// One thread: weights do not depend on the kernel before this one, so the ring fills while that one
-// drains. One copy a step: each costs its issuer and the engine some 300 clocks whatever its size.
-// What lies past the weight's end arrives as zeros.
-template <class Config>
-struct StreamWeights {
-  const GemmI4F8Params& p;
-  StreamShared<Config> shared;
-  ClusterRun run;
-  int first_tile;  // of the cluster
-  RingPlace<Config::kStages> at{0, 1};
-  int segment = 0;  // the next one
-  int unit = 0, end = 0;
-  int block = 0;
-
-  // As much as the ring holds, before the rest of the CTA is there: the barriers that these copies
-  // complete on are this thread's to make.
-  __device__ void CopyFirst(const CUtensorMap& map) {
-    for (int s = 0; s < Config::kStages; ++s) {
-      // Two announcers of copies, 32 lanes of cp.async; or the weights' alone.
-      MbarrierInit(shared.full(s), Config::kResident ? 1 : 2 + 32);
-    }
-    FenceMbarrierInit();
-    for (int s = 0; s < Config::kStages && More(); ++s) Copy(map);
-  }
-  __device__ void CopyRest(const CUtensorMap& map) {
-    while (More()) {
-      MbarrierWait(shared.empty(at.stage), at.parity);
-      Copy(map);
-    }
-  }
-
- private:
-  __device__ bool More() {
-    if (unit < end) return true;
-    if (segment == run.count) return false;
-    const Segment next = run.At(segment++);
-    unit = next.begin;
-    end = next.end;
-    block = SuperBlockOf(p, first_tile + next.tile) * Config::kRowBlocks;
-    return true;
-  }
-  __device__ void Copy(const CUtensorMap& map) {
-    MbarrierArriveExpectTx(shared.full(at.stage), Config::kWeightBytes);
-    TmaLoad4D(shared.w(at.stage), &map, 0, 0, unit * Config::kGroups, block, shared.full(at.stage),
-              kEvictFirst);
-    ++unit;
-    at.Next();
-  }
-};
-
-// One warp: tokens' codes by the copy engine, their sums by asynchronous loads of single floats.
-// What a step needs is computed once a segment: one warp's instructions are slow, and a step has
-// little more than the time of its copies.
-template <class Config>
-__device__ __forceinline__ void StreamCopyTokens(const GemmI4F8Params& p, const CUtensorMap& map,
-                                                 const StreamShared<Config>& shared,
-                                                 const ClusterRun& run, int first_tile, int lane) {
-  constexpr int kSums = Config::kGroups * Config::kTokens;
-  constexpr int kTurns = CeilDiv(kSums, 32);
-  RingPlace<Config::kStages> at{0, 1};
-  for (int i = 0; i < run.count; ++i) {
-    const Segment segment = run.At(i);
-    const int tile = first_tile + segment.tile;
-    const int token = FirstTokenOf<Config>(p, tile);
-    int group = segment.begin * Config::kGroups;
-    const float* sums = p.x_sums + static_cast<int64_t>(token) * p.groups + group;
-    int place[kTurns];
-#pragma unroll
-    for (int turn = 0; turn < kTurns; ++turn) {
-      const int item = turn * 32 + lane;
-      place[turn] = item % Config::kTokens * p.groups + item / Config::kTokens;
-    }
-    if (i == 0) GridDependencyWait();
-    for (int unit = segment.begin; unit < segment.end; ++unit, at.Next()) {
-      const int groups = min(Config::kGroups, p.groups - group);
-      MbarrierWait(shared.empty(at.stage), at.parity);
-      if (p.x_box_groups == Config::kGroups) {
-        if (lane == 0) {
-          MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes);
-          TmaLoad3D(shared.x(at.stage), &map, 0, token, group, shared.full(at.stage), kEvictLast);
-        }
-      } else {
-        // A last group that is short ends inside a row, which a box of whole groups cannot say.
-        if (lane == 0) MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes);
-        __syncwarp();
-        if (lane < Config::kGroups)
-          TmaLoad3D(shared.x(at.stage) + lane * Config::kXGroupBytes, &map, (group + lane) * kGroup,
-                    token, 0, shared.full(at.stage), kEvictLast);
-      }
-#pragma unroll
-      for (int turn = 0; turn < kTurns; ++turn) {
-        const int item = turn * 32 + lane;
-        const bool valid = item / Config::kTokens < groups && token + item % Config::kTokens < p.m;
-        if (item < kSums)
-          CopyFloatAsync(shared.sums(at.stage) + item, valid ? sums + place[turn] : p.x_sums,
-                         valid);
-      }
-      CopyAsyncArrive(shared.full(at.stage));
-      group += Config::kGroups;
-      sums += Config::kGroups;
-    }
-  }
-}
 
 template <class Config>
 struct StreamConsumer {
@@ -399,6 +290,36 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
   }
 }
 
+// The same where helpers have the ends of parts. A loop of its own: what an owner waits for would
+// cost the loop above instructions.
+template <class Config, class Epilogue>
+__device__ __forceinline__ void StreamConsumeEnds(const GemmI4F8Params& p,
+                                                  const StreamShared<Config>& shared,
+                                                  const ClusterRun& run, int rank) {
+  StreamConsumer<Config> consumer{p, shared, static_cast<int>(threadIdx.x % 128),
+                                  static_cast<int>(threadIdx.x / 128), 0};
+  GridDependencyWait();
+  if constexpr (Epilogue::kSends) GridDependencyLaunch();
+  float total[Config::kTokens / 2];
+#pragma unroll 1
+  for (int i = 0;; ++i) {
+    consumer.Accumulate(total, EndsSchedule::At(run, i, p.ranks));
+    if (run.begin == 0) break;
+    EndOfPart<Config>(p, run.first + i).HandOver(total);
+    if (i + 1 == run.count) return;
+  }
+  EndOfPart<Config>(p, run.first).AddTo(total);
+  const float* const x_scales = TokenScales(p, shared);
+  const int tile = run.first / p.ranks;
+  if (p.ranks.value > 1) {
+    consumer.StorePartial(total, shared.partial(false));
+    StreamExchange<Config, Epilogue>(p, shared, x_scales, rank, p.ranks.value, tile);
+  } else {
+    StreamFinish<Config>(shared, consumer, total, true, false, false,
+                         [&] { return TileOutputs<Config, Epilogue>(p, x_scales, tile); });
+  }
+}
+
 // The parts of shared tiles, once all ranks have left theirs: each rank finishes a share.
 template <class Config, class Epilogue, class Schedule>
 __device__ __forceinline__ void StreamCombine(const GemmI4F8Params& p,
@@ -429,7 +350,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   using Count = Config::Count;
   constexpr bool kDivisors = std::is_same_v<Count, Divisor>;
   const int ranks = kDivisors ? p.ranks.value : static_cast<int>(ClusterSize());
-  const int first_tile = ClusterId() * p.tiles_per_cluster;
+  bool ends = false;
+  if constexpr (Config::kHasHelpers) ends = p.end_units > 0;
+  int first_tile = ClusterId() * p.tiles_per_cluster;
+  if (ends) first_tile = max(0, first_tile - p.helpers.value / p.ranks);
   const int tiles = min(p.tiles_per_cluster, p.tiles - first_tile);
   const bool exchanges = Config::kExchanges && ranks > 1 && tiles == 1;
   const bool pair = Config::kPairs && ranks == 2 && !exchanges;
@@ -437,10 +361,15 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const ClusterSchedule<Count> schedule{tiles, CountOf<Count>(p.units), CountOf<Count>(p.ranks),
                                         pair};
   ClusterRun run(schedule, rank);
+  if (ends)
+    run =
+        EndsSchedule{p.tiles * p.ranks.value, p.units.value / p.ranks, p.end_units, p.helpers}.Run(
+            static_cast<int>(blockIdx.x));
   if constexpr (kDivisors)  // now: cheap as its divisions are, they would be made again later
     asm volatile("" : "+r"(run.begin), "+r"(run.end), "+r"(run.first), "+r"(run.count));
   const bool has_work = run.count > 0;
-  StreamWeights<Config> weights{p, shared, run, first_tile};
+  const int tile_before = ends ? 0 : first_tile;  // the run's number 0
+  StreamWeights<Config> weights{p, shared, run, tile_before};
   if (warp == kWeightsWarp) {
     if (lane == 0) weights.CopyFirst(maps.weights);
   } else if (lane == 0) {
@@ -468,7 +397,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     if (warp == kWeightsWarp && lane == 0) weights.CopyRest(maps.weights);
     if constexpr (!Config::kResident) {
       if (has_work && warp == kTokensWarp)
-        StreamCopyTokens<Config>(p, maps.tokens, shared, run, first_tile, lane);
+        StreamCopyTokens<Config>(p, maps.tokens, shared, run, tile_before, lane);
     }
     __syncwarp();
     if (sends) ClusterWait();
@@ -476,7 +405,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   } else {
     if (sends) ClusterWait();
     if constexpr (Config::kMovesRegisters) RegistersIncrease<Config::kConsumerRegisters>();
-    if (has_work)
+    if constexpr (Config::kHasHelpers) {
+      if (ends) StreamConsumeEnds<Config, Epilogue>(p, shared, run, rank);
+    }
+    if (has_work && !ends)
       StreamConsume<Config, Epilogue>(p, shared, run, exchanges ? ranks : 0, rank, first_tile);
     __syncwarp();
     // In this branch: behind it there are no more registers than the producers kept.
