@@ -50,7 +50,6 @@ class CountingBackend final : public HalfLogitBackend {
     most_.kv_heads = args.kv.layout.kv_heads;
     most_.head_dim = args.kv.layout.head_dim;
     most_.kv_grid = args.kv.layout.grid;
-    most_.reduction = args.reduction;
     HalfLogitBackend::Attention(args);
   }
 
@@ -151,7 +150,6 @@ TEST(EngineMemory, NoStepIsLargerThanTheBackendWasTold) {
     EXPECT_EQ(most.kv_heads, promised.kv_heads);
     EXPECT_EQ(most.head_dim, promised.head_dim);
     EXPECT_EQ(most.kv_grid, promised.kv_grid);
-    EXPECT_EQ(most.reduction, promised.reduction);
     EXPECT_EQ(promised.lm_head, model.weights.lm_head.get());
     EXPECT_EQ(promised.memory_bytes, options.runner.memory_bytes);
   }

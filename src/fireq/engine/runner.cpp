@@ -42,8 +42,7 @@ int64_t RoundPages(int64_t pages) {
   return rounded;
 }
 
-StepLimits LimitsOf(const RunnerOptions& options, int64_t max_logit_rows,
-                    const ForwardContext& context, const Model& model) {
+StepLimits LimitsOf(const RunnerOptions& options, int64_t max_logit_rows, const Model& model) {
   return {.max_tokens = options.max_tokens,
           .max_sequences = max_logit_rows,  // fillers included
           .max_context = options.max_context,
@@ -53,7 +52,6 @@ StepLimits LimitsOf(const RunnerOptions& options, int64_t max_logit_rows,
           .kv_heads = model.config.num_kv_heads,
           .head_dim = model.config.head_dim,
           .kv_grid = model.quant.arithmetic.kv,
-          .reduction = context.reduction,
           .memory_bytes = options.memory_bytes};
 }
 
@@ -85,7 +83,7 @@ Runner::Runner(Backend& backend, const Model& model, const RunnerOptions& option
       chosen_(backend.Allocate(DType::kI32, {max_decode_})),
       arrays_(backend, options_.max_tokens, max_decode_, MaxPageWidth(options_)),
       sampler_(std::move(sampler)),
-      reserved_bytes_(Reserve(backend, model, LimitsOf(options_, max_decode_, context_, model))) {
+      reserved_bytes_(Reserve(backend, model, LimitsOf(options_, max_decode_, model))) {
   MakeCache();
 }
 

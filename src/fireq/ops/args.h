@@ -124,7 +124,6 @@ struct StepLimits {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   KvGrid kv_grid = KvGrid::kFloat;
-  Reduction reduction = Reduction::kFastest;
   int64_t memory_bytes = 0;  // of which pages are what the backend and the steps leave
 };
 

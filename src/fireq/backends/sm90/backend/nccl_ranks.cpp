@@ -141,8 +141,7 @@ class NcclRank final : public Ranks {
   }
   int64_t Reserve(Backend& backend, const StepLimits& limits) override {
     const PreparedLinear& w = *limits.lm_head;
-    const bool invariant = limits.reduction == Reduction::kBatchInvariant;
-    if (invariant || w.quantized() || !IsShared(w.n())) return 0;
+    if (w.quantized() || !IsShared(w.n())) return 0;
     const int64_t bytes = std::min(
         kMostSharedBytes, limits.max_logit_rows * w.n() * static_cast<int64_t>(sizeof(float)));
     if (!parts_.defined() || parts_.size_bytes() < bytes)
