@@ -257,6 +257,30 @@ TEST(GemmI4F8Plan, TilesOfTheLastWaveAreDealtToAllClusters) {
   }
 }
 
+// Who waits for another CTA's sums would wait for good if that one had no multiprocessor; and the
+// workspace has sums of a CTA a multiprocessor.
+TEST(GemmI4F8Plan, CtasThatHandSumsOverRunAtOneTime) {
+  GemmDevice small;  // of fewer multiprocessors than the table was made on
+  small.num_sms = 114;
+  small.max_clusters = {0, 114, 57, 33, 26, 19, 14, 12, 12};
+  for (const GemmDevice& device : {GemmDevice{}, small}) {
+    int cuts = 0;
+    for (const TunedGemm& row : TunedGemms()) {
+      for (const int64_t m : {row.max_m, row.max_m / 2 + 1, row.max_m * 3 / 4}) {
+        const GemmShape shape{m, row.n, row.k};
+        const GemmPlan plan =
+            MakeForcedGemmPlan(shape, FindGemmVariant(row.variant), row.cluster, device, row.cut);
+        if (!plan.cuts_tiles()) continue;
+        ++cuts;
+        EXPECT_LE(plan.num_clusters, device.max_clusters[static_cast<size_t>(plan.cluster)])
+            << plan.why;
+        EXPECT_LE(plan.num_clusters * plan.cluster, device.num_sms) << plan.why;
+      }
+    }
+    EXPECT_GT(cuts, 50);
+  }
+}
+
 // What is handed over in 16 bits is never too large for them.
 TEST(GemmI4F8Plan, PartsFitTheirUnit) {
   for (const int64_t k : {64, 576, 4096, 28672, 1 << 20}) {

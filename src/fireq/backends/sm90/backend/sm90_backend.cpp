@@ -403,6 +403,7 @@ bool Sm90Backend::SendLinear(const LinearArgs& args, const PeerEnd& to) {
   GemmI4F8Args gemm = MakeGemm(args, w);
   gemm.epilogue = GemmEpilogue::kSend;
   gemm.end = &to;
+  gemm.workspace = gemm_workspace_.data();
   LaunchGemmI4F8(plan, gemm, stream_->get());
   return true;
 }

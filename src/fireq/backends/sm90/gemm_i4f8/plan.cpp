@@ -37,10 +37,9 @@ void AddHelpers(GemmPlan& plan, const GemmDevice& device) {
   plan.num_clusters += clusters;
 }
 
-// Whole tiles wave by wave; if `cut`, those that do not fill a wave are dealt: to several clusters
-// each, or evenly to all of them.
+// Whole tiles wave by wave; if `cut`, those that do not fill a wave are cut into parts of a unit at
+// least, for several clusters each, or dealt to all clusters.
 void DealWide(GemmPlan& plan, int room, bool cut) {
-  constexpr int kLeastUnits = 1;  // of a part
   const bool one_tile = WideOneTile(plan.kernel().tokens, plan.kernel().groups);
   cut = cut && !one_tile && !plan.kernel().shares_block;
   plan.num_clusters = one_tile ? plan.tiles : std::min(plan.tiles, room);
@@ -59,7 +58,7 @@ void DealWide(GemmPlan& plan, int room, bool cut) {
     plan.num_clusters = plan.deal.clusters;
     return;
   }
-  const int parts = std::min({room / rest, plan.units / kLeastUnits, kWideMaxParts});
+  const int parts = std::min({room / rest, plan.units, kWideMaxParts});
   if (parts < 2) return;
   plan.whole_tiles = plan.tiles - rest;
   plan.parts = parts;

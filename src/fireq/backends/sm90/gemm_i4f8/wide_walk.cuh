@@ -28,8 +28,8 @@ struct WideOutput {
   }
 };
 
-// Whole tiles, then perhaps a part of one: each of the last `cut_tiles` tiles is dealt to `parts`
-// clusters, which then finish an equal share of its tokens each.
+// Whole tiles, then perhaps a part of one: each tile that is cut goes to `parts` clusters, which
+// then finish an equal share of its tokens each.
 template <class Config>
 struct WideCutWalk {
   const GemmI4F8Params& p;
