@@ -34,8 +34,9 @@ def busy(spans, begin, end):
     return total
 
 
-CHOICES = ("SampleLogits", "LargestOfTops")
-SHORT = ("GemmI4F8Stream", "GemmI4F8Wide", "PeerSum", "RmsNorm", "Quant", "Rope", "AttnDecode")
+CHOICES = ("SampleLogits", "LargestOfTops", "PeerLargest")
+# The first that a name contains; attention's may have RopeKvWriteParams among its template arguments.
+SHORT = ("GemmI4F8Stream", "GemmI4F8Wide", "PeerSum", "RmsNorm", "Quant", "AttnDecode", "Rope")
 
 
 def short_name(kernel):
