@@ -82,8 +82,7 @@ class RopeKvWriter {
     Dispatch();
   }
 
-  // A group's tokens that are not in the step go along with the nearest one that is, and store
-  // nothing: all lanes do the same.
+  // A group's tokens that are not in the step go along with the nearest that is, storing nothing.
   __device__ __forceinline__ void RunHeads(int32_t first, int32_t start) {
     const int32_t query = group_query_ + vector_;
     const int32_t nearest = max(0, min(query, queries_ - 1));
@@ -363,9 +362,8 @@ class RopeKvWriter {
     uint32_t first = 0xFFFFFFFFu;  // 2 d + sign
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
-      if (fabsf(x_[i]) == absmax) {
+      if (fabsf(x_[i]) == absmax)
         first = min(first, 2 * static_cast<uint32_t>(Dim(i)) + (__float_as_uint(x_[i]) >> 31));
-      }
     }
     first = Reduce(first, [](uint32_t a, uint32_t b) { return min(a, b); });
     return (first & 1) != 0 ? -absmax : absmax;
@@ -425,8 +423,7 @@ class RopeKvWriter {
     }
   }
 
-  // A token's codes of V lie 8 bytes apart, and a 32-byte sector has four: neighbouring lanes take
-  // neighbouring d.
+  // A token's codes of V lie 8 bytes apart, four in a sector: neighbouring lanes, neighbouring d.
   __device__ __forceinline__ int64_t VByte(int i) const {
     return Layout().VCode(position_ % kTokensPerPage, lane_ + kLanes * i).byte;
   }
