@@ -6,7 +6,7 @@
 namespace fireq::sm90 {
 namespace {
 
-constexpr uint32_t kBestAlignment = 256;
+constexpr uint32_t kBestAlignment = 256;  // the largest that cuBLASLt asks for
 
 uint32_t AlignmentOf(const void* pointer) {
   const auto address = reinterpret_cast<uintptr_t>(pointer);
@@ -17,7 +17,7 @@ uint32_t AlignmentOf(const void* pointer) {
 // rows and columns exchanged.
 LtMatrix MatrixOf(int64_t rows, int64_t columns, const F32Operand& operand, uint32_t alignment) {
   if (operand.turn == Turn::kYes) std::swap(rows, columns);
-  return {CUDA_R_32F, columns, rows, operand.stride, operand.batch, alignment};
+  return {columns, rows, operand.stride, operand.batch, alignment};
 }
 
 }  // namespace
@@ -48,7 +48,7 @@ const LtProblem& F32Gemm::ProblemFor(const F32Product& p) {
   if (!slot) {
     slot = gemm_.Prepare({.a = MatrixOf(p.k, p.n, p.b, align_b),
                           .b = MatrixOf(p.m, p.k, p.a, align_a),
-                          .c = {CUDA_R_32F, p.n, p.m, p.c_stride, p.c_batch, align_c},
+                          .c = {p.n, p.m, p.c_stride, p.c_batch, align_c},
                           .transpose_a = p.b.turn == Turn::kYes,
                           .transpose_b = p.a.turn == Turn::kYes,
                           .batches = p.batches});

@@ -6,7 +6,7 @@
 #include <map>
 #include <memory>
 
-#include "fireq/backends/sm90/backend/lt_gemm.h"
+#include "fireq/backends/sm90/f32/lt_gemm.h"
 
 namespace fireq::sm90 {
 

@@ -1,4 +1,4 @@
-// Products with FP32 sums by cuBLASLt, in its own words: matrices are column-major.
+// Products of FP32 matrices by cuBLASLt, in its own words: these are column-major.
 #pragma once
 
 #include <cublasLt.h>
@@ -15,11 +15,10 @@ namespace fireq::sm90 {
 // A matrix on the device as it is stored: columns begin `stride` elements apart, one batch
 // `batch_stride` elements behind the other; its address is a multiple of `alignment` bytes.
 struct LtMatrix {
-  cudaDataType_t type;
   int64_t rows, columns;
   int64_t stride;
-  int64_t batch_stride = 0;
-  uint32_t alignment = 256;  // the largest that cuBLASLt asks for
+  int64_t batch_stride;
+  uint32_t alignment;
 };
 
 // c = alpha op(a) op(b) + beta c, op the transpose where asked for.

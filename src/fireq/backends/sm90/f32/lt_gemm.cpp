@@ -1,4 +1,4 @@
-#include "fireq/backends/sm90/backend/lt_gemm.h"
+#include "fireq/backends/sm90/f32/lt_gemm.h"
 
 #include <utility>
 
@@ -16,7 +16,7 @@ void Check(cublasStatus_t status, const char* what) {
 
 cublasLtMatrixLayout_t MakeLayout(const LtMatrix& matrix) {
   cublasLtMatrixLayout_t layout = nullptr;
-  Check(cublasLtMatrixLayoutCreate(&layout, matrix.type, static_cast<uint64_t>(matrix.rows),
+  Check(cublasLtMatrixLayoutCreate(&layout, CUDA_R_32F, static_cast<uint64_t>(matrix.rows),
                                    static_cast<uint64_t>(matrix.columns), matrix.stride),
         "cublasLt layout");
   return layout;
@@ -76,8 +76,7 @@ LtProblem::LtProblem(cublasLtHandle_t handle, const LtShape& shape, int64_t work
                                        c_.get(), preference, 1, &result, &found),
         "cublasLt heuristic");
   FIREQ_CHECK(found == 1, kCuda, "cuBLASLt has no kernel for C [", shape.c.rows, ", ",
-              shape.c.columns, "] of A [", shape.a.rows, ", ", shape.a.columns,
-              "], column-major, cudaDataType ", static_cast<int>(shape.a.type));
+              shape.c.columns, "] of A [", shape.a.rows, ", ", shape.a.columns, "], column-major");
   algorithm_ = result.algo;
 }
 
