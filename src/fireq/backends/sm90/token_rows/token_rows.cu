@@ -130,6 +130,8 @@ unsigned CheckedGrid(int64_t rows, int64_t dim) {
 
 }  // namespace
 
+// An ordinary launch: a step begins behind the end of the one before, whose tokens decode attention
+// reads without waiting for the kernels in front of it.
 void LaunchEmbed(const int32_t* ids, const int32_t* chosen, const bf16_t* table, int64_t num_tokens,
                  int64_t dim, bf16_t* out, cudaStream_t stream) {
   if (num_tokens == 0) return;
