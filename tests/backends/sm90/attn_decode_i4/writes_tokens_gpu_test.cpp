@@ -2,6 +2,7 @@
 // the kernel behind it: the same bits of the output and of every byte of the pages.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -174,6 +175,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"long", {40000}, 8, 2, 128, kAsym, false},
         Case{"uneven", {20000, 3, 65, 129}, 8, 2, 128, kAsym, false},
         Case{"group of 7", {300, 1000, 64}, 28, 4, 128, kAsym, false},
+        Case{"group of 8", {300, 1000, 64, 65, 1}, 16, 2, 128, kAsym, true},
         Case{"mha", {77, 500, 900}, 8, 8, 128, kAsym, true},
         Case{"mqa", {77, 640}, 8, 1, 64, kAsym, false},
         Case{"symmetric", {100, 3000}, 32, 8, 128, KvGrid::kSymmetric, false},
@@ -198,7 +200,9 @@ TEST(AttnDecodeWritesTokens, RaggedSequences) {
 TEST(AttnDecodeWritesTokens, ManyAlike) {
   FIREQ_NEEDS_HOPPER();
   for (const int32_t context : {1, 64, 65, 700})
-    ExpectTheSameBits({"alike", std::vector<int32_t>(33, context), 32, 8, 128, kAsym, false});
+    for (const auto& [sequences, heads, kv_heads] : {std::array{33, 32, 8}, {64, 16, 2}})
+      ExpectTheSameBits({"alike", std::vector<int32_t>(static_cast<size_t>(sequences), context),
+                         heads, kv_heads, 128, kAsym, false});
 }
 
 }  // namespace

@@ -290,7 +290,10 @@ TEST_F(TwoBackends, CacheBytesQueriesAndAttention) {
     const Tensor norm = RandomF32({c.head_dim}, 0.5f, 1.5f);
     const KvLayer cpu_kv{Poisoned(*cpu_, DType::kU8, {pages, layout.page_bytes()}), layout};
     const KvLayer gpu_kv{Poisoned(*gpu_, DType::kU8, {pages, layout.page_bytes()}), layout};
-    const KvLayer fused_kv{Poisoned(*gpu_, DType::kU8, {pages, layout.page_bytes()}), layout};
+    const auto poisoned_kv = [&] {
+      return KvLayer{Poisoned(*gpu_, DType::kU8, {pages, layout.page_bytes()}), layout};
+    };
+    const KvLayer fused_kv = poisoned_kv(), first_kv = poisoned_kv(), second_kv = poisoned_kv();
     std::vector<int64_t> lengths(static_cast<size_t>(sequences), 0);
     for (const std::vector<int64_t>& step :
          {std::vector<int64_t>{200, 5, 67}, {1, 1, 1}, {3, 8, 2}, {33, 1, 100}}) {
@@ -322,8 +325,10 @@ TEST_F(TwoBackends, CacheBytesQueriesAndAttention) {
         return out;
       };
       const Tensor qkv = RandomBf16({batch.num_tokens, (c.heads + 2 * c.kv_heads) * c.head_dim});
-      // With `apart` attention finds the queries in memory, else it may make them itself.
-      const auto run = [&](Backend& backend, const KvLayer& kv, ActTensor& q, bool apart = true) {
+      // With `apart` attention finds the queries in memory, else it may make them itself; with
+      // `another` layer's, it is not of what was asked for last.
+      const auto run = [&](Backend& backend, const KvLayer& kv, ActTensor& q, bool apart = true,
+                           const KvLayer* another = nullptr) {
         const BatchView view = fill(backend);
         q = {Poisoned(backend, DType::kE4M3, {view.num_tokens, c.heads * c.head_dim}),
              Poisoned(backend, DType::kF32, {view.num_tokens, c.heads}),
@@ -340,6 +345,13 @@ TEST_F(TwoBackends, CacheBytesQueriesAndAttention) {
         args.kv = kv;
         const Tensor out = Poisoned(backend, DType::kBF16, {view.num_tokens, c.heads * c.head_dim});
         backend.RopeKvWrite(args);
+        if (another != nullptr) {
+          args.kv = *another;
+          args.q = {Poisoned(backend, DType::kE4M3, q.values.shape()),
+                    Poisoned(backend, DType::kF32, q.scale.shape()),
+                    {}};
+          backend.RopeKvWrite(args);
+        }
         if (apart) backend.Synchronize();
         backend.Attention({.q = q,
                            .kv = kv,
@@ -363,14 +375,18 @@ TEST_F(TwoBackends, CacheBytesQueriesAndAttention) {
         different += gpu_bytes.as<uint8_t>()[i] != cpu_kv.pages.as<uint8_t>()[i];
       EXPECT_LT(static_cast<double>(different) / static_cast<double>(gpu_bytes.size_bytes()), 2e-3);
 
-      ActTensor fused_q;
-      const Tensor fused = gpu_->Download(run(*gpu_, fused_kv, fused_q, false));
+      ActTensor fused_q, first_q;
+      const auto expect_bits = [&](const Tensor& got, const Tensor& wanted) {
+        const Tensor on_host = gpu_->Download(got);
+        EXPECT_EQ(0, std::memcmp(on_host.data(), wanted.data(),
+                                 static_cast<size_t>(wanted.size_bytes())));
+      };
       const Tensor apart = gpu_->Download(out);
-      EXPECT_EQ(0,
-                std::memcmp(fused.data(), apart.data(), static_cast<size_t>(apart.size_bytes())));
-      const Tensor fused_bytes = gpu_->Download(fused_kv.pages);
-      EXPECT_EQ(0, std::memcmp(fused_bytes.data(), gpu_bytes.data(),
-                               static_cast<size_t>(gpu_bytes.size_bytes())));
+      expect_bits(run(*gpu_, fused_kv, fused_q, false), apart);
+      expect_bits(fused_kv.pages, gpu_bytes);
+      expect_bits(run(*gpu_, first_kv, first_q, false, &second_kv), apart);
+      expect_bits(first_kv.pages, gpu_bytes);
+      expect_bits(second_kv.pages, gpu_bytes);
     }
   }
 }

@@ -175,17 +175,31 @@ TEST_F(GemmI4F8, PlannedLaunchesOfASmallModel) {
   }
 }
 
-TEST_F(GemmI4F8, NaNPoisonsItsOwnRowOnly) {
-  GemmCase c(70, 192, 576, false, Data::kRandom, 3);
-  for (int64_t j = 0; j < c.k; ++j) c.x[static_cast<size_t>(33 * c.k + j)] = 0x7F;
-  c.SumTokens();
+// Whole tiles, and where sums are handed over: tiles of several clusters, ends of helpers.
+void CheckWholeAndCut(const GemmCase& c) {
   DeviceCase device{c};
+  const std::vector<double> exact = c.Reference(false, false), table = c.Reference(true, false);
+  int cuts = 0;
   for (int v = 0; v < static_cast<int>(kGemmVariants.size()); ++v) {
     if (kGemmVariants[static_cast<size_t>(v)].resident_groups > 0) continue;  // takes BF16
     const bool wide = kGemmVariants[static_cast<size_t>(v)].kernel == GemmKernel::kWide;
-    const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, v, wide ? 2 : 1);
-    Check(c, device, plan, GemmEpilogue::kPlain, c.Reference(wide, false), false);
+    for (const bool cut : {false, true}) {
+      const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, v, wide ? 2 : 1, {}, cut);
+      cuts += plan.cuts_tiles();
+      Check(c, device, plan, GemmEpilogue::kPlain, wide ? table : exact, false);
+    }
   }
+  EXPECT_EQ(cuts, 7);  // six of kTableVariants, and one with helpers
+}
+
+TEST_F(GemmI4F8, NaNPoisonsItsOwnRowOnly) {
+  GemmCase c(70, 192, 2112, false, Data::kRandom, 3);
+  for (int64_t j = 0; j < c.k; ++j) c.x[static_cast<size_t>(33 * c.k + j)] = 0x7F;
+  c.SumTokens();
+  CheckWholeAndCut(c);
+}
+TEST_F(GemmI4F8, ExtremesAreHandedOver) {
+  CheckWholeAndCut({70, 192, 2112, false, Data::kExtremes, 9});
 }
 
 TEST_F(GemmI4F8, NoTokensDoNothing) {
