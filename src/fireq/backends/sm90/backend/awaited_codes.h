@@ -28,6 +28,8 @@ class AwaitedCodes {
   // Those that `codes` would be read from now, if they are awaited: who makes them for itself says
   // so. They may be had again while no other op has run.
   const CodesToMake* Find(const uint8_t* codes) const;
+  // Whether a kernel would be queued before the next codes are asked for.
+  bool Pending() const { return awaited_ && !read_; }
   void MadeByReader(const void* written);  // what the reader wrote
   // Another kernel has made the codes at `codes`.
   void MadeElsewhere(const void* codes) { unmade_.erase(codes); }

@@ -6,6 +6,7 @@
 
 #include "fireq/backends/sm90/backend/arrivals.h"
 #include "fireq/backends/sm90/backend/awaited_codes.h"
+#include "fireq/backends/sm90/backend/awaited_gemms.h"
 #include "fireq/backends/sm90/backend/awaited_rope.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/paged_attention.h"
@@ -106,6 +107,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
         device_(QueryGemmDevice()),
         gemm_workspace_(GemmWorkspaceBytes(device_)),
         largest_workspace_(GemmBf16WorkspaceBytes()),
+        awaited_gemms_(device_),
         attention_(stream_, ring_, device_.num_sms) {
     KeepFreedMemory(device);
     FIREQ_CUDA(cudaMemsetAsync(gemm_workspace_.data(), 0,
@@ -215,6 +217,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   // Before an op that reads `wanted`, or none of the codes that a linear might make for itself.
   void MakeCodes(const void* wanted = nullptr) {
     MakeFirst();
+    awaited_gemms_.Make(stream_->get());
     awaited_.Make(stream_->get(), wanted);
     ForgetEarlyRows();
   }
@@ -229,6 +232,12 @@ class Sm90Backend final : public Backend, public StreamOwner {
   void MakeFirst() {
     awaited_rope_.Make(stream_->get());
     if (awaited_sum_) std::exchange(awaited_sum_, std::nullopt)->run();
+  }
+  // Codes that a linear may make for itself. Of several rows, or if none has taken those before, a
+  // kernel is queued now.
+  void AskForCodes(const CodesToMake& codes) {
+    if (codes.x.dim(0) > 1 || awaited_.Pending()) awaited_gemms_.Make(stream_->get());
+    awaited_.Ask(codes, stream_->get());
   }
   bool SumWithNorm(const CodesToMake& codes);
   bool RunResident(const LinearArgs& args, const GemmShape& shape, GemmI4F8Args gemm);
@@ -248,6 +257,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   DeviceBuffer<uint8_t> largest_workspace_;
   Tensor half_logits_;
   AwaitedCodes awaited_;
+  AwaitedGemms awaited_gemms_;
   std::optional<AwaitedSum> awaited_sum_;
   AwaitedRope awaited_rope_{device_.num_sms};
   // Rows of y that a GEMM of x has announced and no one has read.
@@ -292,7 +302,7 @@ void Sm90Backend::RmsNorm(const RmsNormArgs& args) {
                             args.reduction == Reduction::kFastest};
     if (SumWithNorm(codes)) return;
     MakeFirst();
-    return awaited_.Ask(codes, stream_->get());
+    return AskForCodes(codes);
   }
   MakeCodes();
   CheckBorder(args.out.values, "the output of a norm");
@@ -321,7 +331,7 @@ void Sm90Backend::Quantize(const QuantizeArgs& args) {
   if (early_.y == args.x.data() && early_.x != args.out.values.data() &&
       args.x.dim(0) > early_.rows.before)
     codes.ready = std::exchange(early_.rows, {});
-  awaited_.Ask(codes, stream_->get());
+  AskForCodes(codes);
 }
 
 // Of any reduction: a row's sums run along K in one order.
@@ -389,6 +399,7 @@ void Sm90Backend::LogitsOfInt4(const LinearArgs& args, const Sm90Linear& w) {
               "FP32 results of an INT4 linear with an epilogue");
   const Tensor& halves = HalfLogits(args.y.num_elements());
   RunGemm(args, w, OutType::kF16, halves.data());
+  awaited_gemms_.Make(stream_->get());
   LaunchHalfToFloat(halves.as<uint16_t>(), args.y.num_elements(), args.y.as<float>(),
                     stream_->get());
 }
@@ -445,7 +456,7 @@ bool Sm90Backend::RunResident(const LinearArgs& args, const GemmShape& shape, Ge
   gemm.bf16_x = codes->x.as<bf16_t>();
   gemm.norm = codes->norm.defined() ? codes->norm.as<float>() : nullptr;
   gemm.norm_eps = codes->eps;
-  LaunchGemmI4F8(*plan, gemm, stream_->get());
+  awaited_gemms_.Ask(gemm, *plan, args, *codes, stream_->get());
   awaited_.MadeByReader(gemm.y);
   return true;
 }

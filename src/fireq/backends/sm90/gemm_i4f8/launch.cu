@@ -1,9 +1,11 @@
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
 
+#include <algorithm>
 #include <array>
 #include <span>
 #include <utility>
 
+#include "fireq/backends/sm90/gemm_i4f8/chain_kernel.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/launch.cuh"
 #include "fireq/base/error.h"
 
@@ -43,8 +45,8 @@ void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
               kInvalidArgument, "gemm_i4f8: ", v.name, " sends no ", a.m, " x ", a.layout.n);
   FIREQ_CHECK(!plan.cuts_tiles() || a.workspace, kInvalidArgument, "gemm_i4f8: the plan (",
               plan.why, ") needs a workspace");
-  FIREQ_CHECK(v.resident_groups == 0 || (a.m <= v.tokens && a.layout.k % kGroup == 0 &&
-                                         a.layout.groups() <= v.resident_groups),
+  FIREQ_CHECK(v.resident_groups == 0 ||
+                  (a.m == 1 && a.layout.k % kGroup == 0 && a.layout.groups() <= v.resident_groups),
               kInvalidArgument, "gemm_i4f8: ", v.name, " for m ", a.m, ", k ", a.layout.k);
   FIREQ_CHECK(Aligned(a.bf16_x) && Aligned(a.norm) && Aligned(a.workspace) && Aligned(a.tiles) &&
                   Aligned(a.row_scales) && Aligned(a.bias) && Aligned(a.x) && Aligned(a.residual) &&
@@ -158,7 +160,8 @@ GemmMaps MakeMaps(const GemmI4F8Args& a, const GemmVariant& v, int box_tokens) {
   return maps;
 }
 
-cudaLaunchConfig_t MakeConfig(const GemmPlan& plan, const GemmInstance& instance,
+template <class Instance>
+cudaLaunchConfig_t MakeConfig(const GemmPlan& plan, const Instance& instance,
                               std::array<cudaLaunchAttribute, 2>& attributes) {
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim = {static_cast<unsigned>(plan.cluster), 1, 1};
@@ -173,7 +176,8 @@ cudaLaunchConfig_t MakeConfig(const GemmPlan& plan, const GemmInstance& instance
   return config;
 }
 
-void AllowSharedMemory(const GemmInstance& instance) {
+template <class Instance>
+void AllowSharedMemory(const Instance& instance) {
   FIREQ_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(instance.function),
                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   instance.shared_bytes));
@@ -196,6 +200,47 @@ void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t
   CheckCuda(cudaLaunchKernelEx(&config, instance.function, params,
                                MakeMaps(args, v, instance.box_tokens)),
             v.name);
+}
+
+// As chain_kernel.cuh's ChainLinks.
+bool FitsGemmChain(const GemmI4F8Args& args, size_t place) {
+  constexpr std::array kEpilogues = {GemmEpilogue::kResidual, GemmEpilogue::kSiluMul,
+                                     GemmEpilogue::kResidual, GemmEpilogue::kPlain};
+  static_assert(kEpilogues.size() == kMaxGemmChain);
+  const bool down = place == 2;
+  const bool norm = place % 2 == 1;
+  return place < kMaxGemmChain && args.m == 1 && args.bf16_x != nullptr &&
+         args.epilogue == kEpilogues[place] && args.layout.k % kGroup == 0 &&
+         args.layout.groups() <= (down ? kLongChainGroups : kShortChainGroups) &&
+         (args.norm != nullptr) == norm;
+}
+
+void LaunchGemmChain(std::span<const GemmI4F8Args> gemms, const GemmDevice& device,
+                     uint32_t* meetings, cudaStream_t stream) {
+  FIREQ_CHECK(!gemms.empty() && gemms.size() <= kMaxGemmChain && meetings != nullptr,
+              kInvalidArgument, "gemm_i4f8: a chain of ", gemms.size());
+  GemmChainParams params{};
+  GemmChainMaps maps{};
+  GemmPlan widest;
+  for (const GemmI4F8Args& args : gemms) {
+    const GemmPlan plan = MakeChainGemmPlan({args.m, args.layout.n, args.layout.k}, device);
+    CheckArgs(plan, args);
+    const auto i = static_cast<size_t>(params.count++);
+    FIREQ_CHECK(FitsGemmChain(args, i), kInvalidArgument, "gemm_i4f8: link ", i, " of a chain");
+    params.gemm[i] = MakeParams(plan, args);
+    GemmVariant piece = plan.kernel();
+    piece.groups /= kChainPieces;
+    maps.steps[i] = MakeWeightMap(args, plan.kernel());
+    maps.pieces[i] = MakeWeightMap(args, piece);
+    if (plan.num_clusters > widest.num_clusters) widest = plan;
+  }
+  params.meetings = meetings;
+  const GemmChainInstance instance = GetChainInstance();
+  AllowSharedMemory(instance);
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  cudaLaunchConfig_t config = MakeConfig(widest, instance, attributes);
+  config.stream = stream;
+  CheckCuda(cudaLaunchKernelEx(&config, instance.function, params, maps), "gemm_i4f8 chain");
 }
 
 RowsReady RowsReadyEarly(const GemmPlan& plan, const GemmI4F8Args& args) {

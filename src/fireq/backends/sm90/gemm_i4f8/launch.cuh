@@ -37,6 +37,15 @@ GemmInstance MakeInstance() {
   }
 }
 
+struct GemmChainParams;
+struct GemmChainMaps;
+struct GemmChainInstance {
+  void (*function)(GemmChainParams, GemmChainMaps);
+  int threads;
+  int shared_bytes;
+};
+GemmChainInstance GetChainInstance();  // chain.cu
+
 // Defined by one generated source a variant (inst.cu.in).
 template <int kVariant>
 GemmInstance GetInstance(GemmEpilogue epilogue);

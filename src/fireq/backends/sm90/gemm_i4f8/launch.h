@@ -3,6 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <span>
+
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
 #include "fireq/backends/sm90/gemm_i4f8/plan.h"
 #include "fireq/backends/sm90/runtime/rows_ready.h"
@@ -59,6 +61,17 @@ RowsReady RowsReadyEarly(const GemmPlan& plan, const GemmI4F8Args& args);
 // live until it has run. Errors: kInvalidArgument (null or misaligned pointers, a plan made for
 // another shape), kCuda.
 void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t stream);
+
+// The linears of one token between a block's attention and the next block's, each of which may read
+// what those in front of it write, in one launch: weights are on their way before the linear in
+// front has ended. O, gate and up, down, QKV, or as many of the first of them as there are, with
+// `bf16_x` and MakeChainGemmPlan's plan. The bits are those of one LaunchGemmI4F8 after another
+// with these plans. `meetings`: one count, zero before its first use and of one launch at a time.
+// Errors as of LaunchGemmI4F8; kInvalidArgument where !FitsGemmChain.
+inline constexpr size_t kMaxGemmChain = 4;
+bool FitsGemmChain(const GemmI4F8Args& args, size_t place);
+void LaunchGemmChain(std::span<const GemmI4F8Args> gemms, const GemmDevice& device,
+                     uint32_t* meetings, cudaStream_t stream);
 
 int64_t GemmWorkspaceBytes(const GemmDevice& device);
 

@@ -227,9 +227,16 @@ GemmPlan MakeGemmPlan(const GemmShape& shape, Products products, const GemmDevic
   return resolved == Products::kTable ? BestWidePlan(shape, device) : BestStreamPlan(shape, device);
 }
 
+GemmPlan MakeChainGemmPlan(const GemmShape& shape, const GemmDevice& device) {
+  CheckShape(shape);
+  GemmPlan plan = Cut(shape, kChainVariant, kChainCluster, device);
+  plan.why = StrCat(plan.kernel().name, ", clusters of ", kChainCluster, ": in a chain");
+  return plan;
+}
+
 std::optional<GemmPlan> MakeResidentGemmPlan(const GemmShape& shape, Products products,
                                              const GemmDevice& device) {
-  constexpr int64_t kMaxTokens = 1;  // one after another in every CTA: at four a kernel is faster
+  constexpr int64_t kMaxTokens = 1;  // at four a kernel that makes them is faster
   if (ResolveProducts(products, shape.m) != Products::kExact || shape.k % kGroup != 0 ||
       shape.m > kMaxTokens)
     return std::nullopt;
@@ -239,9 +246,7 @@ std::optional<GemmPlan> MakeResidentGemmPlan(const GemmShape& shape, Products pr
     const int variant = FindGemmVariant(name);
     const GemmVariant& v = kGemmVariants[static_cast<size_t>(variant)];
     const bool tall = v.row_blocks == plan.kernel().row_blocks;
-    if (shape.m > v.tokens || shape.k > int64_t{v.resident_groups} * kGroup ||
-        (v.row_blocks > 1 && !tall))
-      continue;
+    if (shape.k > int64_t{v.resident_groups} * kGroup || (v.row_blocks > 1 && !tall)) continue;
     const int cluster = tall ? plan.cluster : 2;
     if (cluster <= GemmUnits(v, shape.k))
       return MakeForcedGemmPlan(shape, variant, cluster, device);

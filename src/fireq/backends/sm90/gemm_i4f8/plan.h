@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "fireq/backends/sm90/gemm_i4f8/schedule.h"
 #include "fireq/formats/weight_i4.h"
@@ -26,7 +27,7 @@ struct GemmVariant {
   int row_blocks;
   int groups;
   int groups_per_warpgroup;
-  // Not 0: takes BF16 tokens, which every CTA normalises and quantises for itself; up to so many
+  // Not 0: takes a BF16 token, which every CTA normalises and quantises for itself; up to so many
   // groups of K.
   int resident_groups = 0;
   // Wide: the two CTAs of a pair have one of their row blocks in common, half of its tokens each.
@@ -65,7 +66,7 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"exact_128x128", GemmKernel::kStream, 128, 2, 1, 1},
     GemmVariant{"exact_8x64_resident40", GemmKernel::kStream, 8, 1, 8, 2, 40},
     GemmVariant{"exact_8x256_resident40", GemmKernel::kStream, 8, 4, 2, 2, 40},
-    GemmVariant{"exact_8x64_resident112", GemmKernel::kStream, 8, 1, 4, 1, 112},
+    GemmVariant{"exact_8x64_resident112", GemmKernel::kStream, 8, 1, 8, 2, 112},
     GemmVariant{"table_256x128", GemmKernel::kWide, 256, 2, 1, 1},
     GemmVariant{"table_192x128", GemmKernel::kWide, 192, 2, 1, 1},
     GemmVariant{"table_128x128", GemmKernel::kWide, 128, 2, 1, 1},
@@ -75,6 +76,17 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"table_256x128_dealt", GemmKernel::kWide, 256, 2, 1, 1, 0, false, true},
     GemmVariant{"table_128x128_dealt", GemmKernel::kWide, 128, 2, 1, 1, 0, false, true},
 };
+
+// What all linears of a chain (LaunchGemmChain) are cut for.
+inline constexpr int kChainVariant = [] {
+  int variant = 0;
+  while (std::string_view(kGemmVariants[static_cast<size_t>(variant)].name) !=
+         "exact_8x64_resident112")
+    ++variant;
+  return variant;
+}();
+inline constexpr int kChainCluster = 2;
+inline constexpr int kShortChainGroups = 40;  // of K, of all links but the third (chain_kernel.cuh)
 
 struct GemmShape {
   int64_t m = 0;  // tokens
@@ -143,6 +155,9 @@ std::optional<GemmPlan> MakeResidentGemmPlan(const GemmShape& shape, Products pr
 // is handed over ends `lag` before the longest run, as it takes that long to where it is wanted.
 // Without a lag, where other work follows, in even runs.
 WideDeal DealTiles(int tiles, int units, int clusters, int lag);
+
+// The plan of a linear in a chain.
+GemmPlan MakeChainGemmPlan(const GemmShape& shape, const GemmDevice& device = {});
 
 // Pipeline steps of a tile.
 int GemmUnits(const GemmVariant& variant, int64_t k);

@@ -1,4 +1,4 @@
-// Few tokens, normalised and quantised by every CTA for itself: what a kernel of its own would take
+// One token, normalised and quantised by every CTA for itself: what a kernel of its own would take
 // to start, to end and to be waited for is more than what it does.
 #pragma once
 
@@ -9,8 +9,8 @@ namespace fireq::sm90 {
 
 template <class Config>
 struct ResidentTokens {
-  uint8_t* base;  // 1024-byte aligned: the 128-byte swizzle's atom
-  __device__ uint8_t* codes(int group) const { return base + group * Config::kXGroupBytes; }
+  uint8_t* base;
+  __device__ uint8_t* codes(int group) const { return base + group * kGroup; }
   __device__ float* sums(int group) const {
     return reinterpret_cast<float*>(base + Config::kResidentCodeBytes) + group * Config::kTokens;
   }
@@ -18,26 +18,23 @@ struct ResidentTokens {
   __device__ float* slots() const { return scales() + Config::kTokens; }
 };
 
-// One token's place.
+// The token's place.
 template <class Config>
 struct ResidentRow {
   ResidentTokens<Config> tokens;
-  int token;
-  __device__ void Scale(float scale) const { tokens.scales()[token] = scale; }
+  __device__ void Scale(float scale) const { tokens.scales()[0] = scale; }
   __device__ void Codes(int vector, uint2 codes) const {
-    const int chunk = vector % kVectorsPerGroup / 2;  // of 16 bytes
-    *reinterpret_cast<uint2*>(tokens.codes(vector / kVectorsPerGroup) + token * kGroup +
-                              (chunk ^ token % 8) * 16 + vector % 2 * 8) = codes;
+    *reinterpret_cast<uint2*>(tokens.base + vector * kVectorWidth) = codes;
   }
-  __device__ void Sum(int group, float sum) const { tokens.sums(group)[token] = sum; }
+  __device__ void Sum(int group, float sum) const { tokens.sums(group)[0] = sum; }
 };
 
 // A thread's share of a token, and the weights of the norm, if there is one: on their way before
 // tokens are there, as far as there are registers for them.
-template <class Config>
+template <class Config, int kGroups = Config::kResidentGroups>
 struct ResidentShare {
   static constexpr int kThreads = Config::kConsumerThreads;
-  static constexpr int kVectors = CeilDiv(Config::kResidentGroups * kVectorsPerGroup, kThreads);
+  static constexpr int kVectors = CeilDiv(kGroups * kVectorsPerGroup, kThreads);
   using TokenRow = Row<kVectors, kThreads>;
   static constexpr int kMostVectorsAtHand = 2;
 
@@ -50,29 +47,34 @@ struct ResidentShare {
   }
 };
 
-// All consumer threads. Tokens past m stay what they are: they reach only outputs that are not
-// stored. Groups past K meet weights of zero, so their codes and sums must be numbers.
-template <class Config, class Norm>
+struct NoNorm {};
+
+// All consumer threads, of no more than kGroups groups. Sums of other tokens stay what they are:
+// they reach only outputs that are not stored. Groups past K meet weights of zero, so their codes
+// and sums must be numbers.
+template <class Config, int kGroups = Config::kResidentGroups, class Norm>
 __device__ __forceinline__ void MakeResidentTokens(const GemmI4F8Params& p, const Norm& norm,
                                                    ResidentTokens<Config> tokens) {
   constexpr int kThreads = Config::kConsumerThreads;
-  constexpr int kVectors = ResidentShare<Config>::kVectors;
+  using Share = ResidentShare<Config, kGroups>;
   const int k = p.groups * kGroup;
-  for (int token = 0; token < p.m; ++token) {
-    typename ResidentShare<Config>::TokenRow row(k);
-    const auto* x = reinterpret_cast<const uint4*>(p.bf16_x + int64_t{token} * k);
+  typename Share::TokenRow row(k);
+  const auto* x = reinterpret_cast<const uint4*>(p.bf16_x);
 #pragma unroll
-    for (int v = 0; v < kVectors; ++v)
-      UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
-    // In turn: a slow warp may still read what the token before left.
-    float* slots = tokens.slots() + token % 2 * (2 * kThreads / 32);
-    const Normalised normalised = p.norm != nullptr ? Normalise(row, norm, p.norm_eps, k, slots)
-                                                    : Normalised{1.0f, RowAbsMax(row, slots)};
-    WriteRow(row, normalised.inv_rms, normalised.absmax, ResidentRow<Config>{tokens, token});
+  for (int v = 0; v < Share::kVectors; ++v)
+    UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
+  float* slots = tokens.slots();
+  Normalised normalised;
+  if constexpr (std::is_same_v<Norm, NoNorm>) {
+    normalised = {1.0f, RowAbsMax(row, slots)};
+  } else {
+    normalised = p.norm != nullptr ? Normalise(row, norm, p.norm_eps, k, slots)
+                                   : Normalised{1.0f, RowAbsMax(row, slots)};
   }
+  WriteRow(row, normalised.inv_rms, normalised.absmax, ResidentRow<Config>{tokens});
   const int end = AlignUp(p.groups, Config::kGroups);
-  for (int i = p.groups * Config::kXGroupBytes / 4 + static_cast<int>(threadIdx.x);
-       i < end * Config::kXGroupBytes / 4; i += kThreads)
+  for (int i = p.groups * kGroup / 4 + static_cast<int>(threadIdx.x); i < end * kGroup / 4;
+       i += kThreads)
     reinterpret_cast<uint32_t*>(tokens.base)[i] = 0;
   for (int i = p.groups * Config::kTokens + static_cast<int>(threadIdx.x);
        i < end * Config::kTokens; i += kThreads)

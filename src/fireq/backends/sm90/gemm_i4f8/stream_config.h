@@ -34,8 +34,9 @@ struct StreamConfig {
   // Two producer warps, weights and tokens. Alone they would cost two of the multiprocessor's
   // quarters a consumer's registers: where sums are many they belong to a whole warpgroup that
   // gives its registers away.
-  static constexpr bool kMovesRegisters =
-      kTokens >= 64 || kRowBlocks >= 3 || (kTokens >= 16 && kGroupsPerWarpgroup > 1);
+  static constexpr bool kMovesRegisters = kTokens >= 64 || kRowBlocks >= 3 ||
+                                          (kTokens >= 16 && kGroupsPerWarpgroup > 1) ||
+                                          kResidentGroups_ > 40;
   static constexpr int kThreads = kConsumerThreads + (kMovesRegisters ? 128 : 64);
   static constexpr int kProducerRegisters = 56;
   // Of a CTA's schedule. With fewer tokens a Divisor's earlier start is no gain (NOTES.md).
@@ -45,8 +46,8 @@ struct StreamConfig {
   // Whether CTAs without a tile may help (EndsSchedule).
   static constexpr bool kHasHelpers = kTokens == 64 && kRowBlocks == 2;
 
-  // Tokens that stay in shared memory, all of K, made there from BF16 (resident_tokens.cuh); else
-  // they come through the ring as codes.
+  // A token that stays in shared memory, all of K, made there from BF16 (resident_tokens.cuh); else
+  // tokens come through the ring as codes.
   static constexpr int kResidentGroups = kResidentGroups_;
   static constexpr bool kResident = kResidentGroups > 0;
   static_assert(kResidentGroups % kGroups == 0, "a last step reads whole groups");
@@ -55,8 +56,9 @@ struct StreamConfig {
   static constexpr int kXBytes = kResident ? 0 : kGroups * kXGroupBytes;
   static constexpr int kWeightBytes = kRowBlocks * kGroups * kTileBytes;
   static constexpr int kSumBytes = kResident ? 0 : kGroups * kTokens * 4;
-  // Codes, sums, scales, and a slot a warp for what is combined over the CTA.
-  static constexpr int kResidentCodeBytes = kResidentGroups * kXGroupBytes;
+  // Codes and a group that products read past them (DescriptorOfVector), sums, scales, and a slot a
+  // warp for what is combined over the CTA.
+  static constexpr int kResidentCodeBytes = (kResidentGroups + 1) * kGroup;
   static constexpr int kResidentBytes =
       kResident ? AlignUp(kResidentCodeBytes + (kResidentGroups + 1) * kTokens * 4 + 256, 1024) : 0;
   // 1024: the 128-byte swizzle's atom.

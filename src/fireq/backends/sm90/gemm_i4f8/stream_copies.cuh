@@ -52,7 +52,7 @@ struct StreamWeights {
     }
   }
 
- private:
+ protected:
   __device__ bool More() {
     if (unit < end) return true;
     if (segment == run.count) return false;

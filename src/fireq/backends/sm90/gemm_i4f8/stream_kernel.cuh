@@ -73,6 +73,7 @@ struct StreamConsumer {
   int group;   // the first of the unit's groups that are this warpgroup's
   RingPlace<Config::kStages> at{};
   int unit = 0;  // of K, at hand
+  uint32_t handover_parity = 0;
 
   // Tokens' codes and sums of group g of the step.
   __device__ const uint8_t* Codes(int g) const {
@@ -87,7 +88,9 @@ struct StreamConsumer {
   // Starts the products of one group of the step.
   __device__ void Multiply(float (&acc)[kTokens / 2], const uint32_t (&a)[16], int g) const {
     WgmmaFence();
-    MultiplyGroup<kTokens>(acc, a, DescriptorSwizzle128(Codes(g)), 0);
+    const uint64_t x =
+        Config::kResident ? DescriptorOfVector(Codes(g)) : DescriptorSwizzle128(Codes(g));
+    MultiplyGroup<kTokens>(acc, a, x, 0);
     WgmmaCommit();
   }
   __device__ const uint8_t* Tile(int stage, int g) const {
@@ -219,7 +222,7 @@ __device__ __forceinline__ void StreamFinish(const StreamShared<Config>& shared,
     consumer.StorePartial(total, tail ? shared.partial(false) : shared.handover());
     if (tail) {
       const auto outputs = make_outputs();
-      MbarrierWait(shared.handed_over(), 0);
+      MbarrierWait(shared.handed_over(), consumer.handover_parity);
       NamedBarrierSync(1, Config::kConsumerThreads);
       outputs.Store(LocalSums<Config, 2>{shared.partial(false), shared.handover()});
     } else {
@@ -241,26 +244,24 @@ __device__ __forceinline__ void StreamFinish(const StreamShared<Config>& shared,
   NamedBarrierSync(1, Config::kConsumerThreads);  // sums read -> next sums written
 }
 
-// The consumers' share of a CTA's run: whole tiles are finished, parts are left in shared memory.
-// `exchanging`: how many CTAs exchange their parts of the cluster's one tile, or 0.
-template <class Config, class Epilogue>
-__device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
-                                              const StreamShared<Config>& shared,
-                                              const ClusterRun& run, int exchanging, int rank,
-                                              int first_tile) {
-  using Outputs = TileOutputs<Config, Epilogue>;
+template <class Config>
+__device__ __forceinline__ StreamConsumer<Config> MakeConsumer(const GemmI4F8Params& p,
+                                                               const StreamShared<Config>& shared) {
   const int warpgroup = threadIdx.x / 128;
-  StreamConsumer<Config> consumer{p, shared, static_cast<int>(threadIdx.x % 128),
-                                  warpgroup / Config::kGroupSets, warpgroup % Config::kGroupSets};
-  // Token scales, resident tokens and the residual are the kernel's before this one.
-  if constexpr (Config::kResident) {
-    const auto norm = ResidentShare<Config>::Norm(p);
-    GridDependencyWait();
-    MakeResidentTokens<Config>(p, norm, shared.resident());
-  } else {
-    GridDependencyWait();
-  }
-  if constexpr (Epilogue::kSends) GridDependencyLaunch();
+  return {p, shared, static_cast<int>(threadIdx.x % 128), warpgroup / Config::kGroupSets,
+          warpgroup % Config::kGroupSets};
+}
+
+// The consumers' share of a CTA's run, once its tokens are there: whole tiles are finished, parts
+// are left in shared memory. `exchanging`: how many CTAs exchange their parts of the cluster's one
+// tile, or 0.
+template <class Config, class Epilogue>
+__device__ __forceinline__ void StreamSegments(const GemmI4F8Params& p,
+                                               const StreamShared<Config>& shared,
+                                               StreamConsumer<Config>& consumer,
+                                               const ClusterRun& run, int exchanging, int rank,
+                                               int first_tile) {
+  using Outputs = TileOutputs<Config, Epilogue>;
   const float* x_scales = TokenScales(p, shared);
   float total[Config::kTokens / 2];
 #pragma unroll 1
@@ -288,6 +289,24 @@ __device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
                            [&] { return Outputs(p, x_scales, tile); });
     }
   }
+}
+
+template <class Config, class Epilogue>
+__device__ __forceinline__ void StreamConsume(const GemmI4F8Params& p,
+                                              const StreamShared<Config>& shared,
+                                              const ClusterRun& run, int exchanging, int rank,
+                                              int first_tile) {
+  StreamConsumer<Config> consumer = MakeConsumer(p, shared);
+  // Token scales, resident tokens and the residual are the kernel's before this one.
+  if constexpr (Config::kResident) {
+    const auto norm = ResidentShare<Config>::Norm(p);
+    GridDependencyWait();
+    MakeResidentTokens<Config>(p, norm, shared.resident());
+  } else {
+    GridDependencyWait();
+  }
+  if constexpr (Epilogue::kSends) GridDependencyLaunch();
+  StreamSegments<Config, Epilogue>(p, shared, consumer, run, exchanging, rank, first_tile);
 }
 
 // The same where helpers have the ends of parts. A loop of its own: what an owner waits for would

@@ -80,6 +80,11 @@ __device__ __forceinline__ void PrefetchL1(const void* global) {
   asm volatile("prefetch.global.L1 [%0];" ::"l"(global));
 }
 
+// prefetch.global.L2.
+__device__ __forceinline__ void PrefetchL2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 // ld.global.v4 that stays where it is written: ptxas moves one of read-only memory behind a wait
 // for the kernel in front.
 __device__ __forceinline__ uint4 LoadGlobalNow128(const void* global) {
@@ -107,6 +112,11 @@ __device__ __forceinline__ void AddWrapping(uint32_t* count, uint32_t last) {
 // red.release.gpu.add and ld.acquire.gpu of a count between CTAs.
 __device__ __forceinline__ void AddRelease(uint32_t* count, uint32_t value) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(count), "r"(value) : "memory");
+}
+__device__ __forceinline__ uint32_t LoadRelaxed(const uint32_t* flag) {
+  uint32_t value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+  return value;
 }
 __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* flag) {
   uint32_t value;

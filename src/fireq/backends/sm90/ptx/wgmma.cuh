@@ -62,6 +62,16 @@ __device__ __forceinline__ uint64_t DescriptorSwizzle64(const void* shared) {
          static_cast<uint64_t>((SharedAddress(shared) & 0x3FFFFu) >> 4);
 }
 
+// Of a K-major operand of eight rows of which only the first counts, a vector whose bytes follow
+// one another in shared memory (16-byte aligned): without a swizzle a row's 16 bytes lie behind the
+// row's before, so that the others are the vector further on. It is read 112 bytes past its end.
+// Step along K: + 2 for every 32 bytes.
+__device__ __forceinline__ uint64_t DescriptorOfVector(const void* shared) {
+  constexpr uint64_t kNextHalf = uint64_t{16 >> 4} << 16;  // of 32 bytes along K
+  constexpr uint64_t kUnusedStride = uint64_t{1} << 32;
+  return kUnusedStride | kNextHalf | static_cast<uint64_t>((SharedAddress(shared) & 0x3FFFFu) >> 4);
+}
+
 template <int N>
 struct WgmmaE4M3;
 
