@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "fireq/backends/sm90/attn_decode_i4/params.h"
+#include "fireq/backends/sm90/attn_decode_i4/plan.h"
 #include "fireq/backends/sm90/attn_decode_i4/schedule.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
@@ -27,8 +28,9 @@ class FreshTokens {
  public:
   static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
   static constexpr int kStageBytes = static_cast<int>(kLayout.head_bytes());
+  static_assert(RopeTokenWriter<kDim>::kCodeBytes <= kDecodeTokenBytes);
 
-  // `older` [stages]: of a last page's older tokens. `codes` [RopeTokenWriter::kCodeBytes].
+  // `older` [stages]: of a last page's older tokens. `codes` [kDecodeTokenBytes].
   __device__ FreshTokens(const AttnDecodeParams& p, const RopeKvWriteParams& rope, uint8_t* ring,
                          Mbarrier* full, Mbarrier* older, uint8_t* codes)
       : p_(p), rope_(rope), ring_(ring), full_(full), older_(older), writer_(rope, codes) {}

@@ -11,6 +11,7 @@
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/paged_attention.h"
 #include "fireq/backends/sm90/backend/prepared.h"
+#include "fireq/backends/sm90/backend/recording.h"
 #include "fireq/backends/sm90/backend/stream_owner.h"
 #include "fireq/backends/sm90/backend/upload_ring.h"
 #include "fireq/backends/sm90/elementwise/launch.h"
@@ -69,36 +70,6 @@ GemmBf16Args MakeGemm(const LinearArgs& args, const Tensor& w) {
   gemm.k = w.dim(1);
   return gemm;
 }
-
-class DeviceTimePoint final : public TimePoint {
- public:
-  explicit DeviceTimePoint(const Stream& stream) {
-    cudaStreamCaptureStatus capturing{};
-    FIREQ_CUDA(cudaStreamIsCapturing(stream.get(), &capturing));
-    // External: each run of a captured graph sets it again.
-    FIREQ_CUDA(cudaEventRecordWithFlags(event_.get(), stream.get(),
-                                        capturing == cudaStreamCaptureStatusActive
-                                            ? cudaEventRecordExternal
-                                            : cudaEventRecordDefault));
-  }
-  double MicrosecondsSince(const TimePoint& start) const override {
-    return event_.MicrosecondsSince(dynamic_cast<const DeviceTimePoint&>(start).event_);
-  }
-
- private:
-  Event event_;
-};
-
-class GraphRecording final : public Recording {
- public:
-  GraphRecording(std::shared_ptr<Stream> stream, const std::function<void()>& body)
-      : stream_(std::move(stream)), graph_(*stream_, [&](cudaStream_t) { body(); }) {}
-  void Run() override { graph_.Launch(stream_->get()); }
-
- private:
-  std::shared_ptr<Stream> stream_;
-  Graph graph_;
-};
 
 class Sm90Backend final : public Backend, public StreamOwner {
  public:

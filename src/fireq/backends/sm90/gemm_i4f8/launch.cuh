@@ -29,6 +29,7 @@ GemmInstance MakeInstance() {
   } else if constexpr (kV.kernel == GemmKernel::kStream) {
     using Config = StreamConfig<kV.tokens, kV.row_blocks, kV.groups, kV.groups_per_warpgroup,
                                 kV.resident_groups>;
+    static_assert(Config::kHasHelpers == kV.has_helpers());
     return {GemmI4F8Stream<Config, Epilogue>, Config::kThreads, Config::kSharedBytes, kV.tokens};
   } else {
     using Config = WideConfig<kV.tokens, kV.row_blocks, kV.groups, kV.shares_block, kV.deals>;

@@ -56,6 +56,9 @@ struct WideConfig {
   // leave by, and as the tokens of a step, whose stage they come by.
   static constexpr int kPartBytes = kFinishedTokens * kTileRows * 2;
   static_assert(kPartBytes == kOutBytes && (!kDeals || kPartBytes == kXBytes));
+  // Of a cut tile a stage has all warpgroups' chunks that one of two parts or more finishes.
+  static_assert(kOneTile || kSharesBlock || kDeals ||
+                CeilDiv(kChunks, 2) * kWarpgroups * kChunkBytes <= kXBytes);
   // Sums that a warpgroup gives to the one it shares K with.
   static constexpr int kGivenBytes = kGroups == 1 ? 0 : kFinishedTokens * kTileRows * 4;
   static constexpr int kScaleBytes = kTokens * 4;  // token scales
