@@ -21,9 +21,6 @@ struct GemmChainParams {
   std::array<GemmI4F8Params, kMaxGemmChain> gemm;
   int count;
   uint32_t* meetings;
-  // Of each so many clusters the last has no tile of the last GEMM; 0: those at the grid's end have
-  // none.
-  int idle_of;
 };
 struct GemmChainMaps {
   std::array<CUtensorMap, kMaxGemmChain> steps;   // of weights, a pipeline step's at once
@@ -36,27 +33,15 @@ struct ChainShare {
   int first_tile;  // of the cluster
   ClusterRun run;
 
-  __device__ __forceinline__ ChainShare(const GemmChainParams& chain, int i, int rank)
-      : ChainShare(chain.gemm[i], Place(i > 0 && i + 1 == chain.count ? chain.idle_of : 0), rank) {}
+  __device__ __forceinline__ ChainShare(const GemmI4F8Params& p, int rank)
+      : first_tile(ClusterId() * p.tiles_per_cluster),
+        run(ClusterSchedule<int>{max(0, min(p.tiles_per_cluster, p.tiles - first_tile)),
+                                 p.units.value, kChainCluster, true},
+            rank) {}
   // Whether the front of a tile is this CTA's, and the other's part of it will be sent.
   __device__ __forceinline__ bool Receives(int rank) const {
     return rank == 0 && run.end % run.units != 0;
   }
-
- private:
-  // The cluster's, in the order of tiles.
-  static __device__ __forceinline__ int Place(int idle_of) {
-    constexpr int kBehindAll = 1 << 16;
-    const int cluster = ClusterId();
-    if (idle_of == 0) return cluster;
-    const int idle_before = cluster / idle_of;
-    return cluster - idle_before * idle_of == idle_of - 1 ? kBehindAll : cluster - idle_before;
-  }
-  __device__ __forceinline__ ChainShare(const GemmI4F8Params& p, int place, int rank)
-      : first_tile(place * p.tiles_per_cluster),
-        run(ClusterSchedule<int>{max(0, min(p.tiles_per_cluster, p.tiles - first_tile)),
-                                 p.units.value, kChainCluster, true},
-            rank) {}
 };
 
 // Where the consumers of all CTAs meet: what they have written in front is theirs to read behind.
@@ -169,7 +154,7 @@ struct ChainConsumer {
   __device__ __forceinline__ void Run() {
     using Link = std::tuple_element_t<i, ChainLinks>;
     const GemmI4F8Params& p = chain.gemm[i];
-    const ChainShare share(chain, i, rank);
+    const ChainShare share(p, rank);
     // Whoever has nothing to do any more makes room for the kernel behind.
     if (i > 0 && i + 1 == chain.count && share.run.count == 0) return meeting.Come();
     if constexpr (Link::kNorm) {
@@ -214,7 +199,7 @@ __device__ __forceinline__ void PrefetchRowScales(const GemmChainParams& chain, 
   constexpr int kLine = 32;  // floats
 #pragma unroll 1
   for (int i = 0; i < chain.count; ++i) {
-    const ChainShare share(chain, i, rank);
+    const ChainShare share(chain.gemm[i], rank);
     const float* scales =
         chain.gemm[i].row_scales + (share.first_tile + share.run.first) * kTileFloats;
     for (int at = static_cast<int>(threadIdx.x % 32) * kLine; at < share.run.count * kTileFloats;
@@ -233,7 +218,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   constexpr int kWeightsWarp = Config::kConsumerThreads / 32;
   const int rank = static_cast<int>(ClusterRank());
-  const ChainShare first(chain, 0, rank);
+  const ChainShare first(chain.gemm[0], rank);
   __shared__ ChainSignals signals;
   ChainWeights<Config> weights{{chain.gemm[0], shared, first.run, first.first_tile}};
   if (warp == kWeightsWarp) {
@@ -259,7 +244,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       uint32_t piece_parity = weights.piece_parity;
 #pragma unroll 1
       for (int i = 1; i < chain.count; ++i) {
-        const ChainShare next(chain, i, rank);
+        const ChainShare next(chain.gemm[i], rank);
         ChainWeights<Config> link{{chain.gemm[i], shared, next.run, next.first_tile, at},
                                   piece_parity};
         link.CopyLink(maps, i, signals);

@@ -202,17 +202,6 @@ void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t
             v.name);
 }
 
-namespace {
-
-// GemmChainParams::idle_of, so that multiprocessors that are free for the kernel behind lie
-// together: its clusters have room before the chain ends. As neighbours in the grid do not.
-int IdleOf(const GemmI4F8Params& last, int clusters) {
-  const int idle = clusters - CeilDiv(last.tiles, last.tiles_per_cluster);
-  return idle > 0 && clusters % idle == 0 ? clusters / idle : 0;
-}
-
-}  // namespace
-
 // As chain_kernel.cuh's ChainLinks.
 bool FitsGemmChain(const GemmI4F8Args& args, size_t place) {
   constexpr std::array kEpilogues = {GemmEpilogue::kResidual, GemmEpilogue::kSiluMul,
@@ -246,7 +235,6 @@ void LaunchGemmChain(std::span<const GemmI4F8Args> gemms, const GemmDevice& devi
     if (plan.num_clusters > widest.num_clusters) widest = plan;
   }
   params.meetings = meetings;
-  params.idle_of = IdleOf(params.gemm[gemms.size() - 1], widest.num_clusters);
   const GemmChainInstance instance = GetChainInstance();
   AllowSharedMemory(instance);
   std::array<cudaLaunchAttribute, 2> attributes{};
