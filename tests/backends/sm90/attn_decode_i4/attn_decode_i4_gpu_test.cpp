@@ -5,15 +5,15 @@
 #include <cstring>
 #include <random>
 
-#include "fireq/backends/sm90/attn_decode_i4/launch.h"
 #include "fireq/backends/sm90/runtime/stream.h"
-#include "tests/backends/sm90/attention_on_device.h"
+#include "tests/backends/sm90/attn_decode_i4/decode_on_device.h"
 
 namespace fireq::sm90 {
 namespace {
 
 using testing::AttentionCase;
 using testing::AttentionOnDevice;
+using testing::DecodeArgs;
 using testing::ExpectServedAttention;
 using Case = testing::NamedAttentionCase;
 using testing::MakeAttentionCase;
@@ -31,20 +31,7 @@ class Runner {
   }
 
   AttnDecodeArgs Args(const AttentionCase& c, const AttentionOnDevice& d) const {
-    AttnDecodeArgs args;
-    args.tensors = {.q = d.q.data(),
-                    .scale_q = d.q_scale.data(),
-                    .pages = d.pages.data(),
-                    .query_start = d.query_start.data(),
-                    .context_len = d.context_len.data(),
-                    .page_table = d.page_table.data(),
-                    .out = d.out.data(),
-                    .workspace = workspace_.data(),
-                    .num_sequences = c.num_sequences(),
-                    .num_heads = c.num_heads,
-                    .kv_heads = c.layout.kv_heads,
-                    .max_pages = c.max_pages};
-    return args;
+    return DecodeArgs(c, d, workspace_);
   }
   void Launch(const AttnDecodeArgs& args) const {
     LaunchAttnDecodeI4(plan_, args, stream_.get());

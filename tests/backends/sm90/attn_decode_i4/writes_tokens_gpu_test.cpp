@@ -7,16 +7,16 @@
 #include <cstring>
 #include <random>
 
-#include "fireq/backends/sm90/attn_decode_i4/launch.h"
 #include "fireq/backends/sm90/rope_kv_write/launch.h"
 #include "fireq/backends/sm90/runtime/stream.h"
-#include "tests/backends/sm90/attention_on_device.h"
+#include "tests/backends/sm90/attn_decode_i4/decode_on_device.h"
 
 namespace fireq::sm90 {
 namespace {
 
 using testing::AttentionCase;
 using testing::AttentionOnDevice;
+using testing::DecodeArgs;
 using testing::MakeAttentionCase;
 
 struct Case {
@@ -102,19 +102,7 @@ void Run(const AttentionCase& c, const AttentionOnDevice& d, const Rope& rope, b
   workspace.FillBytes(0);
   RopeKvWriteParams params = rope.Params(c, d);
   params.programmatic = launches > 1;
-  AttnDecodeArgs args;
-  args.tensors = {.q = d.q.data(),
-                  .scale_q = d.q_scale.data(),
-                  .pages = d.pages.data(),
-                  .query_start = d.query_start.data(),
-                  .context_len = d.context_len.data(),
-                  .page_table = d.page_table.data(),
-                  .out = d.out.data(),
-                  .workspace = workspace.data(),
-                  .num_sequences = c.num_sequences(),
-                  .num_heads = c.num_heads,
-                  .kv_heads = c.layout.kv_heads,
-                  .max_pages = c.max_pages};
+  AttnDecodeArgs args = DecodeArgs(c, d, workspace);
   args.e4m3_probs = e4m3_probs;
   args.programmatic = launches > 1;
   if (fused) args.rope = &params;

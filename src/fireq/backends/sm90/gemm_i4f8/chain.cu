@@ -5,9 +5,7 @@
 namespace fireq::sm90 {
 
 GemmChainInstance GetChainInstance() {
-  constexpr GemmVariant kV = kGemmVariants[kChainVariant];
-  using Config = StreamConfig<kV.tokens, kV.row_blocks, kV.groups, kV.groups_per_warpgroup,
-                              kV.resident_groups>;
+  using Config = StreamConfigOf<kChainVariant>;
   return {GemmI4F8Chain<Config>, Config::kThreads, Config::kSharedBytes};
 }
 

@@ -74,16 +74,19 @@ struct GridMeeting {
 
 // What a block of a model has between its attention and the next one's, each with what becomes of
 // its input: nothing of it is looked up while it runs.
-template <class Epilogue_, int kGroups_, bool kNorm_>
+template <GemmEpilogue kKind_, class Epilogue_, int kGroups_, bool kNorm_>
 struct ChainLink {
+  static constexpr GemmEpilogue kKind = kKind_;
   using Epilogue = Epilogue_;
   static constexpr int kGroups = kGroups_;  // of K at most
   static constexpr bool kNorm = kNorm_;
 };
-using ChainLinks = std::tuple<ChainLink<ResidualEpilogue, kShortChainGroups, false>,
-                              ChainLink<SiluMulEpilogue, kShortChainGroups, true>,
-                              ChainLink<ResidualEpilogue, kLongChainGroups, false>,
-                              ChainLink<PlainEpilogue, kShortChainGroups, true>>;
+using ChainLinks =
+    std::tuple<ChainLink<GemmEpilogue::kResidual, ResidualEpilogue, kShortChainGroups, false>,
+               ChainLink<GemmEpilogue::kSiluMul, SiluMulEpilogue, kShortChainGroups, true>,
+               ChainLink<GemmEpilogue::kResidual, ResidualEpilogue, kLongChainGroups, false>,
+               ChainLink<GemmEpilogue::kPlain, PlainEpilogue, kShortChainGroups, true>>;
+static_assert(std::tuple_size_v<ChainLinks> == kMaxGemmChain);
 
 // What the weights' thread has to know of the consumers.
 struct ChainSignals {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <span>
+#include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "fireq/backends/sm90/gemm_i4f8/chain_kernel.cuh"
@@ -202,17 +204,15 @@ void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t
             v.name);
 }
 
-// As chain_kernel.cuh's ChainLinks.
 bool FitsGemmChain(const GemmI4F8Args& args, size_t place) {
-  constexpr std::array kEpilogues = {GemmEpilogue::kResidual, GemmEpilogue::kSiluMul,
-                                     GemmEpilogue::kResidual, GemmEpilogue::kPlain};
-  static_assert(kEpilogues.size() == kMaxGemmChain);
-  const bool down = place == 2;
-  const bool norm = place % 2 == 1;
-  return place < kMaxGemmChain && args.m == 1 && args.bf16_x != nullptr &&
-         args.epilogue == kEpilogues[place] && args.layout.k % kGroup == 0 &&
-         args.layout.groups() <= (down ? kLongChainGroups : kShortChainGroups) &&
-         (args.norm != nullptr) == norm;
+  const auto fits = [&]<class... Links>(std::type_identity<std::tuple<Links...>>) {
+    size_t i = 0;
+    return ((i++ == place && args.epilogue == Links::kKind &&
+             args.layout.groups() <= Links::kGroups && (args.norm != nullptr) == Links::kNorm) ||
+            ...);
+  };
+  return args.m == 1 && args.bf16_x != nullptr && args.layout.k % kGroup == 0 &&
+         fits(std::type_identity<ChainLinks>());
 }
 
 void LaunchGemmChain(std::span<const GemmI4F8Args> gemms, const GemmDevice& device,

@@ -21,14 +21,19 @@ struct GemmInstance {
   int box_tokens;  // of the tensor map of x
 };
 
+template <int kVariant>
+using StreamConfigOf =
+    StreamConfig<kGemmVariants[kVariant].tokens, kGemmVariants[kVariant].row_blocks,
+                 kGemmVariants[kVariant].groups, kGemmVariants[kVariant].groups_per_warpgroup,
+                 kGemmVariants[kVariant].resident_groups>;
+
 template <int kVariant, class Epilogue>
 GemmInstance MakeInstance() {
   constexpr GemmVariant kV = kGemmVariants[kVariant];
   if constexpr (Epilogue::kSends && !kV.sends()) {
     return {};
   } else if constexpr (kV.kernel == GemmKernel::kStream) {
-    using Config = StreamConfig<kV.tokens, kV.row_blocks, kV.groups, kV.groups_per_warpgroup,
-                                kV.resident_groups>;
+    using Config = StreamConfigOf<kVariant>;
     static_assert(Config::kHasHelpers == kV.has_helpers());
     return {GemmI4F8Stream<Config, Epilogue>, Config::kThreads, Config::kSharedBytes, kV.tokens};
   } else {

@@ -190,12 +190,6 @@ int GemmUnits(const GemmVariant& variant, int64_t k) {
              : steps;
 }
 
-int FindGemmVariant(std::string_view name) {
-  for (size_t i = 0; i < kGemmVariants.size(); ++i)
-    if (name == kGemmVariants[i].name) return static_cast<int>(i);
-  return -1;
-}
-
 GemmPlan MakeForcedGemmPlan(const GemmShape& shape, int variant, int cluster,
                             const GemmDevice& device, bool cut) {
   CheckShape(shape);

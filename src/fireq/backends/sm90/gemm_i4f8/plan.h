@@ -77,14 +77,15 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"table_128x128_dealt", GemmKernel::kWide, 128, 2, 1, 1, 0, false, true},
 };
 
+// Index of a variant by name; -1 if there is none.
+constexpr int FindGemmVariant(std::string_view name) {
+  for (size_t i = 0; i < kGemmVariants.size(); ++i)
+    if (name == kGemmVariants[i].name) return static_cast<int>(i);
+  return -1;
+}
+
 // What all linears of a chain (LaunchGemmChain) are cut for.
-inline constexpr int kChainVariant = [] {
-  int variant = 0;
-  while (std::string_view(kGemmVariants[static_cast<size_t>(variant)].name) !=
-         "exact_8x64_resident112")
-    ++variant;
-  return variant;
-}();
+inline constexpr int kChainVariant = FindGemmVariant("exact_8x64_resident112");
 inline constexpr int kChainCluster = 2;
 inline constexpr int kShortChainGroups = 40;  // of K, of all links but the third (chain_kernel.cuh)
 
@@ -161,8 +162,5 @@ GemmPlan MakeChainGemmPlan(const GemmShape& shape, const GemmDevice& device = {}
 
 // Pipeline steps of a tile.
 int GemmUnits(const GemmVariant& variant, int64_t k);
-
-// Index of a variant by name; -1 if there is none.
-int FindGemmVariant(std::string_view name);
 
 }  // namespace fireq::sm90

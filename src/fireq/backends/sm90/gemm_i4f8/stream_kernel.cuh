@@ -315,8 +315,7 @@ template <class Config, class Epilogue>
 __device__ __forceinline__ void StreamConsumeEnds(const GemmI4F8Params& p,
                                                   const StreamShared<Config>& shared,
                                                   const ClusterRun& run, int rank) {
-  StreamConsumer<Config> consumer{p, shared, static_cast<int>(threadIdx.x % 128),
-                                  static_cast<int>(threadIdx.x / 128), 0};
+  StreamConsumer<Config> consumer = MakeConsumer(p, shared);
   GridDependencyWait();
   if constexpr (Epilogue::kSends) GridDependencyLaunch();
   float total[Config::kTokens / 2];
