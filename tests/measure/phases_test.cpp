@@ -19,9 +19,10 @@ TEST(Phases, CountTheTokensTheyAreAbout) {
   Tiny t;
   EXPECT_EQ(MeasurePrefill(*t.backend, t.model, t.options, {3, 50, 1}, 1).tokens, 150);
   t.options.record_decode = RecordDecode::kAlways;
-  const PhaseSpeed decode = MeasureDecode(*t.backend, t.model, t.options, {4, 70, 5});
-  EXPECT_EQ(decode.tokens, 20);
-  EXPECT_EQ(decode.steps, 5);
+  const PhaseSpeed decode = MeasureDecode(*t.backend, t.model, t.options, {4, 70, 10});
+  EXPECT_EQ(decode.tokens, 40);
+  EXPECT_EQ(decode.steps, 10);
+  EXPECT_EQ(decode.recorded_steps, 2);  // one of eight
   EXPECT_GT(decode.recorded_seconds, 0.0);
   EXPECT_LE(decode.recorded_seconds, decode.seconds);
   const ServeSpeed serve = MeasureServe(*t.backend, t.model, t.options, {2, 20, 6}, 5);

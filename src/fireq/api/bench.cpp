@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <atomic>
 #include <barrier>
 #include <cstdint>
@@ -141,10 +142,11 @@ class Bencher {
   }
   void Decode(const PhaseShape& shape) {
     const PhaseSpeed speed = MeasureDecode(*backend_, model_, options_, shape);
-    const double steps = static_cast<double>(speed.steps);
+    const auto steps = static_cast<double>(speed.steps);
+    const auto recorded = static_cast<double>(std::max<int64_t>(speed.recorded_steps, 1));
     Emit(Begin(shape, speed.tokens_per_second()),
          {FixedText(1e6 * speed.seconds / steps, 1),
-          FixedText(1e6 * speed.recorded_seconds / steps, 1)});
+          FixedText(1e6 * speed.recorded_seconds / recorded, 1)});
   }
   void Serve(const PhaseShape& shape) {
     const int64_t requests = request_.requests > 0 ? request_.requests : shape.batch;

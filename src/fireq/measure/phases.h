@@ -30,10 +30,12 @@ struct PhaseShape {
 int64_t StepTokens(const MeasureOptions& options, const PhaseShape& shape);
 
 struct PhaseSpeed {
-  int64_t tokens = 0;             // that the phase is about: prompt or output tokens
-  double seconds = 0.0;           // by the host's clock
-  double recorded_seconds = 0.0;  // of these in recorded steps, on the backend's timeline
+  int64_t tokens = 0;    // that the phase is about: prompt or output tokens
+  double seconds = 0.0;  // by the host's clock
   int64_t steps = 0;
+  // Of recorded steps, those that were timed by themselves, on the backend's timeline.
+  double recorded_seconds = 0.0;
+  int64_t recorded_steps = 0;
   double tokens_per_second() const { return static_cast<double>(tokens) / seconds; }
 };
 

@@ -19,8 +19,8 @@ class ProfiledRecording final : public Recording {
       : owner_(owner), inner_(std::move(inner)), spans_(std::move(spans)) {}
   void Run() override {
     if (owner_.detail_ == ProfileDetail::kRecordings) {
-      owner_.MarkAround("recording", OpClass::kOther, [&] { inner_->Run(); });
-      return;
+      if (!owner_.times_recordings_) return inner_->Run();
+      return owner_.MarkAround("recording", OpClass::kOther, [&] { inner_->Run(); });
     }
     inner_->Run();
     owner_.Synchronize();  // the next run sets the marks again

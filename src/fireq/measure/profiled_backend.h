@@ -34,6 +34,9 @@ class ProfiledBackend final : public Backend {
   // again. Synchronises.
   std::map<std::string, OpTime> Take();
 
+  // Whether runs of recordings from here on are timed; they are at first.
+  void TimeRecordings(bool timed) { times_recordings_ = timed; }
+
   std::string name() const override { return inner_.name(); }
   Tensor Allocate(DType dtype, Shape shape) override {
     return inner_.Allocate(dtype, std::move(shape));
@@ -86,6 +89,7 @@ class ProfiledBackend final : public Backend {
 
   Backend& inner_;
   ProfileDetail detail_;
+  bool times_recordings_ = true;
   std::vector<Span> spans_;  // since the last Take, or of the recording in the making
   std::map<std::string, OpTime> times_;
 };
