@@ -1,11 +1,11 @@
 // Copies to the host that nobody waits for until the values are wanted.
 #pragma once
 
+#include <functional>
 #include <memory>
-#include <vector>
 
-#include "fireq/backends/sm90/runtime/pinned_buffer.h"
 #include "fireq/backends/sm90/runtime/stream.h"
+#include "fireq/backends/sm90/small_copy/launch.h"
 #include "fireq/ops/backend.h"
 
 namespace fireq::sm90 {
@@ -14,17 +14,23 @@ namespace fireq::sm90 {
 // gone.
 class Arrivals {
  public:
-  std::unique_ptr<Arrival> Start(const Tensor& from, cudaStream_t stream);
+  explicit Arrivals(std::shared_ptr<Stream> stream);
+
+  // In order with the stream's work. A small one is held back until QueueWith, Settle or its Wait:
+  // the step behind it begins with an upload, and one kernel does both.
+  std::unique_ptr<Arrival> Start(const Tensor& from);
+  // Calls `queue`, which queues the copy that it is given, or none, in no order with its own work,
+  // which writes `to`.
+  void QueueWith(const Tensor& to, const std::function<void(const SmallCopy&)>& queue);
+  // Before other work is queued: it may write what a copy that is held back reads.
+  void Settle();
 
  private:
-  struct Landing {
-    PinnedBuffer memory;
-    Event copied{Event::Timing::kNone};
-  };
-  using Free = std::vector<std::unique_ptr<Landing>>;
+  struct Landing;
+  struct State;
   class Loan;
   class Copy;
-  std::shared_ptr<Free> free_ = std::make_shared<Free>();  // an arrival may outlive the backend
+  std::shared_ptr<State> state_;  // an arrival may outlive the backend
 };
 
 }  // namespace fireq::sm90

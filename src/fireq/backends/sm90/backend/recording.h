@@ -32,12 +32,20 @@ class DeviceTimePoint final : public TimePoint {
 
 class GraphRecording final : public Recording {
  public:
-  GraphRecording(std::shared_ptr<Stream> stream, const std::function<void()>& body)
-      : stream_(std::move(stream)), graph_(*stream_, [&](cudaStream_t) { body(); }) {}
-  void Run() override { graph_.Launch(stream_->get()); }
+  // `settle` queues what the ops before a run have left to be queued.
+  GraphRecording(std::shared_ptr<Stream> stream, const std::function<void()>& body,
+                 std::function<void()> settle)
+      : stream_(std::move(stream)),
+        settle_(std::move(settle)),
+        graph_(*stream_, [&](cudaStream_t) { body(); }) {}
+  void Run() override {
+    settle_();
+    graph_.Launch(stream_->get());
+  }
 
  private:
   std::shared_ptr<Stream> stream_;
+  std::function<void()> settle_;
   Graph graph_;
 };
 

@@ -109,8 +109,10 @@ class Sm90Backend final : public Backend, public StreamOwner {
   }
   void UploadTo(const Tensor& host, const Tensor& to) override {
     ValidateCopy(host, to);
-    MakeCodes();
-    ring_.Upload(host, to, *stream_);
+    arrivals_.QueueWith(to, [&](const SmallCopy& download) {
+      MakeAwaited();
+      ring_.Upload(host, to, *stream_, download);
+    });
   }
   Tensor Download(const Tensor& tensor) override {
     MakeCodes(tensor.data());
@@ -122,7 +124,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   }
   std::unique_ptr<Arrival> StartDownload(const Tensor& tensor) override {
     MakeCodes(tensor.data());
-    return arrivals_.Start(tensor, stream_->get());
+    return arrivals_.Start(tensor);
   }
   void Copy(const Tensor& from, const Tensor& to) override {
     ValidateCopy(from, to);
@@ -169,10 +171,11 @@ class Sm90Backend final : public Backend, public StreamOwner {
   bool GainsByRecording() const override { return true; }
   std::unique_ptr<Recording> Record(std::function<void()> body) override {
     MakeCodes();
-    return std::make_unique<GraphRecording>(stream_, [&] {
+    const auto ops = [&] {
       body();
       MakeCodes();
-    });
+    };
+    return std::make_unique<GraphRecording>(stream_, ops, [this] { Settle(); });
   }
 
   void Embed(const EmbedArgs& args) override;
@@ -187,7 +190,11 @@ class Sm90Backend final : public Backend, public StreamOwner {
  private:
   // Before an op that reads `wanted`, or none of the codes that a linear might make for itself.
   void MakeCodes(const void* wanted = nullptr) {
-    MakeFirst();
+    arrivals_.Settle();
+    MakeAwaited(wanted);
+  }
+  void MakeAwaited(const void* wanted = nullptr) {
+    MakeAwaitedFirst();
     awaited_gemms_.Make(stream_->get());
     awaited_.Make(stream_->get(), wanted);
     ForgetEarlyRows();
@@ -201,6 +208,10 @@ class Sm90Backend final : public Backend, public StreamOwner {
   }
   // What every op but the one that may take it along finds queued.
   void MakeFirst() {
+    arrivals_.Settle();
+    MakeAwaitedFirst();
+  }
+  void MakeAwaitedFirst() {
     awaited_rope_.Make(stream_->get());
     if (awaited_sum_) std::exchange(awaited_sum_, std::nullopt)->run();
   }
@@ -222,7 +233,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   std::string name_;
   std::shared_ptr<Stream> stream_;
   UploadRing ring_;
-  Arrivals arrivals_;
+  Arrivals arrivals_{stream_};
   GemmDevice device_;
   DeviceBuffer<uint8_t> gemm_workspace_;
   DeviceBuffer<uint8_t> largest_workspace_;

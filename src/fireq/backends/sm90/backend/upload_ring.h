@@ -7,6 +7,7 @@
 
 #include "fireq/backends/sm90/runtime/pinned_buffer.h"
 #include "fireq/backends/sm90/runtime/stream.h"
+#include "fireq/backends/sm90/small_copy/launch.h"
 #include "fireq/tensor/tensor.h"
 
 namespace fireq::sm90 {
@@ -14,14 +15,16 @@ namespace fireq::sm90 {
 class UploadRing {
  public:
   // In order with the stream's work; `host` may change on return. One of more than kSlotBytes waits
-  // for the stream. Throws kCuda.
-  void Upload(const Tensor& host, const Tensor& to, const Stream& stream);
+  // for the stream. `beside` is copied, too, in no order with it. Throws kCuda.
+  void Upload(const Tensor& host, const Tensor& to, const Stream& stream,
+              const SmallCopy& beside = {});
 
  private:
   static constexpr int64_t kSlotBytes = int64_t{1} << 20;
 
   // Of at most kSlotBytes. Waits only for the copy that used the slot before. One stream.
-  void Copy(const void* from, int64_t bytes, void* to, cudaStream_t stream);
+  void Copy(const void* from, int64_t bytes, void* to, const SmallCopy& beside,
+            cudaStream_t stream);
 
   static constexpr int kSlots = 16;
   struct Slot {

@@ -87,7 +87,9 @@ class F32Backend final : public Backend, public StreamOwner {
   Tensor Upload(const Tensor& host) override { return inner_->Upload(host); }
   Tensor Download(const Tensor& tensor) override { return inner_->Download(tensor); }
   std::unique_ptr<Arrival> StartDownload(const Tensor& tensor) override {
-    return inner_->StartDownload(tensor);
+    auto arrival = inner_->StartDownload(tensor);
+    dynamic_cast<StreamOwner&>(*inner_).Settle();  // before ops of this backend
+    return arrival;
   }
   void UploadTo(const Tensor& host, const Tensor& to) override { inner_->UploadTo(host, to); }
   void Copy(const Tensor& from, const Tensor& to) override { inner_->Copy(from, to); }

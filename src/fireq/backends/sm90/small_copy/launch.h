@@ -12,8 +12,15 @@ namespace fireq::sm90 {
 // What is longer is for a copy engine.
 inline constexpr int64_t kSmallCopyBytes = int64_t{64} << 10;
 
-// Both 16-byte aligned, `bytes` at most kSmallCopyBytes; either may be pinned host memory.
-// Asynchronous on `stream`, may be captured. Errors: kInvalidArgument, kCuda.
-void LaunchSmallCopy(const void* from, void* to, int64_t bytes, cudaStream_t stream);
+// Both ends 16-byte aligned, `bytes` at most kSmallCopyBytes; either may be pinned host memory.
+struct SmallCopy {
+  const void* from = nullptr;
+  void* to = nullptr;
+  int64_t bytes = 0;
+};
+
+// `copy` and, in no order with it, `beside`. Asynchronous on `stream`, may be captured. Errors:
+// kInvalidArgument, kCuda.
+void LaunchSmallCopy(const SmallCopy& copy, const SmallCopy& beside, cudaStream_t stream);
 
 }  // namespace fireq::sm90
