@@ -119,22 +119,26 @@ TEST_F(DeviceModel, RecordedDecodeIsTheSameAsCalled) {
 }
 
 TEST_F(DeviceModel, BatchInvariantOutputsAreThoseOfTheRequestAlone) {
-  std::vector<Request> requests;
-  for (int i = 0; i < 200; ++i) {
-    Request request{.prompt = RandomIds(1 + static_cast<int64_t>(rng_() % 200)),
-                    .max_new_tokens = 1 + static_cast<int64_t>(rng_() % 30)};
-    if (i % 2 == 0) request.sampling = {.temperature = 0.8f, .seed = static_cast<uint64_t>(i)};
-    requests.push_back(request);
-  }
-  // Too few pages: sequences are preempted and recomputed.
-  const auto served = Serve(Options(40, Reduction::kBatchInvariant), requests);
-  for (size_t i = 0; i < requests.size(); i += 4) {
-    Session alone(*gpu_, model_,
-                  {.products = Products::kTable, .reduction = Reduction::kBatchInvariant});
-    const Generation expected =
-        Generate(alone, requests[i].prompt,
-                 {requests[i].max_new_tokens, requests[i].sampling, requests[i].stop_ids});
-    EXPECT_EQ(served[i], expected.ids) << "request " << i;
+  // Where some rows draw, steps write logits; where none does, lm_head names the tokens.
+  for (const bool some_draw : {true, false}) {
+    std::vector<Request> requests;
+    for (int i = 0; i < 200; ++i) {
+      Request request{.prompt = RandomIds(1 + static_cast<int64_t>(rng_() % 200)),
+                      .max_new_tokens = 1 + static_cast<int64_t>(rng_() % 30)};
+      if (some_draw && i % 2 == 0)
+        request.sampling = {.temperature = 0.8f, .seed = static_cast<uint64_t>(i)};
+      requests.push_back(request);
+    }
+    // Too few pages: sequences are preempted and recomputed.
+    const auto served = Serve(Options(40, Reduction::kBatchInvariant), requests);
+    for (size_t i = 0; i < requests.size(); i += 5) {
+      Session alone(*gpu_, model_,
+                    {.products = Products::kTable, .reduction = Reduction::kBatchInvariant});
+      const Generation expected =
+          Generate(alone, requests[i].prompt,
+                   {requests[i].max_new_tokens, requests[i].sampling, requests[i].stop_ids});
+      EXPECT_EQ(served[i], expected.ids) << "request " << i << (some_draw ? "" : ", none draws");
+    }
   }
 }
 
