@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
 #include <vector>
@@ -47,9 +49,7 @@ struct DeviceCase {
     FIREQ_CUDA(cudaDeviceSynchronize());
   }
 
-  std::vector<uint16_t> Run(const GemmPlan& plan, GemmEpilogue epilogue, OutType out,
-                            bool with_bias) {
-    y.FillBytes(0xFF);  // NaN in BF16 and FP16
+  GemmI4F8Args Args(GemmEpilogue epilogue, OutType out, bool with_bias) const {
     GemmI4F8Args args;
     args.layout = {c.n, c.k};
     args.tiles = tiles.data();
@@ -64,8 +64,13 @@ struct DeviceCase {
     args.residual = residual.data();
     args.y = y.data();
     args.workspace = workspace.data();
+    return args;
+  }
+  std::vector<uint16_t> Run(const GemmPlan& plan, GemmEpilogue epilogue, OutType out,
+                            bool with_bias) {
+    y.FillBytes(0xFF);  // NaN in BF16 and FP16
     const Stream stream;
-    LaunchGemmI4F8(plan, args, stream.get());
+    LaunchGemmI4F8(plan, Args(epilogue, out, with_bias), stream.get());
     stream.Synchronize();
     return y.ToHost();
   }
@@ -276,6 +281,95 @@ TEST_F(GemmI4F8, TilesWithHelpersAgreeWithWholeOnes) {
         EXPECT_EQ(got, device.Run(cut, epilogue, OutType::kF16, !fused)) << "not repeatable";
       }
     }
+  }
+}
+
+// The boxes of all ranks, in the memory of one GPU.
+struct Boxes {
+  PeerBoxLayout layout;
+  std::vector<DeviceBuffer<uint8_t>> of_ranks;
+  DeviceBuffer<uint32_t> calls{kPeerSumCtas};
+
+  explicit Boxes(int ranks) : layout(MakePeerBoxLayout(ranks)) {
+    for (int r = 0; r < ranks; ++r) of_ranks.emplace_back(layout.size_bytes());
+  }
+  // Of a call behind `before` others, all boxes empty.
+  PeerEnd EndOf(int rank, uint32_t before) {
+    calls.CopyFrom(std::vector<uint32_t>(kPeerSumCtas, before).data(), kPeerSumCtas);
+    PeerEnd end;
+    end.layout = layout;
+    end.calls = calls.data();
+    end.rank = rank;
+    for (size_t r = 0; r < of_ranks.size(); ++r) {
+      of_ranks[r].FillBytes(kEmptyBoxByte);
+      end.boxes[r] = of_ranks[r].data();
+    }
+    return end;
+  }
+};
+
+// What rank `rank` of `boxes` sends in the call behind `before` others: the plain epilogue's `y`,
+// each token in its owner's box, in this rank's slot of the call's turn, and nothing anywhere else.
+void CheckSent(DeviceCase& device, const GemmPlan& plan, Boxes& boxes, int rank, uint32_t before,
+               const std::vector<uint16_t>& y) {
+  const GemmCase& c = device.c;
+  const PeerEnd end = boxes.EndOf(rank, before);
+  GemmI4F8Args args = device.Args(GemmEpilogue::kSend, OutType::kBf16, true);
+  args.y = nullptr;
+  args.end = &end;
+  const Stream stream;
+  LaunchGemmI4F8(plan, args, stream.get());
+  stream.Synchronize();
+  const int turn = before % 2 == 0 ? 1 : 0;
+  for (int owner = 0; owner < boxes.layout.ranks; ++owner) {
+    std::vector<uint8_t> want(static_cast<size_t>(boxes.layout.size_bytes()), kEmptyBoxByte);
+    for (int64_t token = owner; token < c.m; token += boxes.layout.ranks)
+      std::memcpy(want.data() + boxes.layout.slot(turn, rank) + 2 * token * c.n,
+                  y.data() + token * c.n, static_cast<size_t>(2 * c.n));
+    const std::vector<uint8_t> got = boxes.of_ranks[static_cast<size_t>(owner)].ToHost();
+    const auto [at, other] = std::mismatch(got.begin(), got.end(), want.begin());
+    EXPECT_TRUE(at == got.end()) << plan.why << (plan.helpers > 0 ? ", helpers" : "") << ", m "
+                                 << c.m << ", rank " << rank << " of " << boxes.layout.ranks
+                                 << ", box " << owner << ", byte " << at - got.begin();
+  }
+}
+
+// With helpers, of one end each and of several, of clusters that exchange, of two tiles of tokens
+// (which three ranks do not own alike), and of tiles that are short of tokens, rows and K.
+TEST_F(GemmI4F8, SentOutputsAreThePlainOnes) {
+  struct Case {
+    int64_t m, n, k;
+    int ranks, cluster, clusters;  // of the device
+  };
+  for (const auto& [m, n, k, ranks, cluster, clusters] : {Case{64, 5632, 4096, 4, 1, 132},
+                                                          {100, 5312, 4096, 3, 1, 132},
+                                                          {64, 5632, 4096, 4, 2, 66},
+                                                          {57, 6208, 4160, 4, 1, 132}}) {
+    GemmCase c(m, n, k, false, Data::kRandom, 8);
+    for (int64_t j = 0; j < k; ++j) c.x[static_cast<size_t>(7 * k + j)] = 0x7F;  // NaN is sent, too
+    c.SumTokens();
+    DeviceCase device{c};
+    Boxes boxes(ranks);
+    ASSERT_TRUE(RanksOwnRows(boxes.layout, m, n));
+    GemmDevice gpu;
+    gpu.max_clusters[static_cast<size_t>(cluster)] = clusters;
+    int helped = 0;
+    for (int v = 0; v < static_cast<int>(kGemmVariants.size()); ++v) {
+      const GemmVariant& variant = kGemmVariants[static_cast<size_t>(v)];
+      if (!variant.sends()) continue;
+      for (const bool cut : {false, true}) {
+        if (cut && !variant.has_helpers()) continue;
+        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, v, cluster, gpu, cut);
+        EXPECT_EQ(plan.helpers > 0, cut) << plan.why;
+        helped += plan.helpers;
+        std::vector<uint16_t> y = device.Run(plan, GemmEpilogue::kPlain, OutType::kBf16, true);
+        y.resize(static_cast<size_t>(m * n));
+        for (const uint16_t value : y) ASSERT_NE(value, 0xFFFF) << "an empty word";
+        CheckSent(device, plan, boxes, 0, 0, y);
+        CheckSent(device, plan, boxes, ranks - 1, 7, y);
+      }
+    }
+    EXPECT_GT(helped, 0);
   }
 }
 
