@@ -1,8 +1,10 @@
 // An lm_head that several GPUs share.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "tests/backends/sm90/backend/on_gpus.h"
@@ -107,6 +109,33 @@ TEST(NcclRanks, ALargestOutputOfAllRanksIsThatOfOne) {
       });
     }
   }
+}
+
+// Of an exchange that is called, and of one that is recorded.
+TEST(NcclRanks, ARankThatFailsDoesNotLeaveTheOthersWaitingForTheLargest) {
+  if (!TwoGpus()) GTEST_SKIP() << "needs two Hopper GPUs";
+  constexpr int64_t kColumns = 1024, kRows = 64;
+  for (const bool recorded : {false, true})
+    OnGpus(NumGpus(), [&](Backend& backend, const std::shared_ptr<Ranks>& ranks) {
+      const auto w = backend.PrepareRandom(
+          {.part_rows = {12 * 64 * 10}, .k = kColumns, .form = WeightForm::kBf16, .seed = 3});
+      const Tensor x = backend.RandomBf16({kRows, kColumns}, 1.0f, 5);
+      const Tensor largest = backend.Allocate(DType::kI32, {kRows});
+      const auto find = [&] {
+        ranks->Linear(backend, {.x = {x, {}, {}}, .w = w.get(), .largest = largest});
+      };
+      find();
+      const auto recording = backend.Record(find);
+      backend.Synchronize();
+      if (ranks->share().rank == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));  // the others wait by now
+        return ranks->Fail();
+      }
+      recorded ? recording->Run() : find();
+      backend.Synchronize();
+      EXPECT_THROW(ranks->Check(), Error);
+      EXPECT_THROW(find(), Error);
+    });
 }
 
 }  // namespace
