@@ -35,9 +35,9 @@ class Rope {
     std::mt19937 rng(std::random_device{}());
     std::normal_distribution<float> normal;
     const int dim = c.layout.head_dim;
-    std::vector<bf16_t> qkv(static_cast<size_t>(c.num_tokens()) *
-                            static_cast<size_t>((c.num_heads + 2 * c.layout.kv_heads) * dim));
-    for (bf16_t& x : qkv) x = FloatToBf16(normal(rng) + 0.3f);
+    qkv_.resize(static_cast<size_t>(c.num_tokens()) *
+                static_cast<size_t>((c.num_heads + 2 * c.layout.kv_heads) * dim));
+    for (bf16_t& x : qkv_) x = FloatToBf16(normal(rng) + 0.3f);
     std::vector<float> cosines, sines, crs_q, crs_k, shift;
     for (int32_t p = 0; p < c.max_pages * kTokensPerPage; ++p) {
       for (int f = 0; f < dim / 2; ++f) {
@@ -51,7 +51,7 @@ class Rope {
       crs_k.push_back(1.0f / crs_q.back());
       shift.push_back(normal(rng));
     }
-    qkv_ = DeviceBuffer<bf16_t>(qkv);
+    on_device_ = DeviceBuffer<bf16_t>(qkv_);
     cosines_ = DeviceBuffer<float>(cosines);
     sines_ = DeviceBuffer<float>(sines);
     crs_q_ = DeviceBuffer<float>(crs_q);
@@ -61,7 +61,7 @@ class Rope {
 
   RopeKvWriteParams Params(const AttentionCase& c, const AttentionOnDevice& d) const {
     RopeKvWriteParams p;
-    p.qkv = qkv_.data();
+    p.qkv = on_device_.data();
     p.query_start = d.query_start.data();
     p.context_len = d.context_len.data();
     p.page_table = d.page_table.data();
@@ -82,9 +82,18 @@ class Rope {
     return p;
   }
 
+  // The random numbers, all of them or but for the one at `place`.
+  void Cure() { on_device_ = DeviceBuffer<bf16_t>(qkv_); }
+  void Poison(size_t place, float value) {
+    std::vector<bf16_t> poisoned = qkv_;
+    poisoned[place] = FloatToBf16(value);
+    on_device_ = DeviceBuffer<bf16_t>(poisoned);
+  }
+
  private:
   bool crs_;
-  DeviceBuffer<bf16_t> qkv_;
+  std::vector<bf16_t> qkv_;
+  DeviceBuffer<bf16_t> on_device_;
   DeviceBuffer<float> cosines_, sines_, crs_q_, crs_k_, shift_;
 };
 
@@ -191,6 +200,93 @@ TEST(AttnDecodeWritesTokens, ManyAlike) {
     for (const auto& [sequences, heads, kv_heads] : {std::array{33, 32, 8}, {64, 16, 2}})
       ExpectTheSameBits({"alike", std::vector<int32_t>(static_cast<size_t>(sequences), context),
                          heads, kv_heads, 128, kAsym, false});
+}
+
+// What `from` has of a token's K or V in a head's block, into `to`.
+void CopyVector(const KvPageLayout& layout, bool value, int token, const uint8_t* from,
+                uint8_t* to) {
+  for (int d = 0; d < layout.head_dim; ++d) {
+    const NibblePlace at = value ? layout.VCode(token, d) : layout.KCode(token, d);
+    SetCode(to, at, GetCode(from, at));
+  }
+  const int64_t scales = value ? layout.v_scale_offset() : layout.k_scale_offset();
+  const int64_t zeros = value ? layout.v_zero_offset() : layout.k_zero_offset();
+  SetKvScale(to, scales, zeros, token, GetKvScale(from, scales, zeros, token));
+}
+
+// A number of one token that is none, in one of its vectors of Q, K or V: the outputs that see the
+// vector are none either. All other outputs, of the token and of other sequences, and all bytes of
+// the pages but the vector's own keep their bits.
+void ExpectPoisonStays(const Case& t, int sequence) {
+  const KvPageLayout layout{t.grid, t.kv_heads, t.head_dim};
+  AttentionCase c = MakeAttentionCase(
+      {std::vector<int32_t>(t.context_len.size(), 1), t.context_len, t.heads, layout},
+      std::random_device{}());
+  Rope rope(c, t.crs);
+  const int group = t.heads / t.kv_heads, kv_head = t.kv_heads - 1;
+  const int head = kv_head * group + group / 2;
+  const int position = t.context_len[static_cast<size_t>(sequence)] - 1;
+  const int page =
+      c.page_table[static_cast<size_t>(sequence * c.max_pages + position / kTokensPerPage)];
+  const int64_t block = page * layout.page_bytes() + layout.head_offset(kv_head);
+  for (const bool e4m3_probs : {true, false}) {
+    rope.Cure();
+    AttentionOnDevice clean(c);
+    Run(c, clean, rope, true, e4m3_probs, 1);
+    const std::vector<uint8_t> clean_pages = clean.pages.ToHost();
+    const std::vector<bf16_t> clean_out = clean.out.ToHost();
+    for (const int vector : {head, t.heads + kv_head, t.heads + t.kv_heads + kv_head}) {
+      const bool query = vector == head, is_value = vector >= t.heads + t.kv_heads;
+      for (const float none : {NAN, INFINITY, -INFINITY}) {
+        SCOPED_TRACE(::testing::Message() << t.name << ", vector " << vector << ", " << none);
+        const size_t vectors = static_cast<size_t>(t.heads + 2 * t.kv_heads);
+        rope.Poison((static_cast<size_t>(sequence) * vectors + static_cast<size_t>(vector)) *
+                            static_cast<size_t>(t.head_dim) +
+                        5,
+                    none);
+        AttentionOnDevice poisoned(c), apart(c);
+        Run(c, poisoned, rope, true, e4m3_probs, 3);
+        Run(c, apart, rope, false, e4m3_probs, 1);
+        std::vector<uint8_t> pages = poisoned.pages.ToHost();
+        std::vector<bf16_t> out = poisoned.out.ToHost();
+        EXPECT_TRUE(pages == apart.pages.ToHost()) << "not the pages of two kernels";
+        EXPECT_TRUE(out == apart.out.ToHost()) << "not the outputs of two kernels";
+        int finite = 0;
+        for (int h = 0; h < t.heads; ++h) {
+          if (query ? h != head : h / group != kv_head) continue;
+          const size_t first =
+              static_cast<size_t>(sequence * t.heads + h) * static_cast<size_t>(t.head_dim);
+          for (size_t i = first; i < first + static_cast<size_t>(t.head_dim); ++i) {
+            finite += std::isfinite(Bf16ToFloat(out[i]));
+            out[i] = clean_out[i];
+          }
+        }
+        EXPECT_EQ(finite, 0);
+        EXPECT_TRUE(out == clean_out) << "another output";
+        if (!query) {
+          EXPECT_FALSE(pages == clean_pages);
+          CopyVector(layout, is_value, position % kTokensPerPage, clean_pages.data() + block,
+                     pages.data() + block);
+        }
+        EXPECT_TRUE(pages == clean_pages) << "another token's bytes";
+      }
+    }
+  }
+}
+
+TEST(AttnDecodeWritesTokens, ANumberThatIsNoneStaysWithItsToken) {
+  FIREQ_NEEDS_HOPPER();
+  ExpectPoisonStays({"one page", {64}, 32, 8, 128, kAsym, false}, 0);
+  ExpectPoisonStays({"clusters", {1025}, 32, 8, 128, kAsym, true}, 0);
+  ExpectPoisonStays({"edges", {1, 8, 17, 63, 64, 65, 129, 1000}, 32, 8, 128, kAsym, true}, 6);
+  ExpectPoisonStays({"edges, 64", {1, 8, 17, 63, 64, 65, 129, 500}, 16, 4, 64, kAsym, false}, 3);
+  ExpectPoisonStays({"long", {9, 40000, 70}, 8, 2, 128, kAsym, false}, 1);
+  // The line of pages is cut: several segments a CTA, in front of and behind the poisoned one.
+  std::vector<int32_t> contexts(static_cast<size_t>(2 * NumSms() / 8));
+  for (size_t i = 0; i < contexts.size(); ++i)
+    contexts[i] = static_cast<int32_t>(i % 8 == 0 ? 700 + 13 * i : 1 + 37 * i % 130);
+  ExpectPoisonStays({"ragged", contexts, 8, 8, 128, kAsym, true}, 16);
+  ExpectPoisonStays({"ragged", contexts, 32, 8, 128, kAsym, true}, 17);
 }
 
 }  // namespace
