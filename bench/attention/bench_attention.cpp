@@ -79,10 +79,55 @@ double ReadBytesPerUs() {
   return best;
 }
 
+// Of the codes, scales and zero points that a decode step reads.
+int64_t CacheBytes(const Shape& s, const KvPageLayout& layout) {
+  return int64_t{s.batch} * s.context * s.kv_heads * (layout.head_bytes() / kTokensPerPage);
+}
+
+void PrintDecode(const Shape& s, const Timing& t, double floor_us) {
+  std::printf("%d,%d,%d,%d,%d,%.2f,%.2f,%.2f,%.2f,%.2f\n", s.batch, s.context, s.heads, s.kv_heads,
+              s.head_dim, t.median_us, floor_us, t.median_us / floor_us, t.low_us, t.high_us);
+  std::fflush(stdout);
+}
+
+sm90::AttnDecodeArgs DecodeArgs(const Shape& s, const RandomStep& step,
+                                const sm90::DeviceBuffer<float>& workspace) {
+  sm90::AttnDecodeArgs args;
+  args.tensors = {.q = step.q.data(),
+                  .scale_q = step.scale_q.data(),
+                  .pages = step.pages.data(),
+                  .query_start = step.query_start.data(),
+                  .context_len = step.context_len.data(),
+                  .page_table = step.page_table.data(),
+                  .out = step.out.data(),
+                  .workspace = workspace.data(),
+                  .num_sequences = s.batch,
+                  .num_heads = s.heads,
+                  .kv_heads = s.kv_heads,
+                  .max_pages = step.max_pages};
+  return args;
+}
+
+sm90::RopeKvWriteParams RopeArgs(const Shape& s, const RandomStep& step, const RandomQkv& input) {
+  return {.qkv = input.qkv.data(),
+          .query_start = step.query_start.data(),
+          .context_len = step.context_len.data(),
+          .page_table = step.page_table.data(),
+          .rope_cos = input.rope_cos.data(),
+          .rope_sin = input.rope_sin.data(),
+          .q = step.q.data(),
+          .scale_q = step.scale_q.data(),
+          .pages = step.pages.data(),
+          .num_sequences = s.batch,
+          .max_query_len = s.queries,
+          .num_heads = s.heads,
+          .kv_heads = s.kv_heads,
+          .max_pages = step.max_pages};
+}
+
 void BenchDecode(const Shape& s, bool programmatic) {
   const KvPageLayout layout{KvGrid::kAsymmetric, s.kv_heads, s.head_dim};
-  const int64_t bytes =
-      int64_t{s.batch} * s.context * s.kv_heads * (layout.head_bytes() / kTokensPerPage);
+  const int64_t bytes = CacheBytes(s, layout);
   const Steps steps = MakeSteps({s.batch, s.queries, s.context, s.heads, layout}, bytes);
   const sm90::AttnDecodePlan plan = sm90::MakeAttnDecodePlan(
       {s.batch, s.heads, s.kv_heads, s.head_dim, s.queries, sm90::NumSms(), steps[0]->max_pages});
@@ -91,26 +136,54 @@ void BenchDecode(const Shape& s, bool programmatic) {
   const int launches = std::max<int>(static_cast<int>(steps.size()), 20);
   const Timing t = TimeGraph(launches, 15, [&](int i, cudaStream_t stream) {
     const RandomStep& step = *steps[static_cast<size_t>(i) % steps.size()];
-    sm90::AttnDecodeArgs args;
+    sm90::AttnDecodeArgs args = DecodeArgs(s, step, workspace);
     args.programmatic = programmatic;
-    args.tensors = {.q = step.q.data(),
-                    .scale_q = step.scale_q.data(),
-                    .pages = step.pages.data(),
-                    .query_start = step.query_start.data(),
-                    .context_len = step.context_len.data(),
-                    .page_table = step.page_table.data(),
-                    .out = step.out.data(),
-                    .workspace = workspace.data(),
-                    .num_sequences = s.batch,
-                    .num_heads = s.heads,
-                    .kv_heads = s.kv_heads,
-                    .max_pages = step.max_pages};
     LaunchAttnDecodeI4(plan, args, stream);
   });
+  PrintDecode(s, t, static_cast<double>(bytes) / ReadBytesPerUs());
+}
+
+// A step's attention with what comes in front of it, as dependent launches: rope_kv_write and
+// attention, and attention that does both. Their rounds take turns.
+void BenchDecodeTokens(const Shape& s) {
+  const KvPageLayout layout{KvGrid::kAsymmetric, s.kv_heads, s.head_dim};
+  const StepShape shape{s.batch, s.queries, s.context, s.heads, layout};
+  const int64_t bytes = CacheBytes(s, layout);
+  const Steps steps = MakeSteps(shape, bytes);
+  std::vector<RandomQkv> inputs;
+  for (size_t i = 0; i < steps.size(); ++i) inputs.emplace_back(shape, static_cast<uint32_t>(i));
   const double floor_us = static_cast<double>(bytes) / ReadBytesPerUs();
-  std::printf("%d,%d,%d,%d,%d,%.2f,%.2f,%.2f,%.2f,%.2f\n", s.batch, s.context, s.heads, s.kv_heads,
-              s.head_dim, t.median_us, floor_us, t.median_us / floor_us, t.low_us, t.high_us);
-  std::fflush(stdout);
+  const int launches = std::max<int>(static_cast<int>(steps.size()), 20);
+  constexpr int kRounds = 3;
+  for (int run = 0; run < 2 * kRounds; ++run) {
+    const bool fused = run % 2 != 0;
+    const sm90::AttnDecodePlan plan = sm90::MakeAttnDecodePlan({.num_sequences = s.batch,
+                                                                .num_heads = s.heads,
+                                                                .kv_heads = s.kv_heads,
+                                                                .head_dim = s.head_dim,
+                                                                .max_query_len = s.queries,
+                                                                .num_sms = sm90::NumSms(),
+                                                                .max_pages = steps[0]->max_pages,
+                                                                .writes_tokens = fused});
+    sm90::DeviceBuffer<float> workspace(plan.workspace_bytes / 4);
+    workspace.FillBytes(0);
+    const Timing t = TimeGraph(launches, 15, [&](int i, cudaStream_t stream) {
+      const size_t which = static_cast<size_t>(i) % steps.size();
+      sm90::RopeKvWriteParams rope = RopeArgs(s, *steps[which], inputs[which]);
+      rope.programmatic = true;
+      sm90::AttnDecodeArgs args = DecodeArgs(s, *steps[which], workspace);
+      args.programmatic = true;
+      if (fused) {
+        args.rope = &rope;
+      } else {
+        sm90::LaunchRopeKvWrite(rope, s.head_dim, stream);
+      }
+      LaunchAttnDecodeI4(plan, args, stream);
+    });
+    std::printf("%s,%d,", fused ? "attention_writes_tokens" : "rope_kv_write+attention",
+                run / 2 + 1);
+    PrintDecode(s, t, floor_us);
+  }
 }
 
 void BenchPrefill(const Shape& s, float deviation, const sm90::PrefillUnpackPolicy& policy) {
@@ -165,22 +238,7 @@ void BenchRope(const Shape& s) {
   const int launches = std::max<int>(static_cast<int>(steps.size()), 20);
   const Timing t = TimeGraph(launches, 11, [&](int i, cudaStream_t stream) {
     const size_t which = static_cast<size_t>(i) % steps.size();
-    const RandomStep& step = *steps[which];
-    sm90::LaunchRopeKvWrite({.qkv = inputs[which].qkv.data(),
-                             .query_start = step.query_start.data(),
-                             .context_len = step.context_len.data(),
-                             .page_table = step.page_table.data(),
-                             .rope_cos = inputs[which].rope_cos.data(),
-                             .rope_sin = inputs[which].rope_sin.data(),
-                             .q = step.q.data(),
-                             .scale_q = step.scale_q.data(),
-                             .pages = step.pages.data(),
-                             .num_sequences = s.batch,
-                             .max_query_len = s.queries,
-                             .num_heads = s.heads,
-                             .kv_heads = s.kv_heads,
-                             .max_pages = step.max_pages},
-                            s.head_dim, stream);
+    sm90::LaunchRopeKvWrite(RopeArgs(s, *steps[which], inputs[which]), s.head_dim, stream);
   });
   const double rate = static_cast<double>(bytes) / t.median_us;
   const double copy = CopyBytesPerUs();
@@ -237,6 +295,14 @@ void AddMeasures(CLI::App& app) {
              [](const Shape& shape) { BenchDecode(shape, false); });
   AddMeasure(app, "decode-pdl", "The same as dependent launches that overlap", decode,
              DecodeShapes(), [](const Shape& shape) { BenchDecode(shape, true); });
+  AddMeasure(
+      app, "decode-tokens",
+      "A step of one token a sequence, its queries, K and V included, as dependent launches:\n"
+      "rope_kv_write and attention, then attention that makes its queries and writes the\n"
+      "tokens itself, in turn, three rounds; where all sequences' KV heads are two CTAs' a\n"
+      "multiprocessor at most (33 sequences of 8 KV heads on 132)",
+      "kernels,round," + decode, {"1x1024x32x8x128", "16x1024x32x8x128", "33x1024x32x8x128"},
+      BenchDecodeTokens);
   AddMeasure(app, "rope", "rope_kv_write of the last QUERIES tokens",
              "batch,queries,context,heads,kv_heads,head_dim,median_us,mbytes,gbytes_per_s,"
              "copy_gbytes_per_s,ratio_copy",
