@@ -6,15 +6,19 @@
 
 namespace fireq {
 
-// One rank adds y to its product.
 void Ranks::AddLinear(Backend& backend, LinearArgs linear) {
   const Tensor y = linear.y;
+  AddProduct(backend, std::move(linear));
+  Sum(y);
+}
+
+// One rank adds y to its product.
+void Ranks::AddProduct(Backend& backend, LinearArgs linear) const {
   if (share().rank != 0) {
     linear.epilogue = Epilogue::kNone;
     linear.residual = {};
   }
   backend.Linear(std::move(linear));
-  Sum(y);
 }
 
 void Ranks::Linear(Backend& backend, const LinearArgs& linear) { backend.Linear(linear); }

@@ -41,6 +41,10 @@ class Ranks {
   virtual void Fail() = 0;
   // Before a step that may be a recording, which does not call Sum.
   virtual void Check() const = 0;
+
+ protected:
+  // The part of AddLinear in front of its Sum.
+  void AddProduct(Backend& backend, LinearArgs linear) const;
 };
 
 }  // namespace fireq

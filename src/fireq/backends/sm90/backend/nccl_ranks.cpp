@@ -116,6 +116,10 @@ class NcclRank final : public Ranks {
   }
   void AddLinear(Backend& backend, LinearArgs linear) override {
     const Tensor x = linear.y;
+    if (linear.reduction == Reduction::kBatchInvariant && !SumsInOneOrder(x)) {
+      AddProduct(backend, std::move(linear));
+      return SumByRows(x);
+    }
     if (!HasOwners(x)) return Ranks::AddLinear(backend, std::move(linear));
     Check();
     PartsAt parts = PartsAt::kBoxes;
@@ -161,6 +165,22 @@ class NcclRank final : public Ranks {
   }
 
  private:
+  // Whether a row's bits do not depend on how many rows there are: NCCL adds three parts and more
+  // in an order of its own, and rounds in between.
+  bool SumsInOneOrder(const Tensor& x) const {
+    return share_.size == 2 || (group_->boxes && group_->boxes->Takes(x.size_bytes()));
+  }
+  // Through the boxes, as many rows at a time as they take.
+  void SumByRows(const Tensor& x) {
+    Check();
+    const int64_t rows = group_->boxes ? group_->boxes->MaxRows(x) : 0;
+    FIREQ_CHECK(rows > 0, kUnsupported, "batch-invariant sums over ", share_.size,
+                " GPUs, which need each other's memory");
+    backend_.Settle();
+    for (int64_t begin = 0; begin < x.dim(0); begin += rows)
+      group_->boxes->Sum(share_.rank, x.Rows(begin, std::min(begin + rows, x.dim(0))),
+                         backend_.stream().get());
+  }
   bool HasOwners(const Tensor& x) const { return group_->boxes && group_->boxes->HasOwners(x); }
   bool IsShared(int64_t outputs) const { return outputs % (share_.size * kSharedWidth) == 0; }
   // Whether the outputs were made so: by parts that all ranks gather.

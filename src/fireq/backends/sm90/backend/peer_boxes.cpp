@@ -77,6 +77,11 @@ PeerEnd PeerBoxes::End(int rank) const {
   return end;
 }
 
+int64_t PeerBoxes::MaxRows(const Tensor& rows) const {
+  const int64_t row_bytes = rows.size_bytes() / rows.dim(0);
+  return Takes(row_bytes) ? layout_.slot_bytes / row_bytes : 0;
+}
+
 bool PeerBoxes::HasOwners(const Tensor& rows) const {
   return rows.dtype() == DType::kBF16 && rows.rank() == 2 &&
          RanksOwnRows(layout_, rows.dim(0), rows.dim(1));
@@ -116,7 +121,7 @@ void PeerBoxes::AddToOwners(int rank, const Tensor& x, PartsAt parts, cudaStream
 
 bool PeerBoxes::AddToOwnersAndNorm(int rank, const Tensor& x, PartsAt parts,
                                    const CodesToMake& codes, cudaStream_t stream) const {
-  if (codes.x.shape() != x.shape() || !codes.norm.defined()) return false;
+  if (codes.x.shape() != x.shape() || !codes.norm.defined() || !codes.any_order) return false;
   OwnedRowsParams launch = OwnedParams(rank, x, parts);
   launch.norm = NormOf(codes);
   LaunchOwnedRowsNorm(launch, stream);
@@ -125,6 +130,7 @@ bool PeerBoxes::AddToOwnersAndNorm(int rank, const Tensor& x, PartsAt parts,
 
 bool PeerBoxes::SumAndNorm(int rank, const Tensor& values, const CodesToMake& codes,
                            cudaStream_t stream) const {
+  if (!codes.any_order) return false;
   const int64_t rows = codes.x.dim(0), k = codes.x.dim(1);
   // One row's codes are made by the GEMM that reads them (AwaitedCodes).
   if (rows < 2 || k > kMaxPeerSumNormK || k % 64 != 0 || !codes.norm.defined()) return false;

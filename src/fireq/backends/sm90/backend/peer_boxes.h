@@ -18,6 +18,8 @@ class PeerBoxes {
   static std::unique_ptr<PeerBoxes> Make(int ranks);
 
   bool Takes(int64_t bytes) const { return layout_.Takes(bytes); }
+  // How many of these rows a sum takes at most.
+  int64_t MaxRows(const Tensor& rows) const;
   bool HasOwners(const Tensor& rows) const;
   PeerEnd End(int rank) const;  // valid as long as this
   // Memory for a rank's part of rows that have owners.
