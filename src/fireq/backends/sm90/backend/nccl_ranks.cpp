@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
 #include <numeric>
 #include <string>
 
@@ -70,6 +71,19 @@ struct NcclGroup {
   }
 };
 
+// Two connections could each have had the turn before on one GPU and wait for the other's on the
+// next, for ever. They all begin with cuda:0.
+std::shared_ptr<NcclGroup> MakeOnlyGroup() {
+  static std::mutex mutex;
+  static std::weak_ptr<NcclGroup> made;
+  const std::scoped_lock lock(mutex);
+  FIREQ_CHECK(made.expired(), kUnsupported,
+              "the GPUs from cuda:0 on are connected already, and one connection may be at a time");
+  auto group = std::make_shared<NcclGroup>();
+  made = group;
+  return group;
+}
+
 // Outputs of a linear that the ranks share: each rank's are a multiple of so many, as the columns
 // that are joined, and all of them no more than that: of more rows every rank makes all.
 constexpr int64_t kSharedWidth = 8;
@@ -107,7 +121,7 @@ class NcclRank final : public Ranks {
       };
       return backend_.Await({values.data(), sum, sum_and_norm});
     }
-    backend_.Settle();
+    const HeldTurn turn = backend_.Settle();
     const NcclComm comm = group_->comms[static_cast<size_t>(share_.rank)];
     const auto count = static_cast<size_t>(values.num_elements());
     Nccl().Check(
@@ -160,7 +174,7 @@ class NcclRank final : public Ranks {
   void Complete(const Tensor& x) override {
     if (!HasOwners(x)) return;
     Check();
-    backend_.Settle();
+    const HeldTurn turn = backend_.Settle();
     group_->boxes->AddToOwners(share_.rank, x, PartsAt::kNowhere, backend_.stream().get());
   }
 
@@ -195,6 +209,7 @@ class NcclRank final : public Ranks {
     const Tensor own =
         parts.Rows(part * share_.rank, part * (share_.rank + 1)).Reshape({rows, width});
     if (!backend_.PartOfLinear(linear, width * share_.rank, own)) return false;
+    const HeldTurn turn = backend_.Settle();
     const cudaStream_t stream = backend_.stream().get();
     Nccl().Check(Nccl().all_gather(own.data(), parts.data(), static_cast<size_t>(part), kNcclF32,
                                    group_->comms[static_cast<size_t>(share_.rank)], stream),
@@ -225,7 +240,7 @@ std::vector<std::shared_ptr<Ranks>> MakeNcclRanks(std::span<Backend* const> back
   std::vector<int> devices(backends.size());
   std::iota(devices.begin(), devices.end(), 0);
   const sm90::NcclLibrary& nccl = sm90::Nccl();
-  const auto group = std::make_shared<sm90::NcclGroup>();
+  const auto group = sm90::MakeOnlyGroup();
   std::vector<sm90::NcclComm> comms(backends.size());
   nccl.Check(nccl.init_all(comms.data(), size, devices.data()), "ncclCommInitAll");
   group->comms = std::move(comms);

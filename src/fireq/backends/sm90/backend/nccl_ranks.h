@@ -13,8 +13,8 @@
 namespace fireq {
 
 // An end for each of `backends`, which are MakeSm90Backend's on devices 0, 1, ... and outlive it.
-// The library is libnccl.so.2 as the loader finds it. Throws kUnsupported without it, kCuda with
-// NCCL's sentence.
+// The library is libnccl.so.2 as the loader finds it. Throws kUnsupported without it, and as long
+// as ends of another call are there; kCuda with NCCL's sentence.
 std::vector<std::shared_ptr<Ranks>> MakeNcclRanks(std::span<Backend* const> backends);
 
 }  // namespace fireq

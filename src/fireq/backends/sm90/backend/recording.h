@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "fireq/backends/sm90/backend/turns.h"
 #include "fireq/backends/sm90/runtime/check.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 #include "fireq/ops/backend.h"
@@ -32,20 +33,21 @@ class DeviceTimePoint final : public TimePoint {
 
 class GraphRecording final : public Recording {
  public:
-  // `settle` queues what the ops before a run have left to be queued.
+  // Inside a turn of the stream's: an event of another must not become a part of what is recorded.
+  // `begin` takes the turn of a run and queues what the ops before it have left to be queued.
   GraphRecording(std::shared_ptr<Stream> stream, const std::function<void()>& body,
-                 std::function<void()> settle)
+                 std::function<HeldTurn()> begin)
       : stream_(std::move(stream)),
-        settle_(std::move(settle)),
+        begin_(std::move(begin)),
         graph_(*stream_, [&](cudaStream_t) { body(); }) {}
   void Run() override {
-    settle_();
+    const HeldTurn turn = begin_();
     graph_.Launch(stream_->get());
   }
 
  private:
   std::shared_ptr<Stream> stream_;
-  std::function<void()> settle_;
+  std::function<HeldTurn()> begin_;
   Graph graph_;
 };
 

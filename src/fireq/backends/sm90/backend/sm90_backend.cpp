@@ -9,10 +9,12 @@
 #include "fireq/backends/sm90/backend/awaited_gemms.h"
 #include "fireq/backends/sm90/backend/awaited_rope.h"
 #include "fireq/backends/sm90/backend/device_memory.h"
+#include "fireq/backends/sm90/backend/gemm_args.h"
 #include "fireq/backends/sm90/backend/paged_attention.h"
 #include "fireq/backends/sm90/backend/prepared.h"
 #include "fireq/backends/sm90/backend/recording.h"
 #include "fireq/backends/sm90/backend/stream_owner.h"
+#include "fireq/backends/sm90/backend/stream_turns.h"
 #include "fireq/backends/sm90/backend/upload_ring.h"
 #include "fireq/backends/sm90/elementwise/launch.h"
 #include "fireq/backends/sm90/gemm_bf16/launch.h"
@@ -42,39 +44,11 @@ GemmPlan BatchInvariantPlan(const GemmShape& shape, Products products, const Gem
   return MakeForcedGemmPlan(shape, FindGemmVariant("table_128x128"), kWideCluster, device);
 }
 
-GemmShape ShapeOf(const LinearArgs& args, const Sm90Linear& w) {
-  return {args.x.values.dim(0), w.layout.n, w.layout.k};
-}
-
-// Its operands.
-GemmI4F8Args MakeGemm(const LinearArgs& args, const Sm90Linear& w) {
-  GemmI4F8Args gemm;
-  gemm.layout = w.layout;
-  gemm.tiles = w.tiles.as<uint8_t>();
-  gemm.row_scales = w.row_scales.as<float>();
-  gemm.bias = w.bias.defined() ? w.bias.as<float>() : nullptr;
-  gemm.m = args.x.values.dim(0);
-  gemm.x = args.x.values.as<uint8_t>();
-  gemm.x_scales = args.x.scale.as<float>();
-  gemm.x_sums = args.x.sums.as<float>();
-  return gemm;
-}
-
-// Its operands, of some rows of w.
-GemmBf16Args MakeGemm(const LinearArgs& args, const Tensor& w) {
-  GemmBf16Args gemm;
-  gemm.x = args.x.values.as<bf16_t>();
-  gemm.w = w.as<bf16_t>();
-  gemm.m = args.x.values.dim(0);
-  gemm.n = w.dim(0);
-  gemm.k = w.dim(1);
-  return gemm;
-}
-
 class Sm90Backend final : public Backend, public StreamOwner {
  public:
   explicit Sm90Backend(int device)
       : stream_(std::make_shared<Stream>()),
+        party_(device, stream_),
         device_(QueryGemmDevice()),
         gemm_workspace_(GemmWorkspaceBytes(device_)),
         largest_workspace_(GemmBf16WorkspaceBytes()),
@@ -91,9 +65,9 @@ class Sm90Backend final : public Backend, public StreamOwner {
   std::string name() const override { return name_; }
   const Stream& stream() const override { return *stream_; }
   std::shared_ptr<Stream> shared_stream() const override { return stream_; }
-  void Settle() override { MakeCodes(); }
+  HeldTurn Settle() override { return Begin(); }
   void Await(AwaitedSum sum) override {
-    Settle();
+    const HeldTurn turn = Begin();
     awaited_sum_ = std::move(sum);
   }
   bool SendLinear(const LinearArgs& args, const PeerEnd& to) override;
@@ -110,12 +84,14 @@ class Sm90Backend final : public Backend, public StreamOwner {
   void UploadTo(const Tensor& host, const Tensor& to) override {
     ValidateCopy(host, to);
     arrivals_.QueueWith(to, [&](const SmallCopy& download) {
+      HeldTurn turn = party_.Take();
       MakeAwaited();
+      turn.unlock();  // the upload may wait for the stream
       ring_.Upload(host, to, *stream_, download);
     });
   }
   Tensor Download(const Tensor& tensor) override {
-    MakeCodes(tensor.data());
+    Begin(tensor.data()).unlock();
     Tensor out = Tensor::Empty(tensor.dtype(), tensor.shape());
     FIREQ_CUDA(cudaMemcpyAsync(out.data(), tensor.data(), static_cast<size_t>(tensor.size_bytes()),
                                cudaMemcpyDeviceToHost, stream_->get()));
@@ -123,17 +99,17 @@ class Sm90Backend final : public Backend, public StreamOwner {
     return out;
   }
   std::unique_ptr<Arrival> StartDownload(const Tensor& tensor) override {
-    MakeCodes(tensor.data());
+    const HeldTurn turn = Begin(tensor.data());
     return arrivals_.Start(tensor);
   }
   void Copy(const Tensor& from, const Tensor& to) override {
     ValidateCopy(from, to);
-    MakeCodes(from.data());
+    const HeldTurn turn = Begin(from.data());
     FIREQ_CUDA(cudaMemcpyAsync(to.data(), from.data(), static_cast<size_t>(from.size_bytes()),
                                cudaMemcpyDeviceToDevice, stream_->get()));
   }
   void Synchronize() override {
-    MakeCodes();
+    Begin().unlock();
     stream_->Synchronize();
   }
   int64_t FreeBytes() override {
@@ -164,18 +140,18 @@ class Sm90Backend final : public Backend, public StreamOwner {
   }
   bool FindsLargest(const PreparedLinear& lm_head) const override { return !lm_head.quantized(); }
   std::unique_ptr<TimePoint> Mark() override {
-    MakeCodes();
+    const HeldTurn turn = Begin();
     return std::make_unique<DeviceTimePoint>(*stream_);
   }
   bool RunsAhead() const override { return true; }
   bool GainsByRecording() const override { return true; }
   std::unique_ptr<Recording> Record(std::function<void()> body) override {
-    MakeCodes();
+    const HeldTurn turn = Begin();
     const auto ops = [&] {
       body();
       MakeCodes();
     };
-    return std::make_unique<GraphRecording>(stream_, ops, [this] { Settle(); });
+    return std::make_unique<GraphRecording>(stream_, ops, [this] { return Begin(); });
   }
 
   void Embed(const EmbedArgs& args) override;
@@ -188,7 +164,13 @@ class Sm90Backend final : public Backend, public StreamOwner {
   void Sample(const SampleArgs& args) override;
 
  private:
-  // Before an op that reads `wanted`, or none of the codes that a linear might make for itself.
+  // The turn of an op that reads `wanted`, or none of the codes that a linear might make for
+  // itself: what earlier ops left is queued. All that waits for CTAs is queued inside a turn.
+  [[nodiscard]] HeldTurn Begin(const void* wanted = nullptr) {
+    HeldTurn turn = party_.Take();
+    MakeCodes(wanted);
+    return turn;
+  }
   void MakeCodes(const void* wanted = nullptr) {
     arrivals_.Settle();
     MakeAwaited(wanted);
@@ -232,6 +214,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
 
   std::string name_;
   std::shared_ptr<Stream> stream_;
+  StreamParty party_;
   UploadRing ring_;
   Arrivals arrivals_{stream_};
   GemmDevice device_;
@@ -260,7 +243,7 @@ const Tensor& Sm90Backend::HalfLogits(int64_t count) {
 
 void Sm90Backend::Embed(const EmbedArgs& args) {
   Validate(args);
-  MakeCodes();
+  const HeldTurn turn = Begin();
   CheckBorder(args.table, "the embedding");
   CheckBorder(args.out, "the residual stream");
   LaunchEmbed(args.ids.as<int32_t>(), args.chosen.defined() ? args.chosen.as<int32_t>() : nullptr,
@@ -270,7 +253,7 @@ void Sm90Backend::Embed(const EmbedArgs& args) {
 
 void Sm90Backend::GatherRows(const Tensor& x, const Tensor& rows, const Tensor& out) {
   ValidateGatherRows(x, rows, out);
-  MakeCodes();
+  const HeldTurn turn = Begin();
   CheckBorder(x, "the residual stream");
   LaunchGatherRows(x.as<bf16_t>(), rows.as<int32_t>(), rows.dim(0), x.dim(1), out.as<bf16_t>(),
                    stream_->get());
@@ -279,6 +262,7 @@ void Sm90Backend::GatherRows(const Tensor& x, const Tensor& rows, const Tensor& 
 void Sm90Backend::RmsNorm(const RmsNormArgs& args) {
   Validate(args);
   CheckBorder(args.x, "the residual stream");
+  const HeldTurn turn = party_.Take();
   if (args.out.values.dtype() == DType::kE4M3) {
     const CodesToMake codes{args.x, args.weight, args.eps, args.out,
                             args.reduction == Reduction::kFastest};
@@ -304,6 +288,7 @@ bool Sm90Backend::SumWithNorm(const CodesToMake& codes) {
 
 void Sm90Backend::Quantize(const QuantizeArgs& args) {
   Validate(args);
+  const HeldTurn turn = party_.Take();
   MakeFirst();
   CheckBorder(args.x, "the input of a token quantisation");
   FIREQ_CHECK(args.out.values.dtype() == DType::kE4M3, kUnsupported, "activations are ",
@@ -332,6 +317,7 @@ void Sm90Backend::LogitsOfBf16(const LinearArgs& args, const Sm90Linear& w) {
 
 void Sm90Backend::Linear(const LinearArgs& args) {
   Validate(args, DType::kF16);
+  const HeldTurn turn = party_.Take();
   MakeFirst();
   const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
   if (!w.quantized()) return LogitsOfBf16(args, w);
@@ -353,7 +339,7 @@ bool Sm90Backend::PartOfLinear(const LinearArgs& args, int64_t first, const Tens
   if (w.quantized() || args.x.values.dtype() != DType::kBF16 || args.y.dtype() != DType::kF32 ||
       args.epilogue != Epilogue::kNone)
     return false;
-  MakeCodes();
+  const HeldTurn turn = Begin();
   GemmBf16Args gemm = MakeGemm(args, w.bf16.Rows(first, first + y.dim(1)));
   gemm.y = y.as<float>();
   LaunchGemmBf16(gemm, stream_->get());
@@ -364,7 +350,7 @@ bool Sm90Backend::LargestOfRanks(const LinearArgs& args, const PeerEnd& end) {
   Validate(args, DType::kF16);
   const auto& w = dynamic_cast<const Sm90Linear&>(*args.w);
   if (w.quantized() || args.x.values.dtype() != DType::kBF16) return false;
-  MakeCodes();
+  const HeldTurn turn = Begin();
   const int64_t width = w.n() / end.layout.ranks, first = width * end.rank;
   GemmBf16Args gemm = MakeGemm(args, w.bf16.Rows(first, first + width));
   gemm.largest = args.largest.as<int32_t>();
@@ -392,7 +378,7 @@ bool Sm90Backend::SendLinear(const LinearArgs& args, const PeerEnd& to) {
   if (!w.quantized() || args.x.values.dtype() != DType::kE4M3) return false;
   const GemmPlan plan = Plan(args, ShapeOf(args, w));
   if (!plan.kernel().sends()) return false;
-  MakeCodes(args.x.values.data());
+  const HeldTurn turn = Begin(args.x.values.data());
   GemmI4F8Args gemm = MakeGemm(args, w);
   gemm.epilogue = GemmEpilogue::kSend;
   gemm.end = &to;
@@ -445,7 +431,7 @@ bool Sm90Backend::RunResident(const LinearArgs& args, const GemmShape& shape, Ge
 
 void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   Validate(args);
-  MakeCodes();
+  const HeldTurn turn = Begin();
   CheckBorder(args.qkv, "the output of the QKV GEMM");
   FIREQ_CHECK(args.q.values.dtype() == DType::kE4M3, kUnsupported, "queries are ",
               Name(args.q.values.dtype()), ": the GPU's attention takes E4M3");
@@ -454,6 +440,7 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
 
 void Sm90Backend::Attention(const AttentionArgs& args) {
   Validate(args);
+  const HeldTurn turn = party_.Take();
   const RopeKvWriteParams* rope = awaited_rope_.Find(args);
   if (rope == nullptr) MakeCodes();
   FIREQ_CHECK(args.kv.layout.grid != KvGrid::kFloat && args.q.values.dtype() == DType::kE4M3,
@@ -465,7 +452,7 @@ void Sm90Backend::Attention(const AttentionArgs& args) {
 
 void Sm90Backend::Sample(const SampleArgs& args) {
   Validate(args, DType::kF16);
-  MakeCodes();
+  const HeldTurn turn = Begin();
   SampleLogitsParams launch;
   launch.logits = args.logits.data();
   launch.half_logits = args.logits.dtype() == DType::kF16;

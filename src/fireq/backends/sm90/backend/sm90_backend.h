@@ -14,9 +14,10 @@ bool HasSm90();
 std::string WhyOldDriver();
 
 // On CUDA device `device`. One stream; everything is asynchronous on it except Upload of pageable
-// memory and Download. Runs W4A8KV4 checkpoints (BF16 borders, E4M3 activations and queries, INT4
-// cache, head dim 64 or 128); anything else is kUnsupported by name and runs on the CPU backend.
-// Errors: kCuda, kUnsupported (no Hopper GPU).
+// memory and Download. Backends of one GPU in one process, in a thread each, queue their ops one
+// behind the other (stream_turns.h). Runs W4A8KV4 checkpoints (BF16 borders, E4M3 activations and
+// queries, INT4 cache, head dim 64 or 128); anything else is kUnsupported by name and runs on the
+// CPU backend. Errors: kCuda, kUnsupported (no Hopper GPU).
 std::unique_ptr<Backend> MakeSm90Backend(int device = 0);
 
 }  // namespace fireq

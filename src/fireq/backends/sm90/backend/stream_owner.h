@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "fireq/backends/sm90/backend/awaited_codes.h"
+#include "fireq/backends/sm90/backend/turns.h"
 #include "fireq/backends/sm90/peer_sum/params.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 
@@ -25,8 +26,9 @@ class StreamOwner {
   virtual const Stream& stream() const = 0;
   // The same for tensors that are to keep it alive.
   virtual std::shared_ptr<Stream> shared_stream() const = 0;
-  // Queues whatever earlier ops left to be queued with the op behind them.
-  virtual void Settle() {}
+  // Queues whatever earlier ops left to be queued with the op behind them. What is to be queued on
+  // the stream next, and may wait for other CTAs, is queued inside the turn.
+  [[nodiscard]] virtual HeldTurn Settle() { return {}; }
   // Queued before any other op is: at once, if the backend looks for no norm behind it.
   virtual void Await(AwaitedSum sum) { sum.run(); }
   // The product of `linear`, without its epilogue, each row to the box of its owner (GemmEpilogue::

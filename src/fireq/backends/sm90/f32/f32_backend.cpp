@@ -88,7 +88,8 @@ class F32Backend final : public Backend, public StreamOwner {
   Tensor Download(const Tensor& tensor) override { return inner_->Download(tensor); }
   std::unique_ptr<Arrival> StartDownload(const Tensor& tensor) override {
     auto arrival = inner_->StartDownload(tensor);
-    dynamic_cast<StreamOwner&>(*inner_).Settle();  // before ops of this backend
+    // Before ops of this backend.
+    const HeldTurn turn = dynamic_cast<StreamOwner&>(*inner_).Settle();
     return arrival;
   }
   void UploadTo(const Tensor& host, const Tensor& to) override { inner_->UploadTo(host, to); }

@@ -42,8 +42,8 @@ struct GemmI4F8Args {
   // For kSend: a part of the next call of peer_sum/launch.h, which is LaunchOwnedRows* with
   // PartsAt::kBoxes right behind this kernel.
   const PeerEnd* end = nullptr;
-  // GemmWorkspaceBytes(), all zero before its first use; plans that cut no tiles need none. One at
-  // a time: calls that may run at once need one each.
+  // GemmWorkspaceBytes(), all zero before its first use; may be null for plans that cut no tiles.
+  // Calls that may run at once need one each; those that cut tiles may not run at once.
   void* workspace = nullptr;
   // The kernel behind this one takes RowsReadyEarly() of the same plan and arguments.
   bool announces = false;
@@ -55,19 +55,19 @@ struct GemmI4F8Args {
 // for.
 RowsReady RowsReadyEarly(const GemmPlan& plan, const GemmI4F8Args& args);
 
-// Asynchronous on `stream`, no allocation, may be captured into a graph. Uses
-// programmatic dependent launch: weights are read before the kernels ahead of it have ended, so
-// nothing queued ahead on the stream may still be writing them. Everything named by `args` must
-// live until it has run. Errors: kInvalidArgument (null or misaligned pointers, a plan made for
-// another shape), kCuda.
+// Asynchronous on `stream`, no allocation, may be captured. Programmatic dependent launch: weights
+// are read before the kernels ahead have ended, so nothing queued ahead may still be writing them.
+// CTAs of a plan that cuts tiles wait for each other: no other such kernel may run meanwhile on any
+// stream of the GPU, or both may wait for ever. What `args` names must live until it has run.
+// Errors: kInvalidArgument (null or misaligned pointers, a plan made for another shape), kCuda.
 void LaunchGemmI4F8(const GemmPlan& plan, const GemmI4F8Args& args, cudaStream_t stream);
 
 // The linears of one token between a block's attention and the next block's, each of which may read
 // what those in front of it write, in one launch: weights are on their way before the linear in
 // front has ended. O, gate and up, down, QKV, or as many of the first of them as there are, with
 // `bf16_x` and MakeChainGemmPlan's plan. The bits are those of one LaunchGemmI4F8 after another
-// with these plans. `meetings`: one count, zero before its first use and of one launch at a time.
-// Errors as of LaunchGemmI4F8; kInvalidArgument where !FitsGemmChain.
+// with these plans, and what is said of plans that cut tiles goes for it. `meetings`: one count,
+// zero before its first use. Errors as of LaunchGemmI4F8; kInvalidArgument where !FitsGemmChain.
 inline constexpr size_t kMaxGemmChain = 4;
 bool FitsGemmChain(const GemmI4F8Args& args, size_t place);
 void LaunchGemmChain(std::span<const GemmI4F8Args> gemms, const GemmDevice& device,

@@ -1,9 +1,9 @@
 // Sums of BF16 values over the GPUs of one host, through each other's memory: for messages so short
 // that a collective library's own latency is most of its time.
 //
-// Every rank makes the same calls in the same order, each in a stream of its own. In FP32 from rank
-// 0 on, rounded once: the same bits on every rank. Asynchronous, may be captured; programmatic
-// dependent launch. Errors: kInvalidArgument, kCuda.
+// Every rank makes the same calls in the same order, each in a stream of its own, beside no other
+// kernel whose CTAs wait. In FP32 from rank 0 on, rounded once: the same bits on every rank.
+// Asynchronous, may be captured; programmatic dependent launch. Errors: kInvalidArgument, kCuda.
 #pragma once
 
 #include <cuda_runtime_api.h>
