@@ -1,16 +1,16 @@
 // Decode attention over the paged INT4 cache: split-KV, one launch, deterministic.
 //
 // Four warps compute, a fifth loads: it walks the CTA's piece of the line of pages (schedule.cuh)
-// and copies each page's block of one head into a ring. Page i of the piece goes to warp i % 4.
+// and copies each page's block of one head into a ring. Page i of that walk goes to warp i % 4.
 // Where a segment ends, the warps' sums are combined through shared memory. Where segments are cut,
 // the parts of a cluster's CTAs are sent to its first and added there. A segment that other CTAs
 // share beyond that goes to the workspace, and the last of them to arrive adds the parts in order.
 // Two CTAs an SM: while one is at a segment's end, the other computes; and where no segment is cut
-// evenly, so that a CTA has many, a sixth warp combines and adds while the four compute on. Where
-// segments may be cut the kernel can also do what rope_kv_write does, for one token a sequence:
-// each warp makes its queries, and a sixth writes the tokens of the segments that end in the piece
-// (fresh_token.cuh). With two tiles of query rows eight warps of one CTA compute, as they need 224
-// registers each.
+// evenly, so that a CTA has many, a sixth warp combines and adds while the four compute on, and
+// segments that the piece's ends cut come first: what ends last is whole. Where segments may be cut
+// the kernel can also do what rope_kv_write does, for one token a sequence: each warp makes its
+// queries, and a sixth writes the tokens of the segments that end in the piece (fresh_token.cuh).
+// With two tiles of query rows eight warps of one CTA compute: they need 224 registers each.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -29,12 +29,6 @@
 #include "fireq/backends/sm90/ptx/tma.cuh"
 
 namespace fireq::sm90 {
-
-// Threads of a CTA: with eight warps that compute, the loading one is filled up to a warpgroup, for
-// setmaxnreg moves registers between warpgroups.
-constexpr int DecodeThreads(int rows, bool sixth_warp) {
-  return DecodeWarps(rows) * 32 + (DecodeWarps(rows) == 8 ? 128 : (sixth_warp ? 64 : 32));
-}
 
 template <int kDim, int kTiles, bool kFinishes, class Probs, class Rope>
 class DecodeKernel {
@@ -77,7 +71,7 @@ class DecodeKernel {
     if (p_.num_sequences == 0) return;
     const bool loads = threadIdx.x / 32 == kWarps;
     const bool sixth = kSixthWarp && threadIdx.x / 32 == kWarps + 1;
-    if (loads) schedule_.template Prepare<kFinishes ? 8 : 4>(kWarps, piece_);
+    if (loads) schedule_.template Prepare<kFinishes>(kWarps, piece_);
     if (sixth) PrepareSixthWarp();
     if (threadIdx.x < kComputeThreads) {
       const int32_t page = Loader::GuessPage(p_);
@@ -125,14 +119,13 @@ class DecodeKernel {
   __device__ void Compute() {
     GridDependencyWait();  // for Q, and before anything is written
     const int warp = threadIdx.x / 32;
-    int32_t unit = piece_.begin + warp;  // this warp's next page
+    int32_t at = kFinishes ? piece_.start : piece_.begin;
+    int32_t unit = at + warp;  // this warp's next page
     int stage = warp;
     uint32_t phase = 0;
-    int part = 0;
-    for (int32_t at = piece_.begin; at < piece_.end;) {
+    for (int part = 0;; ++part) {
       const DecodeSegment segment = Find(at);
-      const int32_t segment_end = segment.begin + segment.pages;
-      const int32_t stop = segment_end < piece_.end ? segment_end : piece_.end;
+      const int32_t stop = piece_.StopOf(segment);
       const int32_t context = segment.context;
       Warp tile;
       tile.Reset();
@@ -155,15 +148,26 @@ class DecodeKernel {
           phase ^= 1;
         }
       }
-      if (kFinishes && stop < piece_.end) {
+      const bool last = IsLastPart(stop);
+      if (kFinishes && !last) {
         HandOver(tile, part);
       } else {
         // Two tiles have no registers for a segment that is kept.
         Finish(kTiles == 1 ? segment : Find(at), at, stop, tile, part);
       }
-      at = stop;
-      ++part;
+      if (last) break;
+      at = kFinishes ? piece_.Behind(stop) : stop;
+      if (kFinishes && at != stop) unit -= piece_.end - piece_.begin;
     }
+  }
+
+  // Whether nothing is behind the part that ends at `stop`.
+  __device__ __forceinline__ bool IsLastPart(int32_t stop) const {
+    return kFinishes ? piece_.Behind(stop) == piece_.start : stop >= piece_.end;
+  }
+  // Of the workspace: a CTA's first segment may be another's, too, and its last.
+  __device__ __forceinline__ int SlotOf(int32_t at) const {
+    return 2 * static_cast<int>(blockIdx.x) + (at == piece_.begin ? 0 : 1);
   }
 
   // The warp that writes the tokens of segments that end in the piece.
@@ -182,19 +186,19 @@ class DecodeKernel {
   // The warp that finishes all of the CTA's parts but the last, which no page is behind.
   __device__ void FinishParts() {
     GridDependencyWait();  // before anything is written
-    int32_t at = piece_.begin;
+    int32_t at = piece_.start;
     for (int part = 0;; ++part) {
       const DecodeSegment segment = Find(at);
-      const int32_t stop = segment.begin + segment.pages;
-      if (stop >= piece_.end) break;
+      const int32_t stop = piece_.StopOf(segment);
+      if (IsLastPart(stop)) break;
       const int buffer = part % 2;
-      const Share share{1, at == segment.begin, false};
+      const Share share{1, at == segment.begin && stop == segment.begin + segment.pages, false};
       MbarrierWait(sums_full_ + buffer, part / 2 % 2);
-      AddSums<32>(segment, 0, share, 2 * static_cast<int>(blockIdx.x), buffer);
+      AddSums<32>(segment, 0, share, SlotOf(at), buffer);
       __syncwarp();
       if ((threadIdx.x & 31) == 0) MbarrierArrive(sums_free_ + buffer);
       if (!share.whole) Combine<32>(segment, nullptr);
-      at = stop;
+      at = piece_.Behind(stop);
     }
   }
   // While the lengths are on their way.
@@ -265,7 +269,7 @@ class DecodeKernel {
                          int part) {
     const int buffer = kFinishes ? part % 2 : 0;
     const Share share = ShareOf(segment, at, stop);
-    const int slot = 2 * static_cast<int>(blockIdx.x) + (at == piece_.begin ? 0 : 1);
+    const int slot = SlotOf(at);
     if (kFinishes) {
       WaitForBuffer(part);
     } else if (at != piece_.begin) {

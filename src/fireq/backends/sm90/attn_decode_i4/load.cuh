@@ -48,13 +48,13 @@ class DecodeLoader {
     return LoadGlobalNow(p.page_table + int64_t{sequence} * p.max_pages + page);
   }
   // The same where the line is cut, by one warp into the L1: the numbers of the first pages of the
-  // sequences that the CTA begins in if all are of one length.
+  // sequences that the CTA's piece ends in and, with long ones, begins in if all are of one length.
   static __device__ void PrefetchPages(const AttnDecodeParams& p) {
     constexpr int kNearby = 4;
     constexpr int kLine = 32;  // numbers
     const int lane = static_cast<int>(threadIdx.x & 31);
     const int cta = static_cast<int>(blockIdx.x);
-    const int sequence = p.by_ctas.Divide(cta * p.num_sequences) - 1 + lane % kNearby;
+    const int sequence = p.by_ctas.Divide((cta + 1) * p.num_sequences) - 1 + lane % kNearby;
     const int page = lane / kNearby * kLine;
     if (sequence >= 0 && sequence < p.num_sequences && page < p.max_pages)
       PrefetchL1(p.page_table + int64_t{sequence} * p.max_pages + page);
@@ -63,20 +63,21 @@ class DecodeLoader {
   // Every lane finds the page of one unit, then they copy one after another.
   __device__ void Run() {
     const int lane = static_cast<int>(threadIdx.x & 31);
-    int32_t at = piece_.begin;
+    int32_t at = kAhead ? piece_.start : piece_.begin;
+    const int32_t end = at + piece_.end - piece_.begin;
     if constexpr (kAhead) {
       // What the ring takes at once is asked for before anything else is looked up.
-      const int32_t stop = min(at + p_.stages, piece_.end);
+      const int32_t stop = min(at + p_.stages, end);
       CopyUnits(FindSource(at + lane, stop), stop - at);
       at = stop;
     }
     Source source = {};
-    if (kAhead) source = FindSource(at + lane, piece_.end);
-    for (; at < piece_.end; at += 32) {
-      if (!kAhead) source = FindSource(at + lane, piece_.end);
+    if (kAhead) source = FindSource(at + lane, end);
+    for (; at < end; at += 32) {
+      if (!kAhead) source = FindSource(at + lane, end);
       Source next = {};
-      if (kAhead) next = FindSource(at + 32 + lane, piece_.end);
-      CopyUnits(source, piece_.end - at < 32 ? piece_.end - at : 32);
+      if (kAhead) next = FindSource(at + 32 + lane, end);
+      CopyUnits(source, end - at < 32 ? end - at : 32);
       if (kAhead) source = next;
     }
   }
@@ -95,6 +96,7 @@ class DecodeLoader {
   __device__ __forceinline__ Source FindSource(int32_t unit, int32_t end) const {
     Source source = {};
     if (unit >= end) return source;
+    if (kAhead && unit >= piece_.end) unit -= piece_.end - piece_.begin;
     const DecodeSegment segment = piece_.first_cta >= 0 ? piece_.segment : schedule_.Find(unit);
     const int page = unit - segment.begin;
     const int tokens = segment.context - page * kTokensPerPage;

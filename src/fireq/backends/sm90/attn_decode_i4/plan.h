@@ -14,6 +14,11 @@ inline constexpr int kDecodePadding = 4;       // floats behind a row of the com
 // Of a CTA for tiles of `rows` query rows: warps that compute (one more loads).
 constexpr int DecodeWarps(int rows) { return rows == 8 ? 4 : 8; }
 constexpr int DecodeCtasPerSm(int rows) { return rows == 8 ? 2 : 1; }
+// Threads of a CTA: with eight warps that compute, the loading one is filled up to a warpgroup, for
+// setmaxnreg moves registers between warpgroups.
+constexpr int DecodeThreads(int rows, bool sixth_warp) {
+  return DecodeWarps(rows) * 32 + (DecodeWarps(rows) == 8 ? 128 : (sixth_warp ? 64 : 32));
+}
 
 // Offsets in dynamic shared memory, in bytes.
 struct AttnDecodeShared {

@@ -50,6 +50,7 @@ __device__ __forceinline__ int32_t Quotient(int32_t a, int32_t b) {
 struct DecodePiece {
   int32_t begin;
   int32_t end;
+  int32_t start;          // of a CTA's many segments, its first unit: see Behind
   int32_t size;           // where the line is cut: of all but the first `longer`, which have
   int32_t longer;         // one round more,
   int32_t round;          // a CTA's warps
@@ -61,6 +62,14 @@ struct DecodePiece {
   __device__ int32_t OfCluster(int32_t count, int32_t cta, int32_t cluster) const {
     return min(count - ((cta & -cluster) - first_cta), cluster);
   }
+
+  __device__ int32_t StopOf(const DecodeSegment& part) const {
+    return min(part.begin + part.pages, end);
+  }
+  // What comes behind the units before `stop` in a CTA of many segments. It begins with the segment
+  // that the piece's end cuts and goes on with `begin`: what it shares with others is added while
+  // it works on, and the last segment is its own alone.
+  __device__ int32_t Behind(int32_t stop) const { return stop == end ? begin : stop; }
 
   // Where the line is cut: a CTA's first unit, and who has a unit.
   __device__ int32_t Begin(int32_t cta) const { return cta * size + min(cta, longer) * round; }
@@ -85,9 +94,10 @@ class DecodeSchedule {
   __device__ DecodeSchedule(const AttnDecodeParams& p, int32_t* prefix) : p_(p), prefix_(prefix) {}
 
   // One warp, for all of a CTA of which `warps` compute: a barrier must lie between this and what
-  // the others do.
-  template <int kChunks>  // of 32 sequences whose lengths are on their way together
+  // the others do. kMany: a CTA has many segments.
+  template <bool kMany>
   __device__ __forceinline__ void Prepare(int32_t warps, DecodePiece& piece) {
+    constexpr int kChunks = kMany ? 8 : 4;  // of 32 sequences, their lengths on the way together
     const int lane = static_cast<int>(threadIdx.x & 31);
     if (lane == 0) prefix_[0] = 0;
     int32_t total = 0;
@@ -114,6 +124,7 @@ class DecodeSchedule {
     longest = __reduce_max_sync(0xFFFFFFFFu, longest);
     __syncwarp();
     if (lane == 0) Divide(total * tracks(), longest, warps, piece);
+    if (kMany && lane == 0) piece.start = Start(piece);
   }
 
   __device__ DecodeSegment Find(int32_t unit) const {
@@ -132,6 +143,14 @@ class DecodeSchedule {
   }
 
  private:
+  // Where the segment begins that the end of `piece` cuts, if there is one.
+  __device__ int32_t Start(const DecodePiece& piece) const {
+    if (piece.begin == piece.end) return piece.begin;
+    const DecodeSegment last = Find(piece.end - 1);
+    const bool cut = last.begin > piece.begin && last.begin + last.pages > piece.end;
+    return cut ? last.begin : piece.begin;
+  }
+
   __device__ DecodeSegment Segment(int32_t sequence, int32_t track) const {
     DecodeSegment segment;
     segment.pages = prefix_[sequence + 1] - prefix_[sequence];
