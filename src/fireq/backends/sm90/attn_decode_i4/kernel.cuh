@@ -117,7 +117,6 @@ class DecodeKernel {
   using Warp = DecodeWarp<kDim, kTiles, Probs>;
 
   __device__ void Compute() {
-    GridDependencyWait();  // for Q, and before anything is written
     const int warp = threadIdx.x / 32;
     int32_t at = kFinishes ? piece_.start : piece_.begin;
     int32_t unit = at + warp;  // this warp's next page
@@ -125,6 +124,7 @@ class DecodeKernel {
     uint32_t phase = 0;
     for (int part = 0;; ++part) {
       const DecodeSegment segment = Find(at);
+      if (part == 0) GridDependencyWait();  // for Q, and before anything is written
       const int32_t stop = piece_.StopOf(segment);
       const int32_t context = segment.context;
       Warp tile;
