@@ -58,6 +58,7 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"exact_16x64_deep", GemmKernel::kStream, 16, 1, 8, 2},
     GemmVariant{"exact_16x128_deep", GemmKernel::kStream, 16, 2, 4, 2},
     GemmVariant{"exact_16x256_deep", GemmKernel::kStream, 16, 4, 2, 2},
+    GemmVariant{"exact_32x64_deep", GemmKernel::kStream, 32, 1, 4, 2},
     GemmVariant{"exact_32x192_deep", GemmKernel::kStream, 32, 3, 2, 2},
     GemmVariant{"exact_64x64_deep", GemmKernel::kStream, 64, 1, 4, 2},
     GemmVariant{"exact_64x128_deep", GemmKernel::kStream, 64, 2, 2, 2},
