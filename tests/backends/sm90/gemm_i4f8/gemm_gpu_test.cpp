@@ -68,9 +68,12 @@ struct DeviceCase {
   }
   std::vector<uint16_t> Run(const GemmPlan& plan, GemmEpilogue epilogue, OutType out,
                             bool with_bias) {
+    return Run(plan, Args(epilogue, out, with_bias));
+  }
+  std::vector<uint16_t> Run(const GemmPlan& plan, const GemmI4F8Args& args) {
     y.FillBytes(0xFF);  // NaN in BF16 and FP16
     const Stream stream;
-    LaunchGemmI4F8(plan, Args(epilogue, out, with_bias), stream.get());
+    LaunchGemmI4F8(plan, args, stream.get());
     stream.Synchronize();
     return y.ToHost();
   }
@@ -245,6 +248,74 @@ TEST_F(GemmI4F8, TilesCutAlongKAgreeWithWholeOnes) {
     const GemmVariant& v = kGemmVariants[static_cast<size_t>(FindGemmVariant(name))];
     EXPECT_EQ(cases[name] > 0, !WideOneTile(v.tokens, v.groups)) << name;
   }
+}
+
+// The first tokens of a case, as many as may be in a tile or two; sums of absent ones are handed
+// over, too.
+TEST_F(GemmI4F8, TilesCutAlongKOfAnyTokenCount) {
+  const GemmCase c(256, 192, 2112, true, Data::kRandom, 8);
+  DeviceCase device{c};
+  for (const char* name : {"table_128x64", "table_128x128", "table_256x128"}) {
+    const int variant = FindGemmVariant(name);
+    for (int64_t m = 1; m <= c.m; ++m) {
+      if (m % 7 != 1 && (m + 1) % 32 > 2) continue;  // some, and those about a chunk's end
+      const GemmPlan cut = MakeForcedGemmPlan({m, c.n, c.k}, variant, 2, {}, true);
+      const GemmPlan whole = MakeForcedGemmPlan({m, c.n, c.k}, variant, 2);
+      ASSERT_TRUE(cut.cuts_tiles()) << cut.why;
+      for (const GemmEpilogue epilogue :
+           {GemmEpilogue::kPlain, GemmEpilogue::kResidual, GemmEpilogue::kSiluMul}) {
+        const bool fused = epilogue == GemmEpilogue::kSiluMul;
+        GemmI4F8Args args = device.Args(epilogue, OutType::kBf16, !fused);
+        args.m = m;
+        const auto count = static_cast<size_t>(m * c.n / (fused ? 2 : 1));
+        const auto want = device.Run(whole, args), got = device.Run(cut, args);
+        ASSERT_LE(RelativeError(ToDoubles(got, OutType::kBf16, count),
+                                ToDoubles(want, OutType::kBf16, count)),
+                  kTableBound)
+            << name << " m " << m << " epilogue " << static_cast<int>(epilogue);
+        for (size_t i = count; i < got.size(); ++i)
+          ASSERT_EQ(got[i], 0xFFFF) << name << " m " << m << ": written past the end";
+      }
+    }
+  }
+}
+
+// Launches close on one another in one workspace, of other tokens and other plans than the one
+// before: each finds it as the first did.
+TEST_F(GemmI4F8, TilesCutAlongKFollowOneAnother) {
+  constexpr int kReplays = 300;
+  const GemmCase first(128, 4096, 2112, false, Data::kRandom, 11);
+  GemmCase second = first;
+  std::mt19937 rng(12);
+  second.MakeTokens(rng, Data::kRandom);
+  DeviceCase a{first}, b{second};
+  struct Call {
+    GemmPlan plan;
+    GemmI4F8Args args;
+    DeviceBuffer<uint16_t> y;
+    std::vector<uint16_t> want;
+  };
+  std::vector<Call> calls;
+  for (const char* name : {"table_128x64", "table_128x128", "table_256x128", "table_128x64"}) {
+    const GemmPlan plan = MakeForcedGemmPlan({128, 4096, 2112}, FindGemmVariant(name), 2, {}, true);
+    ASSERT_TRUE(plan.cuts_tiles()) << plan.why;
+    for (DeviceCase* device : {&a, &b}) {
+      Call call{plan, device->Args(GemmEpilogue::kPlain, OutType::kBf16, true),
+                DeviceBuffer<uint16_t>(first.m * first.n),
+                device->Run(plan, GemmEpilogue::kPlain, OutType::kBf16, true)};
+      call.want.resize(static_cast<size_t>(call.y.count()));
+      call.args.workspace = a.workspace.data();
+      call.args.y = call.y.data();
+      calls.push_back(std::move(call));
+    }
+  }
+  const Stream stream;
+  const Graph graph([&](cudaStream_t capture) {
+    for (const Call& call : calls) LaunchGemmI4F8(call.plan, call.args, capture);
+  });
+  for (int i = 0; i < kReplays; ++i) graph.Launch(stream.get());
+  stream.Synchronize();
+  for (const Call& call : calls) EXPECT_EQ(call.y.ToHost(), call.want) << call.plan.why;
 }
 
 // The ends of parts by helpers, one or several for each of them, against the same tiles without.

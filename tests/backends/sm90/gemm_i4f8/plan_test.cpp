@@ -172,6 +172,9 @@ TEST(GemmI4F8Plan, WideTilesAreCutOnRequest) {
       }
     }
     EXPECT_GT(cut, 20) << name;
+    GemmDevice larger;  // than the workspace has words for
+    larger.max_clusters[2] = WideDeal::kMaxClusters + 1;
+    EXPECT_FALSE(MakeForcedGemmPlan({128, 4096, 4096}, variant, 2, larger, true).cuts_tiles());
   }
 }
 

@@ -56,9 +56,10 @@ void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
               kInvalidArgument, "gemm_i4f8: a pointer is not 16-byte aligned");
 }
 
-// The workspace: counts of cut tiles, counts of token tiles that are ready, then sums of the
-// largest tile a CTA, in 16 bits.
+// The workspace: counts of cut tiles, counts of token tiles that are ready; parts that go word by
+// word, all zero between launches; then other sums, of the largest tile a CTA, in 16 bits.
 constexpr int64_t kCountBytes = 4096;
+constexpr int64_t kWordBytes = WideDeal::kMaxClusters * 2 * int64_t{128} * 64 * sizeof(uint16_t);
 constexpr int64_t kReadyCounts = kCountBytes / 2 / sizeof(uint32_t);
 // With two token tiles each band of them is one: reading all weights twice costs more than is
 // gained.
@@ -84,8 +85,8 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
   p.tiles_per_cluster = plan.tiles_per_cluster;
   p.end_units = plan.end_units;
   p.helpers = Divisor(std::max(plan.helpers, 1));
-  if (plan.kernel().kernel == GemmKernel::kWide) {
-    const GemmVariant& v = plan.kernel();
+  const GemmVariant& v = plan.kernel();
+  if (v.kernel == GemmKernel::kWide) {
     const auto token_tiles = static_cast<int>(CeilDiv<int64_t>(a.m, v.tokens));
     p.ready = RowsReadyEarly(plan, a).counts;
     p.order = WideTileOrder(plan.tiles / token_tiles, token_tiles,
@@ -99,7 +100,9 @@ GemmI4F8Params MakeParams(const GemmPlan& plan, const GemmI4F8Args& a) {
     p.parts_a_unit = 1.0f / p.part_unit;
   }
   p.counts = static_cast<uint32_t*>(a.workspace);
-  p.partials = reinterpret_cast<uint4*>(static_cast<uint8_t*>(a.workspace) + kCountBytes);
+  const bool by_word = v.kernel == GemmKernel::kWide && WidePartsByWord(v.groups);
+  p.partials = reinterpret_cast<uint4*>(static_cast<uint8_t*>(a.workspace) + kCountBytes +
+                                        (by_word ? 0 : kWordBytes));
   p.out = a.out;
   p.bf16_x = a.bf16_x;
   p.norm = a.norm;
@@ -261,7 +264,7 @@ RowsReady RowsReadyEarly(const GemmPlan& plan, const GemmI4F8Args& args) {
 }
 
 int64_t GemmWorkspaceBytes(const GemmDevice& device) {
-  return kCountBytes + device.num_sms * kMaxPartialBytes;
+  return kCountBytes + kWordBytes + device.num_sms * kMaxPartialBytes;
 }
 
 GemmDevice QueryGemmDevice() {

@@ -59,7 +59,7 @@ void DealWide(GemmPlan& plan, int room, bool cut) {
     return;
   }
   const int parts = std::min({room / rest, plan.units, kWideMaxParts});
-  if (parts < 2) return;
+  if (parts < 2 || room > WideDeal::kMaxClusters) return;
   plan.whole_tiles = plan.tiles - rest;
   plan.parts = parts;
   plan.num_clusters = std::max(plan.num_clusters, rest * parts);

@@ -16,6 +16,9 @@ constexpr bool WideOneTile(int tokens, int groups) { return tokens == 256 && gro
 // in which parts of cut tiles are dealt: a part may end halfway through the loop.
 constexpr int WideUnitSteps(int tokens, int groups) { return WideOneTile(tokens, groups) ? 2 : 4; }
 inline constexpr int kWidePartSteps = 2;
+// Parts of cut tiles of one row block go from cluster to cluster word by word (wide_parts.cuh),
+// which has the least latency; of larger ones by the copy engine, which is faster.
+constexpr bool WidePartsByWord(int groups) { return groups == 2; }
 // Of a tile that is cut: all but a CTA's own are in the ring of tokens at a time.
 inline constexpr int kWideMaxParts = 5;
 
@@ -38,6 +41,9 @@ struct WideConfig {
   static constexpr int kThreads = kConsumerThreads + 128;  // copies
   static constexpr int kClusterCtas = 2;
   static constexpr bool kOneTile = WideOneTile(kTokens, kGroups);
+  // Along K, for a few clusters each.
+  static constexpr bool kCuts = !kOneTile && !kSharesBlock && !kDeals;
+  static constexpr bool kPartsByWord = kCuts && WidePartsByWord(kGroups);
   static constexpr int kUnitSteps = WideUnitSteps(kTokens, kGroups);
   static_assert(kUnitSteps % kWidePartSteps == 0);
 
@@ -57,8 +63,7 @@ struct WideConfig {
   static constexpr int kPartBytes = kFinishedTokens * kTileRows * 2;
   static_assert(kPartBytes == kOutBytes && (!kDeals || kPartBytes == kXBytes));
   // Of a cut tile a stage has all warpgroups' chunks that one of two parts or more finishes.
-  static_assert(kOneTile || kSharesBlock || kDeals ||
-                CeilDiv(kChunks, 2) * kWarpgroups * kChunkBytes <= kXBytes);
+  static_assert(!kCuts || CeilDiv(kChunks, 2) * kWarpgroups * kChunkBytes <= kXBytes);
   // Sums that a warpgroup gives to the one it shares K with.
   static constexpr int kGivenBytes = kGroups == 1 ? 0 : kFinishedTokens * kTileRows * 4;
   static constexpr int kScaleBytes = kTokens * 4;  // token scales

@@ -238,10 +238,18 @@ struct WideConsumer {
     uint4* to = WidePart<Config>(p, walk.cluster, rank, warpgroup) + thread;
 #pragma unroll
     for (int i = 0; i < kSums / kPartSums; ++i)
-      if (i / kChunkLoads < mine.begin || i / kChunkLoads >= mine.end)
-        to[i * 128] = PackPart(acc + kPartSums * i, p.parts_a_unit);
-    NamedBarrierSync(1 + warpgroup, 128);  // the release is of what the others wrote, too
-    if (thread == 0) AddRelease(WidePartsThere<Config>(walk, rank), 1);
+      if (i / kChunkLoads < mine.begin || i / kChunkLoads >= mine.end) {
+        const uint4 part = PackPart(acc + kPartSums * i, p.parts_a_unit);
+        if constexpr (Config::kPartsByWord) {
+          StoreRelaxed128(to + i * 128, Inverted(part));
+        } else {
+          to[i * 128] = part;
+        }
+      }
+    if constexpr (!Config::kPartsByWord) {
+      NamedBarrierSync(1 + warpgroup, 128);  // the release is of what the others wrote, too
+      if (thread == 0) AddRelease(WidePartsThere<Config>(walk, rank), 1);
+    }
   }
 
   __device__ WideEpilogue<Epilogue> MakeEpilogue(const WideTile& tile, int rank) const {
@@ -280,33 +288,29 @@ struct WideConsumer {
   }
 
   // This cluster's chunks of a cut tile: its own sums, then the others' in the order of K, the same
-  // on every run. They come by the stages from `at` on.
+  // on every run. `at`: behind the tile's last step.
   __device__ void FinishShare(const float (&acc)[kSums], const WideWalk<Config>& walk,
                               const WideOutput& mine, const WideEpilogue<Epilogue>& epilogue,
                               Ring at, int rank) {
     HandOver(acc, walk, mine, rank);
     if (mine.begin == mine.end) return;
-    WaitForBuffers();
-    const int others = walk.parts() - 1;
-    const uint32_t from = WidePartOfStage<Config>(shared, mine, 0, warpgroup) + thread * 16;
-    for (int c = mine.begin; c < mine.end; ++c) {
-      float sums[kChunkSums];
-      Take(acc, c, sums);
-      Ring place = at;
-#pragma unroll 1
-      for (int i = 0; i < others; ++i, place.Next()) {
-        MbarrierWait(shared.x_full(place.stage), place.parity);
-        const uint32_t part =
-            from + place.stage * Config::kXBytes + (c - mine.begin) * kWidePartChunkBytes;
-#pragma unroll
-        for (int j = 0; j < kChunkLoads; ++j)
-          AddPart(sums + kPartSums * j, LoadShared128(part + j * (128 * 16)), p.part_unit);
+    const auto finish = [&](auto parts) {
+      WaitForBuffers();
+      for (int c = mine.begin; c < mine.end; ++c) {
+        float sums[kChunkSums];
+        Take(acc, c, sums);
+        parts.AddTo(sums, c);
+        epilogue.StoreChunk(p.out, sums, c, epilogue.Inputs(c));
+        if (c + 1 == mine.middle()) HalfStored(0);
       }
-      epilogue.StoreChunk(p.out, sums, c, epilogue.Inputs(c));
-      if (c + 1 == mine.middle()) HalfStored(0);
+      OutputsStored();
+    };
+    if constexpr (Config::kPartsByWord) {
+      finish(WideWordParts<Config>(walk, mine, rank, warpgroup, thread));
+    } else {
+      finish(WideRingParts<Config>(walk, shared, mine, at, warpgroup, thread));
+      for (int i = 1; i < walk.parts(); ++i, at.Next()) ReleaseTokens(at.stage);
     }
-    OutputsStored();
-    for (int i = 0; i < others; ++i, at.Next()) ReleaseTokens(at.stage);
   }
 
   // What is handed over of a dealt tile: to the place of its outputs, which the copy engine brings
@@ -397,7 +401,7 @@ struct WideConsumer {
       }
       OutputsStored();
     }
-    if constexpr (!Config::kOneTile && !Config::kSharesBlock && !Config::kDeals)
+    if constexpr (Config::kCuts)
       if (walk.count > walk.whole) RunPart(walk, even, odd, rank);
   }
 

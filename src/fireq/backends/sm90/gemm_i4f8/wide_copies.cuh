@@ -88,7 +88,7 @@ __device__ __forceinline__ void WideCopyTokens(const WideWalk<Config>& walk, con
   GridDependencyWait();
   copy(first);
   for (int t = 1; t < walk.count; ++t) copy(walk.At(t));
-  if constexpr (!Config::kOneTile && !Config::kSharesBlock)
+  if constexpr (Config::kDeals || (Config::kCuts && !Config::kPartsByWord))
     WideCopyParts<Config>(walk, shared, rank, at);
   // The last arrivals of the other CTA's consumers land while this CTA is still there: one that
   // came later would count on a barrier of whatever runs here next. By then the other CTA has these
