@@ -197,7 +197,7 @@ class GemmBench {
       if (table != (products == Products::kTable) || v.resident_groups > 0) continue;
       if (table) {
         for (const bool cut : {false, true})
-          if (cut || !v.deals) found.push_back({shape.n, shape.k, m_, v.name, 2, cut});
+          if (cut || !v.deals) found.push_back({shape.n, shape.k, m_, v.name, v.wide_cluster, cut});
         continue;
       }
       if (v.tokens < m_ && v.tokens != 128) continue;

@@ -26,6 +26,12 @@ constexpr const char* kTableVariants[] = {
     "table_256x128", "table_192x128",       "table_128x128",      "table_128x64",
     "table_256x64",  "table_256x128_dealt", "table_128x128_dealt"};
 
+GemmPlan TablePlan(const GemmShape& shape, const char* name, bool cut) {
+  const int variant = FindGemmVariant(name);
+  const int cluster = kGemmVariants[static_cast<size_t>(variant)].wide_cluster;
+  return MakeForcedGemmPlan(shape, variant, cluster, {}, cut);
+}
+
 class GemmI4F8 : public testing::Test {
  protected:
   void SetUp() override {
@@ -138,10 +144,11 @@ void CheckAllPlans(int64_t m, int64_t n, int64_t k, Data data, const GemmDevice&
     const std::vector<double> fused_sums = fused.Reference(table, false);
     for (int v = 0; v < static_cast<int>(kGemmVariants.size()); ++v) {
       if (kGemmVariants[static_cast<size_t>(v)].resident_groups > 0) continue;  // takes BF16
-      const bool wide = kGemmVariants[static_cast<size_t>(v)].kernel == GemmKernel::kWide;
+      const GemmVariant& variant = kGemmVariants[static_cast<size_t>(v)];
+      const bool wide = variant.kernel == GemmKernel::kWide;
       if (wide != table) continue;
       for (const int cluster : {1, 2, 3, 4, 5, 8}) {
-        if (wide && cluster != 2) continue;
+        if (wide && cluster != variant.wide_cluster) continue;
         if (!wide && MakeForcedGemmPlan({m, n, k}, v, 1).units < cluster) continue;
         const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, v, cluster, gpu, wide);
         Check(plain, on_device, plan, GemmEpilogue::kPlain, sums, true);
@@ -190,9 +197,11 @@ void CheckWholeAndCut(const GemmCase& c) {
   int cuts = 0;
   for (int v = 0; v < static_cast<int>(kGemmVariants.size()); ++v) {
     if (kGemmVariants[static_cast<size_t>(v)].resident_groups > 0) continue;  // takes BF16
-    const bool wide = kGemmVariants[static_cast<size_t>(v)].kernel == GemmKernel::kWide;
+    const GemmVariant& variant = kGemmVariants[static_cast<size_t>(v)];
+    const bool wide = variant.kernel == GemmKernel::kWide;
     for (const bool cut : {false, true}) {
-      const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, v, wide ? 2 : 1, {}, cut);
+      const int cluster = wide ? variant.wide_cluster : 1;
+      const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, v, cluster, {}, cut);
       cuts += plan.cuts_tiles();
       Check(c, device, plan, GemmEpilogue::kPlain, wide ? table : exact, false);
     }
@@ -221,14 +230,15 @@ TEST_F(GemmI4F8, NoTokensDoNothing) {
 // Tiles cut along K, after whole ones and without, against the same kernel with whole tiles only.
 TEST_F(GemmI4F8, TilesCutAlongKAgreeWithWholeOnes) {
   std::map<std::string, int> cases;
-  for (const auto& [m, n, k] :
-       {std::array<int64_t, 3>{515, 11776, 2112}, {200, 4096, 4096}, {70, 4096, 2112}}) {
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{515, 11776, 2112},
+                                {200, 4096, 4096},
+                                {70, 4096, 2112},
+                                {70, 11776, 2112}}) {
     const GemmCase c(m, n, k, false, Data::kRandom, 6);
     DeviceCase device{c};
     for (const char* name : kTableVariants) {
-      const int variant = FindGemmVariant(name);
-      const GemmPlan cut = MakeForcedGemmPlan({m, n, k}, variant, 2, {}, true);
-      const GemmPlan whole = MakeForcedGemmPlan({m, n, k}, variant, 2);
+      const GemmPlan cut = TablePlan({m, n, k}, name, true);
+      const GemmPlan whole = TablePlan({m, n, k}, name, false);
       EXPECT_FALSE(whole.cuts_tiles());
       if (!cut.cuts_tiles()) continue;
       ++cases[name];
@@ -256,11 +266,10 @@ TEST_F(GemmI4F8, TilesCutAlongKOfAnyTokenCount) {
   const GemmCase c(256, 192, 2112, true, Data::kRandom, 8);
   DeviceCase device{c};
   for (const char* name : {"table_128x64", "table_128x128", "table_256x128"}) {
-    const int variant = FindGemmVariant(name);
     for (int64_t m = 1; m <= c.m; ++m) {
       if (m % 7 != 1 && (m + 1) % 32 > 2) continue;  // some, and those about a chunk's end
-      const GemmPlan cut = MakeForcedGemmPlan({m, c.n, c.k}, variant, 2, {}, true);
-      const GemmPlan whole = MakeForcedGemmPlan({m, c.n, c.k}, variant, 2);
+      const GemmPlan cut = TablePlan({m, c.n, c.k}, name, true);
+      const GemmPlan whole = TablePlan({m, c.n, c.k}, name, false);
       ASSERT_TRUE(cut.cuts_tiles()) << cut.why;
       for (const GemmEpilogue epilogue :
            {GemmEpilogue::kPlain, GemmEpilogue::kResidual, GemmEpilogue::kSiluMul}) {
@@ -297,7 +306,7 @@ TEST_F(GemmI4F8, TilesCutAlongKFollowOneAnother) {
   };
   std::vector<Call> calls;
   for (const char* name : {"table_128x64", "table_128x128", "table_256x128", "table_128x64"}) {
-    const GemmPlan plan = MakeForcedGemmPlan({128, 4096, 2112}, FindGemmVariant(name), 2, {}, true);
+    const GemmPlan plan = TablePlan({128, 4096, 2112}, name, true);
     ASSERT_TRUE(plan.cuts_tiles()) << plan.why;
     for (DeviceCase* device : {&a, &b}) {
       Call call{plan, device->Args(GemmEpilogue::kPlain, OutType::kBf16, true),
@@ -447,15 +456,12 @@ TEST_F(GemmI4F8, SentOutputsAreThePlainOnes) {
 TEST_F(GemmI4F8, DeepSumsOfTheTableStayInBounds) {
   const GemmCase c(64, 128, 28672, false, Data::kRandom, 5);
   DeviceCase device{c};
-  std::vector<const char*> names(std::begin(kTableVariants), std::end(kTableVariants));
-  names.push_back("exact_64x192");
-  for (const char* name : names) {
-    for (const bool cut : {false, true}) {
-      const GemmPlan plan = MakeForcedGemmPlan({c.m, c.n, c.k}, FindGemmVariant(name), 2, {}, cut);
-      Check(c, device, plan, GemmEpilogue::kPlain,
-            c.Reference(plan.kernel().kernel == GemmKernel::kWide, false), false);
-    }
-  }
+  const std::vector<double> exact = c.Reference(false, false), table = c.Reference(true, false);
+  for (const char* name : kTableVariants)
+    for (const bool cut : {false, true})
+      Check(c, device, TablePlan({c.m, c.n, c.k}, name, cut), GemmEpilogue::kPlain, table, false);
+  Check(c, device, MakeForcedGemmPlan({c.m, c.n, c.k}, FindGemmVariant("exact_64x192"), 2),
+        GemmEpilogue::kPlain, exact, false);
 }
 
 // Needs no GPU. What RowsReady promises: each block of rows that is announced is counted to `full`

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <utility>
 #include <vector>
@@ -14,6 +15,10 @@
 
 namespace fireq::sm90 {
 namespace {
+
+int ClusterOf(int wide_variant) {
+  return kGemmVariants[static_cast<size_t>(wide_variant)].wide_cluster;
+}
 
 // Every unit of every tile belongs to exactly one rank; runs differ by at most one unit; whole
 // tiles come before parts, and of two parts the tail comes last.
@@ -152,15 +157,16 @@ TEST(GemmI4F8Plan, EarlyRowsAreOfAllBandsButANarrowOne) {
 // own.
 TEST(GemmI4F8Plan, WideTilesAreCutOnRequest) {
   const GemmDevice device;
-  const int room = device.max_clusters[2];
   for (const char* name : {"table_256x128", "table_192x128", "table_128x128", "table_128x64"}) {
     const int variant = FindGemmVariant(name);
+    const int cluster = ClusterOf(variant);
+    const int room = device.max_clusters[static_cast<size_t>(cluster)];
     int cut = 0;
     for (const int64_t n : {64, 2560, 4096, 6144, 12288, 28672}) {
       for (const int64_t k : {64, 576, 2048, 4096, 14336}) {
         for (const int64_t m : {128, 200, 256, 512, 1000, 4096}) {
-          EXPECT_FALSE(MakeForcedGemmPlan({m, n, k}, variant, 2).cuts_tiles());
-          const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, 2, device, true);
+          EXPECT_FALSE(MakeForcedGemmPlan({m, n, k}, variant, cluster).cuts_tiles());
+          const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, cluster, device, true);
           if (!plan.cuts_tiles()) continue;
           ++cut;
           ASSERT_EQ(plan.whole_tiles, plan.tiles / room * room);
@@ -168,13 +174,15 @@ TEST(GemmI4F8Plan, WideTilesAreCutOnRequest) {
           ASSERT_GE(plan.units / plan.parts, 1);
           ASSERT_LE((plan.tiles - plan.whole_tiles) * plan.parts, plan.num_clusters);
           ASSERT_LE(plan.num_clusters, room);
+          ASSERT_LE(plan.num_clusters * cluster, kWideMaxCtas);
         }
       }
     }
     EXPECT_GT(cut, 20) << name;
     GemmDevice larger;  // than the workspace has words for
-    larger.max_clusters[2] = WideDeal::kMaxClusters + 1;
-    EXPECT_FALSE(MakeForcedGemmPlan({128, 4096, 4096}, variant, 2, larger, true).cuts_tiles());
+    larger.max_clusters[static_cast<size_t>(cluster)] = kWideMaxCtas / cluster + 1;
+    EXPECT_FALSE(
+        MakeForcedGemmPlan({128, 4096, 4096}, variant, cluster, larger, true).cuts_tiles());
   }
 }
 
@@ -294,28 +302,47 @@ TEST(GemmI4F8Plan, PartsFitTheirUnit) {
 }
 
 // A step of a tile of 64 rows is two groups of 128, one for each of the warpgroups that share K.
+// The others' tiles are of two CTAs.
 TEST(GemmI4F8Plan, TilesOfOneRowBlockHaveHalfAsManySteps) {
   const int whole = FindGemmVariant("table_128x128"), shared = FindGemmVariant("table_128x64");
   for (const int64_t k : {64, 576, 1024, 4096, 11008, 14336}) {
     const GemmPlan a = MakeForcedGemmPlan({256, 4096, k}, whole, 2);
-    const GemmPlan b = MakeForcedGemmPlan({256, 4096, k}, shared, 2);
-    EXPECT_EQ(b.tiles, 2 * a.tiles);
+    const GemmPlan b = MakeForcedGemmPlan({256, 4096, k}, shared, 1);
+    EXPECT_EQ(b.tiles, 4 * a.tiles);
     EXPECT_EQ(b.units, CeilDiv(a.units, 2));
   }
 }
 
-// Tiles of 64 rows and 256 tokens: as many clusters as tiles, never cut, units of half as many
-// steps.
+// CTAs alone may be as many as there are multiprocessors, of any number of row blocks.
+TEST(GemmI4F8Plan, CtasAloneHaveAllMultiprocessors) {
+  const int variant = FindGemmVariant("table_128x64");
+  for (const auto& [n, m, parts, ctas] : {std::array<int64_t, 4>{4096, 128, 2, 128},
+                                          {2560, 128, 3, 120},
+                                          {12288, 128, 2, 132},
+                                          {2112, 65, 4, 132},
+                                          {1600, 128, 5, 125},
+                                          {6144, 128, 1, 96}}) {
+    const GemmPlan plan = MakeForcedGemmPlan({m, n, 8192}, variant, 1, {}, true);
+    EXPECT_EQ(plan.tiles, n / 64);
+    EXPECT_EQ(plan.parts, parts) << n;
+    EXPECT_EQ(plan.num_clusters, ctas) << n;
+    EXPECT_EQ(plan.cuts_tiles(), parts > 1) << n;
+  }
+  EXPECT_THROW(MakeForcedGemmPlan({128, 4096, 4096}, variant, 2), Error);
+  EXPECT_THROW(MakeForcedGemmPlan({128, 4096, 4096}, FindGemmVariant("table_128x128"), 1), Error);
+}
+
+// Tiles of 64 rows and 256 tokens: as many CTAs as tiles, never cut, units of half as many steps.
 TEST(GemmI4F8Plan, OneTileACta) {
   const GemmDevice device;
   const int variant = FindGemmVariant("table_256x64");
   for (const int64_t n : {64, 4096, 28672}) {
     for (const int64_t k : {64, 576, 4096, 11008}) {
       for (const int64_t m : {1, 256, 257, 4096}) {
-        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, 2, device, true);
+        const GemmPlan plan = MakeForcedGemmPlan({m, n, k}, variant, 1, device, true);
         EXPECT_FALSE(plan.cuts_tiles());
         EXPECT_EQ(plan.num_clusters, plan.tiles);
-        EXPECT_EQ(plan.tiles, CeilDiv<int64_t>(n / 64, 2) * CeilDiv<int64_t>(m, 256));
+        EXPECT_EQ(plan.tiles, n / 64 * CeilDiv<int64_t>(m, 256));
         EXPECT_EQ(plan.units, CeilDiv<int64_t>(k, 512));
       }
     }
@@ -334,7 +361,7 @@ TEST(GemmI4F8Plan, PairsThatShareARowBlock) {
   }
 }
 
-// The warpgroups of both CTAs finish every chunk of tokens of every row block of their pair once.
+// The warpgroups of all CTAs finish every chunk of tokens of every row block of their cluster once.
 template <class Config>
 void CheckOutputs(int row_blocks) {
   std::set<std::pair<int, int>> finished;
@@ -356,12 +383,13 @@ void CheckOutputs(int row_blocks) {
             std::ssize(pairs) * row_blocks * (Config::kTokens / kWideOutTokens));
 }
 
-TEST(GemmI4F8Plan, OutputsOfAPairAreEachFinishedOnce) {
-  CheckOutputs<WideConfig<256, 2, 1, false>>(4);
-  CheckOutputs<WideConfig<192, 2, 1, false>>(4);
-  CheckOutputs<WideConfig<128, 1, 2, false>>(2);
-  CheckOutputs<WideConfig<256, 1, 2, false>>(2);
-  CheckOutputs<WideConfig<256, 2, 1, true>>(3);
+TEST(GemmI4F8Plan, OutputsOfAClusterAreEachFinishedOnce) {
+  CheckOutputs<WideConfig<256, 2, 1, 2>>(4);
+  CheckOutputs<WideConfig<192, 2, 1, 2>>(4);
+  CheckOutputs<WideConfig<128, 1, 2, 1>>(1);
+  CheckOutputs<WideConfig<128, 1, 2, 2>>(2);
+  CheckOutputs<WideConfig<256, 1, 2, 1>>(1);
+  CheckOutputs<WideConfig<256, 2, 1, 2, true>>(3);
 }
 
 TEST(GemmI4F8Plan, ServedPlansFollowTheTokenCountAlone) {

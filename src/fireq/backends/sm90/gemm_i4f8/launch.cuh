@@ -37,7 +37,8 @@ GemmInstance MakeInstance() {
     static_assert(Config::kHasHelpers == kV.has_helpers());
     return {GemmI4F8Stream<Config, Epilogue>, Config::kThreads, Config::kSharedBytes, kV.tokens};
   } else {
-    using Config = WideConfig<kV.tokens, kV.row_blocks, kV.groups, kV.shares_block, kV.deals>;
+    using Config =
+        WideConfig<kV.tokens, kV.row_blocks, kV.groups, kV.wide_cluster, kV.shares_block, kV.deals>;
     return {GemmI4F8Wide<Config, Epilogue>, Config::kThreads, Config::kSharedBytes,
             kV.tokens / Config::kClusterCtas};
   }

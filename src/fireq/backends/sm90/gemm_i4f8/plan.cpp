@@ -59,7 +59,7 @@ void DealWide(GemmPlan& plan, int room, bool cut) {
     return;
   }
   const int parts = std::min({room / rest, plan.units, kWideMaxParts});
-  if (parts < 2 || room > WideDeal::kMaxClusters) return;
+  if (parts < 2 || room * plan.cluster > kWideMaxCtas) return;
   plan.whole_tiles = plan.tiles - rest;
   plan.parts = parts;
   plan.num_clusters = std::max(plan.num_clusters, rest * parts);
@@ -149,14 +149,17 @@ GemmPlan BestWidePlan(const GemmShape& shape, const GemmDevice& device) {
   GemmPlan best;
   double best_time = 0.0;
   for (const Candidate& candidate : kCandidates) {
-    const GemmPlan plan = Cut(shape, FindGemmVariant(candidate.name), 2, device);
-    const double time = candidate.wave * CeilDiv(plan.tiles, device.max_clusters[2]);
+    const int variant = FindGemmVariant(candidate.name);
+    const int cluster = kGemmVariants[static_cast<size_t>(variant)].wide_cluster;
+    const GemmPlan plan = Cut(shape, variant, cluster, device);
+    const double time =
+        candidate.wave * CeilDiv(plan.tiles, device.max_clusters[static_cast<size_t>(cluster)]);
     if (best.tiles > 0 && time >= best_time) continue;
     best = plan;
     best_time = time;
   }
-  best.why = StrCat(best.kernel().name, ": ", best.tiles, " tiles of two CTAs over ",
-                    device.max_clusters[2], " clusters");
+  best.why = StrCat(best.kernel().name, ": ", best.tiles, " tiles of ", best.cluster, " CTAs over ",
+                    device.max_clusters[static_cast<size_t>(best.cluster)], " clusters");
   return best;
 }
 
@@ -198,9 +201,9 @@ GemmPlan MakeForcedGemmPlan(const GemmShape& shape, int variant, int cluster,
               kInvalidArgument, "gemm_i4f8: variant ", variant, ", cluster ", cluster);
   GemmPlan plan = Cut(shape, variant, cluster, device, cut);
   const bool wide = plan.kernel().kernel == GemmKernel::kWide;
-  FIREQ_CHECK(wide ? cluster == 2 : cluster <= plan.units, kInvalidArgument,
-              "gemm_i4f8: ", plan.kernel().name, " with clusters of ", cluster, " and ", plan.units,
-              " steps");
+  FIREQ_CHECK(wide ? cluster == plan.kernel().wide_cluster : cluster <= plan.units,
+              kInvalidArgument, "gemm_i4f8: ", plan.kernel().name, " with clusters of ", cluster,
+              " and ", plan.units, " steps");
   plan.why = StrCat(plan.kernel().name, ", clusters of ", cluster, ": forced");
   return plan;
 }

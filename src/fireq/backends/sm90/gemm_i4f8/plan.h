@@ -30,15 +30,17 @@ struct GemmVariant {
   // Not 0: takes a BF16 token, which every CTA normalises and quantises for itself; up to so many
   // groups of K.
   int resident_groups = 0;
+  // Wide: CTAs of a cluster. Two have the same tokens, of which each copies half to both.
+  int wide_cluster = 2;
   // Wide: the two CTAs of a pair have one of their row blocks in common, half of its tokens each.
   bool shares_block = false;
   // Wide: tiles that are cut are dealt to all clusters (WideDeal), not each to a few of its own.
   bool deals = false;
 
-  // Of a tile; of the wide kernel's pair of them.
+  // Of a tile; of the wide kernel's cluster of them.
   constexpr int tile_row_blocks() const {
     if (kernel == GemmKernel::kStream) return row_blocks;
-    return 2 * row_blocks - (shares_block ? 1 : 0);
+    return wide_cluster * row_blocks - (shares_block ? 1 : 0);
   }
   // Whether multiprocessors without a tile may take the ends of the others' work (EndsSchedule).
   constexpr bool has_helpers() const {
@@ -71,11 +73,11 @@ inline constexpr std::array kGemmVariants = {
     GemmVariant{"table_256x128", GemmKernel::kWide, 256, 2, 1, 1},
     GemmVariant{"table_192x128", GemmKernel::kWide, 192, 2, 1, 1},
     GemmVariant{"table_128x128", GemmKernel::kWide, 128, 2, 1, 1},
-    GemmVariant{"table_128x64", GemmKernel::kWide, 128, 1, 2, 1},
-    GemmVariant{"table_256x64", GemmKernel::kWide, 256, 1, 2, 1},
-    GemmVariant{"table_256x96", GemmKernel::kWide, 256, 2, 1, 1, 0, true},
-    GemmVariant{"table_256x128_dealt", GemmKernel::kWide, 256, 2, 1, 1, 0, false, true},
-    GemmVariant{"table_128x128_dealt", GemmKernel::kWide, 128, 2, 1, 1, 0, false, true},
+    GemmVariant{"table_128x64", GemmKernel::kWide, 128, 1, 2, 1, 0, 1},
+    GemmVariant{"table_256x64", GemmKernel::kWide, 256, 1, 2, 1, 0, 1},
+    GemmVariant{"table_256x96", GemmKernel::kWide, 256, 2, 1, 1, 0, 2, true},
+    GemmVariant{"table_256x128_dealt", GemmKernel::kWide, 256, 2, 1, 1, 0, 2, false, true},
+    GemmVariant{"table_128x128_dealt", GemmKernel::kWide, 128, 2, 1, 1, 0, 2, false, true},
 };
 
 // Index of a variant by name; -1 if there is none.
@@ -111,7 +113,7 @@ struct GemmPlan {
   int helpers = 0;            // stream kernel: CTAs without a tile (EndsSchedule)
   int end_units = 0;          // and how many units of each of the others they take
   int super_blocks = 0;       // CTA tiles along the packed rows
-  int tiles = 0;              // stream: CTA tiles; wide: pairs of CTA tiles
+  int tiles = 0;              // stream: CTA tiles; wide: a cluster's CTA tiles
   int units = 0;              // pipeline steps a tile (wide: WideUnitSteps() of them)
   int whole_tiles = 0;        // wide: tiles [0, whole_tiles) are not cut along K
   int parts = 1;              // wide: into how many the others are, if not dealt
@@ -144,7 +146,7 @@ GemmPlan MakeGemmPlan(const GemmShape& shape, Products products, const GemmDevic
                       std::span<const TunedGemm> tuned = TunedGemms());
 
 // A forced variant and cluster size, for tests and the tuner. Throws kInvalidArgument if the
-// cluster has more CTAs than there are steps of K, or is not 2 for the wide kernel.
+// cluster has more CTAs than there are steps of K, or other than the wide variant's.
 GemmPlan MakeForcedGemmPlan(const GemmShape& shape, int variant, int cluster,
                             const GemmDevice& device = {}, bool cut = false);
 

@@ -139,7 +139,7 @@ constexpr int TokenTilesOfEarlyBand(int token_tiles) {
 }
 
 struct WideTile {
-  int row_pair;  // of two CTA tiles along the packed rows
+  int row_pair;  // of a cluster's CTA tiles along the packed rows
   int token_tile;
 };
 struct WideTileOrder {
@@ -168,7 +168,7 @@ struct WideTileOrder {
 // middle), which it hands over; then whole tiles; then the beginning of a tile, which it finishes
 // with what the clusters behind it have handed over by then.
 struct WideDeal {
-  static constexpr int kMaxClusters = 72;  // of two CTAs, on the largest GPU of this kind
+  static constexpr int kMaxClusters = 72;
   int clusters = 0;
   Divisor units;                     // a tile
   uint16_t begin[kMaxClusters + 1];  // of each cluster's run

@@ -19,14 +19,18 @@ inline constexpr int kWidePartSteps = 2;
 // Parts of cut tiles of one row block go from cluster to cluster word by word (wide_parts.cuh),
 // which has the least latency; of larger ones by the copy engine, which is faster.
 constexpr bool WidePartsByWord(int groups) { return groups == 2; }
+// CTAs of the largest GPU of this kind, that parts may go between.
+inline constexpr int kWideMaxCtas = 144;
 // Of a tile that is cut: all but a CTA's own are in the ring of tokens at a time.
 inline constexpr int kWideMaxParts = 5;
 
-// kTokens x (64 kRowBlocks) outputs a CTA; clusters of two CTAs share their tokens. Tokens and
+// kTokens x (64 kRowBlocks) outputs a CTA. CTAs of a cluster share their tokens, and wait for one
+// another's stages; where that costs more than it saves a CTA is a cluster by itself. Tokens and
 // weights have a ring each, of the same number of stages: a weight is read, and its stage free, a
 // step before its tokens. A step is kGroups groups of 128 along K, a warpgroup of a row block each:
 // with two, these add their sums at a tile's end and finish half of its tokens each.
-template <int kTokens_, int kRowBlocks_, int kGroups_, bool kSharesBlock_, bool kDeals_ = false>
+template <int kTokens_, int kRowBlocks_, int kGroups_, int kClusterCtas_,
+          bool kSharesBlock_ = false, bool kDeals_ = false>
 struct WideConfig {
   static constexpr int kTokens = kTokens_;
   static constexpr int kRowBlocks = kRowBlocks_;
@@ -35,11 +39,12 @@ struct WideConfig {
   static constexpr bool kDeals = kDeals_;
   static constexpr int kWarpgroups = kRowBlocks * kGroups;  // consumers
   static_assert(kGroups == 1 || (kGroups == 2 && kRowBlocks == 1));
-  static_assert(!kSharesBlock || (kGroups == 1 && kRowBlocks == 2));
+  static constexpr int kClusterCtas = kClusterCtas_;
+  static_assert(kClusterCtas == 1 || kClusterCtas == 2);
+  static_assert(!kSharesBlock || (kGroups == 1 && kRowBlocks == 2 && kClusterCtas == 2));
   static_assert(!kDeals || (kGroups == 1 && !kSharesBlock));
   static constexpr int kConsumerThreads = 128 * kWarpgroups;
   static constexpr int kThreads = kConsumerThreads + 128;  // copies
-  static constexpr int kClusterCtas = 2;
   static constexpr bool kOneTile = WideOneTile(kTokens, kGroups);
   // Along K, for a few clusters each.
   static constexpr bool kCuts = !kOneTile && !kSharesBlock && !kDeals;
@@ -89,7 +94,8 @@ struct WideConfig {
   static_assert(kXGroupBytes % 1024 == 0 && kWBytes % 128 == 0 && kChunkBytes % 1024 == 0 &&
                 kFinishedTokens % kWideOutTokens == 0);
 
-  // The first row block of CTA `rank` of a pair, and of these the one that a warpgroup multiplies.
+  // The first row block of CTA `rank` of a cluster, and of these the one that a warpgroup
+  // multiplies.
   static constexpr FIREQ_HD int FirstBlock(int row_pair, int rank) {
     if (kSharesBlock) return row_pair * (2 * kRowBlocks - 1) + rank * (kRowBlocks - 1);
     return (row_pair * kClusterCtas + rank) * kRowBlocks;

@@ -74,8 +74,12 @@ struct WideConsumer {
     // Tokens are free in both CTAs once both CTAs' consumers have said so: they came from both.
     const bool tokens = lane < Config::kClusterCtas;
     releases = lane <= Config::kClusterCtas;
-    empty_address = ClusterAddress(shared.x_empty(tokens ? 0 : 2 * Config::kStages),
-                                   tokens ? lane : ClusterRank());
+    const Mbarrier* empty = shared.x_empty(tokens ? 0 : 2 * Config::kStages);
+    if constexpr (Config::kClusterCtas > 1) {
+      empty_address = ClusterAddress(empty, tokens ? lane : ClusterRank());
+    } else {
+      empty_address = SharedAddress(empty);
+    }
     asm volatile("" : "+r"(codes_address), "+r"(scales_address), "+r"(empty_address));
     opaque_sixty_four = OpaqueSixtyFour(codes_address);
     asm volatile("" : "+r"(opaque_sixty_four));
@@ -114,14 +118,22 @@ struct WideConsumer {
     TableOperands(raw.codes, MakeHalfScales(raw.scale_zeros), sixty_four, a);
     PinRegisters(a);
   }
+  // At what this lane releases of a stage.
+  __device__ __forceinline__ void Arrive(int stage) const {
+    if constexpr (Config::kClusterCtas > 1) {
+      MbarrierArriveCluster(empty_address + stage * 8);
+    } else {
+      MbarrierArrive(empty_address + stage * 8);
+    }
+  }
   // The tokens of a stage whose products have retired, and the weights of the one after.
   __device__ void Release(int stage) const {
-    if (releases) MbarrierArriveCluster(empty_address + stage * 8);
+    if (releases) Arrive(stage);
   }
   // Of a stage that brought parts, which no weights go with.
   __device__ void ReleaseTokens(int stage) const {
     __syncwarp();
-    if (thread % 32 < Config::kClusterCtas) MbarrierArriveCluster(empty_address + stage * 8);
+    if (thread % 32 < Config::kClusterCtas) Arrive(stage);
   }
   __device__ int LastStageBefore() const {
     if constexpr (Config::kStages == kUnitSteps) return Config::kStages - 1;
@@ -357,8 +369,7 @@ struct WideConsumer {
     const Place start{0, 0};
     Convert(LoadRaw(start), SixtyFourFromNow(opaque_sixty_four), start, {1, 0}, even);
     // The first weights; no tokens go with them.
-    if (thread % 32 == Config::kClusterCtas)
-      MbarrierArriveCluster(empty_address + (Config::kStages - 1) * 8);
+    if (thread % 32 == Config::kClusterCtas) Arrive(Config::kStages - 1);
     const int tiles = Config::kOneTile ? 1 : Tiles(walk);
     for (int t = 0; t < tiles; ++t) {
       float acc[kTokens / 2];

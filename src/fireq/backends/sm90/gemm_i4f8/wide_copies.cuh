@@ -65,24 +65,29 @@ __device__ __forceinline__ void WideCopyParts(const WideWalk<Config>& walk,
   }
 }
 
-// One thread: this CTA's half of the cluster's tokens, to both CTAs. `first`: the walk's first
-// tile.
+// One thread: tokens; of a pair's, this CTA's half, to both CTAs. `first`: the walk's first tile.
 template <class Config>
 __device__ __forceinline__ void WideCopyTokens(const WideWalk<Config>& walk, const WideWork& first,
                                                const CUtensorMap& x_map,
                                                const WideShared<Config>& shared, int rank) {
-  constexpr int kHalf = Config::kTokens / Config::kClusterCtas;
+  constexpr int kOwn = Config::kTokens / Config::kClusterCtas;
   RingPlace<Config::kStages> at{0, 1};
   const auto copy = [&](const WideWork& work) {
-    const int token = work.tile.token_tile * Config::kTokens + rank * kHalf;
+    const int token = work.tile.token_tile * Config::kTokens + rank * kOwn;
     for (int s = work.begin; s < work.end; ++s, at.Next()) {
       MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
       MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kXBytes);
 #pragma unroll
-      for (int g = 0; g < Config::kGroups; ++g)
-        TmaLoad2DMulticast(shared.x(at.stage) + g * Config::kXGroupBytes + rank * kHalf * kGroup,
-                           &x_map, (s * Config::kGroups + g) * kGroup, token,
-                           shared.x_full(at.stage), (1 << Config::kClusterCtas) - 1, kEvictLast);
+      for (int g = 0; g < Config::kGroups; ++g) {
+        uint8_t* to = shared.x(at.stage) + g * Config::kXGroupBytes + rank * kOwn * kGroup;
+        const int column = (s * Config::kGroups + g) * kGroup;
+        if constexpr (Config::kClusterCtas > 1) {
+          TmaLoad2DMulticast(to, &x_map, column, token, shared.x_full(at.stage),
+                             (1 << Config::kClusterCtas) - 1, kEvictLast);
+        } else {
+          TmaLoad2D(to, &x_map, column, token, shared.x_full(at.stage), kEvictLast);
+        }
+      }
     }
   };
   GridDependencyWait();
@@ -93,15 +98,16 @@ __device__ __forceinline__ void WideCopyTokens(const WideWalk<Config>& walk, con
   // The last arrivals of the other CTA's consumers land while this CTA is still there: one that
   // came later would count on a barrier of whatever runs here next. By then the other CTA has these
   // copies, too, and nothing else passes between the two: they need not meet at their end.
-  for (int s = 0; s < Config::kStages; ++s, at.Next())
-    MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
+  if constexpr (Config::kClusterCtas > 1)
+    for (int s = 0; s < Config::kStages; ++s, at.Next())
+      MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
 }
 
 // One thread: this CTA's weights. Rows and groups past the weight's end arrive as zeros. Consumers
 // read a step ahead, and so one beyond the last.
 inline constexpr int kWideReadAhead = 1;
-// Steps asked for before the cluster's CTAs have met: with all of the ring's, weights of CTAs that
-// start late would queue behind those of all others.
+// Steps asked for before the CTA's warps, and the cluster's CTAs, have met: with all of the ring's,
+// weights of CTAs that start late would queue behind those of all others.
 inline constexpr int kWideEarlySteps = 2;
 
 template <class Config>

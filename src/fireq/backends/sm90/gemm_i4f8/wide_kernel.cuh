@@ -2,11 +2,12 @@
 // FP16 arithmetic, one set of accumulators over all of K.
 //
 // Persistent clusters of two CTAs that share their tokens: each copies one half of the token tile
-// to both. In a CTA, the consumer warpgroups convert the next group's codes while the tensor cores
-// multiply the last one's. Steps run on from tile to tile: the next tile's first operands are made
-// under the last one's products. The four warps of the last warpgroup keep copies going: tokens,
-// weights, token scales, and outputs. Runs of tiles follow WideWalk. Small matrices have enough
-// tiles for all multiprocessors only if these are of 64 rows: then the consumers share K.
+// to both; or CTAs alone. In a CTA, the consumer warpgroups convert the next group's codes while
+// the tensor cores multiply the last one's. Steps run on from tile to tile: the next tile's first
+// operands are made under the last one's products. The four warps of the last warpgroup keep copies
+// going: tokens, weights, token scales, and outputs. Runs of tiles follow WideWalk. Small matrices
+// have enough tiles for all multiprocessors only if these are of 64 rows: then the consumers share
+// K.
 #pragma once
 
 #include <cuda.h>
@@ -52,14 +53,15 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     GemmI4F8Wide(const __grid_constant__ GemmI4F8Params p, const __grid_constant__ GemmMaps maps) {
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
   const WideShared<Config> shared{dynamic_shared};
-  const int rank = static_cast<int>(ClusterRank());
+  const int rank = Config::kClusterCtas > 1 ? static_cast<int>(ClusterRank()) : 0;
   // What starts a CTA is in front of the code and in one piece, as none of it has been fetched.
   const bool copies = threadIdx.x >= Config::kConsumerThreads;
   const int thread = static_cast<int>(threadIdx.x) - Config::kConsumerThreads;
   if (thread == 0) PrefetchTensorMap(&maps.tokens);
   if (copies) WideInitBarriers(shared, thread / 32);
   __syncwarp();
-  ClusterArriveRelaxed();  // barriers of both CTAs are there before either copies or arrives
+  // Barriers of both CTAs are there before either copies or arrives.
+  if constexpr (Config::kClusterCtas > 1) ClusterArriveRelaxed();
   const WideWalk<Config> walk(p);
   WideWork first = walk.At(0);
   asm volatile("" : "+r"(first.begin), "+r"(first.end), "+r"(first.tile.token_tile));  // now
@@ -67,7 +69,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   // Meanwhile weights, which are no one else's.
   if (thread == 32) weights.CopyFirst(maps.weights);
   __syncwarp();
-  ClusterWait();
+  if constexpr (Config::kClusterCtas > 1) {
+    ClusterWait();
+  } else {
+    __syncthreads();
+  }
   GridDependencyLaunch();
   if (copies) {
     RegistersDecrease<Config::kProducerRegisters>();

@@ -34,9 +34,12 @@ __device__ __forceinline__ void MbarrierArriveExpectTx(Mbarrier* barrier, uint32
       : "memory");
 }
 
-// mbarrier.arrive (release at CTA scope).
+// mbarrier.arrive (release at CTA scope); on a barrier, or on what SharedAddress says of it.
+__device__ __forceinline__ void MbarrierArrive(uint32_t address) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address) : "memory");
+}
 __device__ __forceinline__ void MbarrierArrive(Mbarrier* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(barrier)) : "memory");
+  MbarrierArrive(SharedAddress(barrier));
 }
 
 // mapa: the address, in the cluster's window, of the same place in CTA `rank`'s shared memory.
