@@ -43,6 +43,7 @@ struct Options {
   bool ffn = false;
   bool producers = false;
   bool profile = false;
+  bool served = false;
   std::string plans;  // a file of tuned rows
   int soak = 0;       // replays
   std::string shapes = "all";
@@ -72,6 +73,15 @@ class GemmBench {
       const sm90::GemmPlan plan = sm90::MakeGemmPlan(shape, products, device_, tuned_);
       if (plan.variant != served.variant) Row(Name(plan), Time(plan, repeats()));
     }
+    std::fflush(stdout);
+  }
+
+  // The served plan by itself, for many values of M; cuBLASLt's columns are zeros.
+  void RunServed(int64_t m) {
+    m_ = m;
+    const sm90::GemmPlan served =
+        sm90::MakeGemmPlan({m, shape_.n, shape_.k}, Products::kServed, device_, tuned_);
+    Row(Name(served), Time(served, repeats()));
     std::fflush(stdout);
   }
 
@@ -274,6 +284,7 @@ void AddOptions(CLI::App& app, Options& options) {
   app.add_flag("--tune", options.tune, "Time every sensible plan; the best as rows on stderr");
   app.add_flag("--profile", options.profile,
                "Launch each row once, and cuBLASLt's, for ncu --profile-from-start off");
+  app.add_flag("--served", options.served, "Only the plan that serves, without cuBLASLt");
   app.add_option("--plans", options.plans, "File of tuned rows, used before the built-in ones");
   app.add_option("--soak", options.soak, "Replay a graph of FFNs so often, compare the bits");
   app.footer("One CSV on stdout. bench/gemm/report.py draws its roofline and sums it up.");
@@ -302,6 +313,8 @@ void RunAll(const Options& options) {
     for (const int64_t m : options.tokens) {
       if (options.profile)
         bench.Profile(m);
+      else if (options.served)
+        bench.RunServed(m);
       else
         bench.Run(m, options.tune);
     }
