@@ -160,6 +160,8 @@ GemmMaps MakeMaps(const GemmI4F8Args& a, const GemmVariant& v, int box_tokens) {
   maps.weights = MakeWeightMap(a, v);
   if (v.resident_groups == 0)
     maps.tokens = MakeTokenMap(a, box_tokens, a.layout.k % kGroup == 0 ? v.groups : 1, wide);
+  if (wide && a.m % box_tokens != 0)
+    maps.last_tokens = MakeTokenMap(a, static_cast<int>(a.m % box_tokens), 1, wide);
   if (wide) maps.outputs = MakeOutputMap(a, a.y);
   if (wide && a.epilogue == GemmEpilogue::kResidual) maps.residual = MakeOutputMap(a, a.residual);
   return maps;

@@ -53,7 +53,9 @@ struct GemmI4F8Params {
 // What the copy engine knows of the operands.
 struct GemmMaps {
   CUtensorMap weights, tokens;
-  CUtensorMap outputs, residual;  // wide kernel
+  // Wide kernel. Boxes of tokens have as many rows as a CTA copies; `last_tokens`, if there is one,
+  // the rows of the last box that has any: copies are slow where they make rows of zeros.
+  CUtensorMap last_tokens, outputs, residual;
 };
 
 }  // namespace fireq::sm90

@@ -65,31 +65,39 @@ __device__ __forceinline__ void WideCopyParts(const WideWalk<Config>& walk,
   }
 }
 
-// One thread: tokens; of a pair's, this CTA's half, to both CTAs. `first`: the walk's first tile.
+// One thread: tokens; of a pair's, this CTA's half, to both CTAs. Of the last tile there are as
+// many as there are: what is in shared memory behind them makes sums that are never stored, of
+// tokens that do not exist. `first`: the walk's first tile.
 template <class Config>
 __device__ __forceinline__ void WideCopyTokens(const WideWalk<Config>& walk, const WideWork& first,
-                                               const CUtensorMap& x_map,
+                                               const GemmMaps& maps,
                                                const WideShared<Config>& shared, int rank) {
   constexpr int kOwn = Config::kTokens / Config::kClusterCtas;
+  const int m = walk.p.m;
   RingPlace<Config::kStages> at{0, 1};
   const auto copy = [&](const WideWork& work) {
-    const int token = work.tile.token_tile * Config::kTokens + rank * kOwn;
+    const int tile_token = work.tile.token_tile * Config::kTokens;
+    const uint32_t bytes = min(m - tile_token, Config::kTokens) * (Config::kGroups * kGroup);
+    const int token = tile_token + rank * kOwn;
+    const CUtensorMap* map = token + kOwn <= m ? &maps.tokens : &maps.last_tokens;
     for (int s = work.begin; s < work.end; ++s, at.Next()) {
       MbarrierWaitAsleep(shared.x_empty(at.stage), at.parity);
-      MbarrierArriveExpectTx(shared.x_full(at.stage), Config::kXBytes);
+      MbarrierArriveExpectTx(shared.x_full(at.stage), bytes);
+      if (Config::kClusterCtas > 1 && token >= m) continue;
 #pragma unroll
       for (int g = 0; g < Config::kGroups; ++g) {
         uint8_t* to = shared.x(at.stage) + g * Config::kXGroupBytes + rank * kOwn * kGroup;
         const int column = (s * Config::kGroups + g) * kGroup;
         if constexpr (Config::kClusterCtas > 1) {
-          TmaLoad2DMulticast(to, &x_map, column, token, shared.x_full(at.stage),
+          TmaLoad2DMulticast(to, map, column, token, shared.x_full(at.stage),
                              (1 << Config::kClusterCtas) - 1, kEvictLast);
         } else {
-          TmaLoad2D(to, &x_map, column, token, shared.x_full(at.stage), kEvictLast);
+          TmaLoad2D(to, map, column, token, shared.x_full(at.stage), kEvictLast);
         }
       }
     }
   };
+  if (m % kOwn != 0) PrefetchTensorMap(&maps.last_tokens);
   GridDependencyWait();
   copy(first);
   for (int t = 1; t < walk.count; ++t) copy(walk.At(t));
@@ -242,8 +250,10 @@ __device__ __forceinline__ void WideCopyOutputs(const WideWalk<Config>& walk, co
       const int token = tile_token + Config::FirstToken(w, rank);
       if constexpr (kAddsResidual<Epilogue>) {
         if constexpr (Config::kOneTile) MbarrierWaitAsleep(shared.tokens_read(), 0);
-        MbarrierArriveExpectTx(shared.out_ready(w), (mine.end - mine.begin) * kChunkBytes);
-        for (int c = mine.begin; c < mine.end; ++c)
+        // Chunks that have tokens: copies are slow where they make rows of zeros.
+        const int end = min(mine.end, CeilDiv(walk.p.m - token, kWideOutTokens));
+        MbarrierArriveExpectTx(shared.out_ready(w), max(end - mine.begin, 0) * kChunkBytes);
+        for (int c = mine.begin; c < end; ++c)
           TmaLoad2D(shared.out(w) + c * kChunkBytes, &maps.residual, row,
                     token + c * kWideOutTokens, shared.out_ready(w), kEvictFirst);
       } else {

@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   GridDependencyLaunch();
   if (copies) {
     RegistersDecrease<Config::kProducerRegisters>();
-    if (thread == 0) WideCopyTokens<Config>(walk, first, maps.tokens, shared, rank);
+    if (thread == 0) WideCopyTokens<Config>(walk, first, maps, shared, rank);
     if (thread == 32) weights.CopyRest(maps.weights);
     if (thread / 32 == 2) WideCopyScales<Config>(p, walk, shared, thread % 32);
     if (thread == 96) WideCopyOutputs<Config, Epilogue>(walk, maps, shared, rank);
