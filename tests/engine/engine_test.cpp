@@ -275,15 +275,17 @@ TEST_P(EngineSteps, DestructionEndsWhatIsOpen) {
   }
 }
 
-class EngineFastest : public testing::TestWithParam<std::tuple<RecordDecode, RunAhead>> {};
+class EngineFastest : public testing::TestWithParam<std::tuple<RecordDecode, RunAhead, Products>> {
+};
 
 // Without batch invariance outputs may part only where two logits nearly tie; decode steps filled
-// up and recorded or not.
+// up and recorded or not. One of the products: where `served` goes from one to the other outputs
+// part at any logits.
 TEST_P(EngineFastest, PartsOnlyAtNearTies) {
   const TinyServing serving;
   EngineOptions options = serving.Options(200, std::get<1>(GetParam()));
   options.runner.record_decode = std::get<0>(GetParam());
-  options.runner.products = Products::kServed;
+  options.runner.products = std::get<2>(GetParam());
   options.runner.reduction = Reduction::kFastest;
   Engine engine(*serving.backend, serving.model, options);
   Outcomes outcomes;
@@ -299,7 +301,7 @@ TEST_P(EngineFastest, PartsOnlyAtNearTies) {
   for (const auto& [id, request] : sent) {
     outcomes.CheckEndedOnce(id);
     const std::vector<int32_t>& batched = outcomes[id].ids;
-    Session session(*serving.backend, serving.model, {});
+    Session session(*serving.backend, serving.model, {.products = options.runner.products});
     std::vector<int32_t> next = request.prompt;
     for (const int32_t chosen : batched) {
       const Tensor logits = session.Append(next);
@@ -318,7 +320,8 @@ TEST_P(EngineFastest, PartsOnlyAtNearTies) {
 INSTANTIATE_TEST_SUITE_P(RecordDecode, EngineFastest,
                          testing::Combine(testing::Values(RecordDecode::kNever,
                                                           RecordDecode::kAlways),
-                                          testing::Values(RunAhead::kNever, RunAhead::kAlways)));
+                                          testing::Values(RunAhead::kNever, RunAhead::kAlways),
+                                          testing::Values(Products::kExact, Products::kTable)));
 
 }  // namespace
 }  // namespace fireq::test

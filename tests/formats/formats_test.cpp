@@ -135,10 +135,10 @@ TEST(Products, ExactFitsInBf16AndTableIsRoundedOnce) {
       }
 }
 
-TEST(Products, ServedIsExactBelow128TokensAndTheTableFromThere) {
-  for (const int64_t tokens : {1, 64, 127})
+TEST(Products, ServedIsExactUpTo64TokensAndTheTableFromThere) {
+  for (const int64_t tokens : {1, 16, 64})
     EXPECT_EQ(ResolveProducts(Products::kServed, tokens), Products::kExact) << tokens;
-  for (const int64_t tokens : {128, 129, 8192})
+  for (const int64_t tokens : {65, 127, 8192})
     EXPECT_EQ(ResolveProducts(Products::kServed, tokens), Products::kTable) << tokens;
   for (const int64_t tokens : {1, 8192})
     for (const Products products : {Products::kTable, Products::kExact})

@@ -42,7 +42,7 @@ struct RuntimeOptions {
 std::string ResolveModel(const std::string& model, const RuntimeOptions& options = {});
 
 // Which product of INT4 weights and E4M3 activations is computed (docs/SERVED_ARITHMETIC.md,
-// "Weights"): kServed takes kExact in steps of fewer than 128 tokens, kTable from there.
+// "Weights"): kServed takes kExact in steps of fewer than 65 tokens, kTable from there.
 enum class ProductsMode : uint8_t { kServed, kTable, kExact };
 
 struct GenerateRequest {

@@ -34,7 +34,7 @@ enum class Products : uint8_t {
 };
 
 // M_table: from how many tokens in one call `served` means the table.
-inline constexpr int64_t kTableMinTokens = 128;
+inline constexpr int64_t kTableMinTokens = 65;
 
 constexpr Products ResolveProducts(Products products, int64_t num_tokens) {
   if (products != Products::kServed) return products;
