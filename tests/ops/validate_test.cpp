@@ -343,11 +343,11 @@ TEST(Validate, Attention) {
       {{[&](auto&) {
           batch.query_start = I32({1, 1, 3}, {3});
         },
-        ErrorCode::kInvalidArgument, "query_start runs from 1 to 3, not 0 to 3"},
+        ErrorCode::kInvalidArgument, "query_start runs from 1 to 3, not 0 to at most 3"},
        {[&](auto&) {
-          batch.query_start = I32({0, 1, 2}, {3});
+          batch.query_start = I32({0, 1, 4}, {3});
         },
-        ErrorCode::kInvalidArgument, "from 0 to 2, not 0 to 3"},
+        ErrorCode::kInvalidArgument, "from 0 to 4, not 0 to at most 3"},
        {[&](auto&) {
           batch.query_start = I32({0, 4, 3}, {3});
         },

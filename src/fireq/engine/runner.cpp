@@ -102,13 +102,13 @@ void Runner::MakeCache() {
                             static_cast<int>(config.head_dim)};
   const int64_t page_bytes = layout.page_bytes() * config.num_layers;
   const int64_t working = working_bytes();
-  num_pages_ = std::max<int64_t>(0, options_.memory_bytes - working) / page_bytes - 1;
+  num_pages_ = std::max<int64_t>(0, options_.memory_bytes - working) / page_bytes;
   if (options_.max_pages > 0) num_pages_ = std::min(num_pages_, options_.max_pages);
   FIREQ_CHECK(num_pages_ > 0, kOutOfMemory, "a budget of ", options_.memory_bytes,
               " bytes does not hold activations, logits, tables and the backend's own ",
-              reserved_bytes_, " bytes, together ", working,
-              " bytes, and two pages of the cache of ", page_bytes);
-  cache_.emplace(backend_, config, model_.quant.arithmetic.kv, config.num_layers, num_pages_ + 1);
+              reserved_bytes_, " bytes, together ", working, " bytes, and a page of the cache of ",
+              page_bytes);
+  cache_.emplace(backend_, config, model_.quant.arithmetic.kv, config.num_layers, num_pages_);
 }
 
 std::vector<TokenChoice> StepInFlight::Wait() {
@@ -119,8 +119,8 @@ std::vector<TokenChoice> StepInFlight::Wait() {
   return out;
 }
 
-BatchView Runner::Fill(std::span<const SequenceStep> steps, int64_t max_pages) {
-  BatchView batch = arrays_.Fill(steps, max_pages);
+BatchView Runner::Fill(std::span<const SequenceStep> steps, int64_t max_pages, int64_t fillers) {
+  BatchView batch = arrays_.Fill(steps, max_pages, fillers);
   batch.chosen = chosen_;
   return batch;
 }
@@ -146,7 +146,7 @@ StepInFlight Runner::Start(std::span<const RunnerRow> rows) {
   }
   const HeadOutput output = OutputFor(samples);
   if (IsDecode(rows)) {
-    Decode(std::move(steps), output);
+    Decode(steps, output);
   } else {
     Mixed(steps, last_tokens, output);
   }
@@ -184,16 +184,12 @@ Runner::HeadOutput Runner::OutputFor(std::span<const SampleRow> samples) const {
 }
 
 // Of each of `steps`.
-void Runner::Decode(std::vector<SequenceStep> steps, HeadOutput output) {
+void Runner::Decode(std::span<const SequenceStep> steps, HeadOutput output) {
   const int64_t count = static_cast<int64_t>(steps.size());
   const int64_t filled = std::min(RoundNumber(count), max_decode_);
   const int64_t pages = std::min(RoundPages(MaxPages(steps)), MaxPageWidth(options_));
-  static constexpr int32_t kFillerId[] = {0};
-  const int32_t filler_page[] = {static_cast<int32_t>(num_pages_)};
-  steps.resize(static_cast<size_t>(filled), SequenceStep{kFillerId, 0, filler_page});
-
   DecodeWork& work = decode_[{filled, pages, output}];
-  work.batch = Fill(steps, pages);
+  work.batch = Fill(steps, pages, filled - count);
   if (work.recording) {
     work.recording->Run();
   } else if (work.has_run) {

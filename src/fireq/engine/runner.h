@@ -91,12 +91,12 @@ class Runner {
   void MakeCache();
   bool IsDecode(std::span<const RunnerRow> rows) const;
   HeadOutput OutputFor(std::span<const SampleRow> samples) const;
-  void Decode(std::vector<SequenceStep> steps, HeadOutput output);
+  void Decode(std::span<const SequenceStep> steps, HeadOutput output);
   void Mixed(std::span<const SequenceStep> steps, std::span<const int32_t> last_tokens,
              HeadOutput output);
   void ForwardDecode(const DecodeWork& work, HeadOutput output);
   void ForwardHead(const Tensor& hidden, HeadOutput output);
-  BatchView Fill(std::span<const SequenceStep> steps, int64_t max_pages);
+  BatchView Fill(std::span<const SequenceStep> steps, int64_t max_pages, int64_t fillers = 0);
 
   Backend& backend_;
   const Model& model_;
@@ -111,7 +111,7 @@ class Runner {
   std::unique_ptr<TokenSampler> sampler_;
   int64_t reserved_bytes_;  // by the backend, for itself
   int64_t num_pages_ = 0;
-  std::optional<KvCache> cache_;  // one page more than num_pages_: the fillers' own
+  std::optional<KvCache> cache_;
   // By sequences, pages, and what is wanted of lm_head.
   std::map<std::tuple<int64_t, int64_t, HeadOutput>, DecodeWork> decode_;
 };

@@ -33,9 +33,10 @@ void Check(const SequenceStep& step, size_t index, int64_t max_pages) {
               " pages in a table of ", max_pages);
 }
 
-// Writes the arrays of the steps and keeps the host's part of the view.
-void Write(std::span<const SequenceStep> steps, int64_t max_pages, const Places& at, int32_t* out,
-           BatchView& batch) {
+// Writes the arrays of the steps and of the fillers behind them, and keeps the host's part of the
+// view.
+void Write(std::span<const SequenceStep> steps, int64_t fillers, int64_t max_pages,
+           const Places& at, int32_t* out, BatchView& batch) {
   int32_t token = 0;
   out[at.query_start] = 0;
   for (size_t s = 0; s < steps.size(); ++s) {
@@ -57,6 +58,14 @@ void Write(std::span<const SequenceStep> steps, int64_t max_pages, const Places&
     batch.max_query_len = std::max<int64_t>(batch.max_query_len, count);
     batch.max_context = std::max<int64_t>(batch.max_context, context);
   }
+  const auto first = static_cast<int64_t>(steps.size());
+  std::fill_n(out + token, fillers, 0);
+  std::fill_n(out + at.positions + token, fillers, 0);
+  std::fill_n(out + at.query_start + first + 1, fillers, token);
+  std::fill_n(out + at.context_len + first, fillers, 0);
+  std::fill_n(out + at.page_table + first * max_pages, fillers * max_pages, 0);
+  batch.query_lens.resize(static_cast<size_t>(first + fillers), 0);
+  batch.context_lens.resize(static_cast<size_t>(first + fillers), 0);
 }
 
 }  // namespace
@@ -67,9 +76,11 @@ BatchArrays::BatchArrays(Backend& backend, int64_t max_tokens, int64_t max_seque
       values_(backend.Allocate(DType::kI32, {Places(max_tokens, max_sequences, max_pages).end})),
       staging_(Tensor::Empty(DType::kI32, values_.shape())) {}
 
-BatchView BatchArrays::Fill(std::span<const SequenceStep> steps, int64_t max_pages) {
+BatchView BatchArrays::Fill(std::span<const SequenceStep> steps, int64_t max_pages,
+                            int64_t fillers) {
   BatchView batch;
-  batch.num_sequences = static_cast<int64_t>(steps.size());
+  batch.num_sequences = static_cast<int64_t>(steps.size()) + fillers;
+  batch.num_tokens = fillers;
   for (size_t s = 0; s < steps.size(); ++s) {
     Check(steps[s], s, max_pages);
     batch.num_tokens += static_cast<int64_t>(steps[s].ids.size());
@@ -78,7 +89,7 @@ BatchView BatchArrays::Fill(std::span<const SequenceStep> steps, int64_t max_pag
   FIREQ_CHECK(at.end <= values_.num_elements(), kInvalidArgument, "a step of ", batch.num_tokens,
               " tokens, ", batch.num_sequences, " sequences and ", max_pages,
               " pages in arrays of ", values_.num_elements(), " values");
-  Write(steps, max_pages, at, staging_.as<int32_t>(), batch);
+  Write(steps, fillers, max_pages, at, staging_.as<int32_t>(), batch);
   backend_.UploadTo(staging_.Rows(0, at.end), values_.Rows(0, at.end));
   const auto view = [&](int64_t begin, Shape shape) {
     const int64_t end = begin + NumElements(shape);

@@ -26,9 +26,11 @@ class BatchArrays {
 
   int64_t size_bytes() const { return values_.size_bytes(); }
 
-  // Uploads the arrays of `steps` in order; `max_pages` is the width of the page table. The view is
-  // good until the next Fill. Throws kInvalidArgument if a page is missing.
-  BatchView Fill(std::span<const SequenceStep> steps, int64_t max_pages);
+  // Uploads the arrays of `steps` in order; `max_pages` is the width of the page table. Behind them
+  // come as many sequences as `fillers` says, without tokens, and tokens of id 0 that are nobody's:
+  // they go through the linears, not into the cache. The view is good until the next Fill. Throws
+  // kInvalidArgument if a page is missing.
+  BatchView Fill(std::span<const SequenceStep> steps, int64_t max_pages, int64_t fillers = 0);
 
  private:
   Backend& backend_;
