@@ -145,8 +145,8 @@ struct BatchView {
   // [S + 1] first token of each sequence in the step, cumulative. Tokens from its last value on are
   // nobody's: what attention says of them is not written.
   Tensor query_start;
-  Tensor context_len;         // [S] tokens in the cache once the step has written its own
-  Tensor page_table;          // [S, max_pages] page numbers; entries past the context are not read
+  Tensor context_len;  // [S] tokens in the cache once the step has written its own
+  Tensor page_table;   // [S, max_pages] page numbers; entries past the context are not read
   // The same on the host, for plans that are made there: new tokens and context of each sequence.
   std::vector<int32_t> query_lens, context_lens;
 };
