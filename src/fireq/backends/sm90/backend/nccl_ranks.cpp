@@ -190,7 +190,7 @@ class NcclRank final : public Ranks {
     const int64_t rows = group_->boxes ? group_->boxes->MaxRows(x) : 0;
     FIREQ_CHECK(rows > 0, kUnsupported, "batch-invariant sums over ", share_.size,
                 " GPUs, which need each other's memory");
-    backend_.Settle();
+    const HeldTurn turn = backend_.Settle();
     for (int64_t begin = 0; begin < x.dim(0); begin += rows)
       group_->boxes->Sum(share_.rank, x.Rows(begin, std::min(begin + rows, x.dim(0))),
                          backend_.stream().get());
