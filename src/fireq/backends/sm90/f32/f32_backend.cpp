@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "fireq/backends/sm90/backend/device_memory.h"
 #include "fireq/backends/sm90/backend/prepared.h"
@@ -103,7 +104,9 @@ class F32Backend final : public Backend, public StreamOwner {
   }
   std::unique_ptr<TimePoint> Mark() override { return inner_->Mark(); }
   bool RunsAhead() const override { return inner_->RunsAhead(); }
-  bool GainsByRecording() const override { return inner_->GainsByRecording(); }
+  // A float model's attention is launched for the contexts of one step, and its kernels look for
+  // the sequence of every token, which a decode step's fillers have none of.
+  bool GainsByRecording() const override { return false; }
   std::unique_ptr<Recording> Record(std::function<void()> body) override {
     return inner_->Record(std::move(body));
   }
@@ -213,6 +216,9 @@ void F32Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
               "F32 borders with a quantised cache, E4M3 queries or a Hadamard transform of Q and K "
               "on the GPU: the CPU backend runs them");
   const BatchView& batch = *args.batch;
+  const auto own = std::reduce(batch.query_lens.begin(), batch.query_lens.end(), int64_t{0});
+  FIREQ_CHECK(own == batch.num_tokens, kUnsupported, "a step of ", batch.num_tokens,
+              " tokens over a float cache on the GPU, of which ", own, " are some sequence's");
   RopeF32Params launch;
   launch.qkv = args.qkv.as<float>();
   SetRopeArgs(args, launch);
