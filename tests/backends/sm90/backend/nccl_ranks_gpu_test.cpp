@@ -173,11 +173,17 @@ struct LinearsOfRanks {
     std::array<Tensor, 2> products;  // of this rank, on the host
   };
   int64_t rows, n, k;  // k: of each rank
+  Products kind;
   std::vector<Part> parts;
   std::barrier<> meeting;
 
-  LinearsOfRanks(int64_t m, int64_t outputs, int64_t inputs, int ranks)
-      : rows(m), n(outputs), k(inputs), parts(static_cast<size_t>(ranks)), meeting(ranks) {}
+  LinearsOfRanks(int64_t m, int64_t outputs, int64_t inputs, Products products, int ranks)
+      : rows(m),
+        n(outputs),
+        k(inputs),
+        kind(products),
+        parts(static_cast<size_t>(ranks)),
+        meeting(ranks) {}
 
   // On rank `rank`'s backend.
   void Prepare(Backend& backend, int rank) {
@@ -192,7 +198,7 @@ struct LinearsOfRanks {
       part.w[i] = backend.PrepareRandom(
           {.part_rows = {n}, .k = k, .seed = static_cast<uint64_t>(rank) * 2 + i});
       const Tensor y = backend.Allocate(DType::kBF16, {rows, n});
-      backend.Linear({.x = part.codes, .w = part.w[i].get(), .y = y});
+      backend.Linear({.x = part.codes, .w = part.w[i].get(), .products = kind, .y = y});
       part.products[i] = backend.Download(y);
     }
     meeting.arrive_and_wait();
@@ -212,22 +218,24 @@ struct LinearsOfRanks {
 };
 
 // The same bits whoever adds up: every rank all rows, or each its own, whose parts the GEMM sends
-// (64 tokens and 85), or which are sent behind it (128: the wide kernel).
+// (up to 64 tokens, and more of exact products), or which are sent behind it (the wide kernel).
 TEST(NcclRanks, LinearsOverAllRanksAreTheSumsOfTheirProducts) {
   if (!TwoGpus()) GTEST_SKIP() << "needs two Hopper GPUs";
   struct Case {
     int64_t rows, n, k;
+    Products products = Products::kServed;
   };
-  for (const auto& [rows, n, k] : {Case{64, 8192, 2048},
-                                   {85, 8192, 512},
-                                   {53, 8128, 1152},
-                                   {100, 8192, 256},
-                                   {128, 4096, 256},
-                                   {16, 4096, 256}}) {
+  for (const auto& [rows, n, k, products] : {Case{64, 8192, 2048},
+                                             {85, 8192, 512, Products::kExact},
+                                             {85, 8192, 512},
+                                             {53, 8128, 1152},
+                                             {100, 8192, 256},
+                                             {128, 4096, 256},
+                                             {16, 4096, 256}}) {
     const int size = NumGpus();
     // Longer ones are NCCL's, which adds three and more in an order of its own.
     if (size > 2 && rows * n * 2 * (size - 1) > 4 << 20) continue;
-    LinearsOfRanks linears(rows, n, k, size);
+    LinearsOfRanks linears(rows, n, k, products, size);
     const Tensor start = RandomParts(rows * n)[0].Reshape({rows, n});
     std::once_flag summed;
     Tensor sum1, sum2;
@@ -244,6 +252,7 @@ TEST(NcclRanks, LinearsOverAllRanksAreTheSumsOfTheirProducts) {
         ranks->AddLinear(backend, {.x = part.codes,
                                    .w = part.w[i].get(),
                                    .epilogue = Epilogue::kResidual,
+                                   .products = linears.kind,
                                    .residual = x,
                                    .y = x});
       };
