@@ -120,13 +120,16 @@ struct Forwarded {
 };
 
 Forwarded ForwardOnce(Backend& backend, const Model& model, std::span<const SequenceStep> steps,
-                      const WantedRows* wanted) {
+                      const WantedRows* wanted, int64_t fillers = 0) {
   ForwardContext context = MakeContext(backend, model, 512, Products::kTable);
   context.reduction = Reduction::kBatchInvariant;
   KvCache cache(backend, model.config, model.quant.arithmetic.kv, model.config.num_layers, 4);
   for (const KvLayer& layer : cache.layers())
     std::memset(layer.pages.data(), 0, static_cast<size_t>(layer.pages.size_bytes()));
-  const BatchView batch = MakeBatch(backend, steps);
+  int64_t tokens = fillers;
+  for (const SequenceStep& step : steps) tokens += std::ssize(step.ids);
+  BatchArrays arrays(backend, tokens, std::ssize(steps) + fillers, MaxPages(steps));
+  const BatchView batch = arrays.Fill(steps, MaxPages(steps), fillers);
   ForwardBuffers buffers(context, batch.num_tokens);
   const Tensor hidden =
       ForwardHidden(context, buffers, model.weights, batch, cache.layers(), wanted);
@@ -168,6 +171,40 @@ TEST(ForwardHidden, WantedRowsAreThoseOfTheWholeAndTheCacheIsTheSame) {
     EXPECT_TRUE(SameBytes(some.pages[layer], all.pages[layer])) << layer;
     EXPECT_TRUE(SameBytes(none.pages[layer], all.pages[layer])) << layer;
   }
+  // Fillers change nothing of anybody's.
+  const Forwarded filled = ForwardOnce(*backend, model, steps, nullptr, 7);
+  ASSERT_EQ(filled.hidden.dim(0), 98);
+  EXPECT_TRUE(SameBytes(filled.hidden.Rows(0, 91), all.hidden));
+  for (size_t layer = 0; layer < all.pages.size(); ++layer)
+    EXPECT_TRUE(SameBytes(filled.pages[layer], all.pages[layer])) << layer;
+}
+
+std::vector<int32_t> Values(const Tensor& tensor) {
+  return {tensor.as<int32_t>(), tensor.as<int32_t>() + tensor.num_elements()};
+}
+
+TEST(BatchArrays, FillersAreSequencesWithoutTokensAndTokensOfNobody) {
+  using I32 = std::vector<int32_t>;
+  const auto backend = MakeCpuBackend({.num_threads = 1});
+  BatchArrays arrays(*backend, 6, 5, 2);
+  const I32 ids = {5, 6, 7}, pages = {4, 3};
+  // What an earlier step has left does not show.
+  const std::vector<SequenceStep> before(5, {{ids.data(), 1}, 70, pages});
+  arrays.Fill(before, 2);
+  const SequenceStep steps[] = {{{ids.data(), 1}, 64, pages}, {{ids.data() + 1, 2}, 3, pages}};
+  const BatchView batch = arrays.Fill(steps, 2, 3);
+  EXPECT_EQ(batch.num_tokens, 6);
+  EXPECT_EQ(batch.num_sequences, 5);
+  EXPECT_EQ(batch.max_query_len, 2);
+  EXPECT_EQ(batch.max_context, 65);
+  EXPECT_EQ(Values(batch.ids), (I32{5, 6, 7, 0, 0, 0}));
+  EXPECT_EQ(Values(batch.positions), (I32{64, 3, 4, 0, 0, 0}));
+  EXPECT_EQ(Values(batch.query_start), (I32{0, 1, 3, 3, 3, 3}));
+  EXPECT_EQ(Values(batch.context_len), (I32{65, 5, 0, 0, 0}));
+  EXPECT_EQ(Values(batch.page_table), (I32{4, 3, 4, 3, 0, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(batch.query_lens, (I32{1, 2, 0, 0, 0}));
+  EXPECT_EQ(batch.context_lens, (I32{65, 5, 0, 0, 0}));
+  EXPECT_THROW(arrays.Fill(steps, 2, 200), Error);
 }
 
 }  // namespace
