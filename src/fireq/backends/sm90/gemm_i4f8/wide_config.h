@@ -21,7 +21,7 @@ inline constexpr int kWidePartSteps = 2;
 constexpr bool WidePartsByWord(int groups) { return groups == 2; }
 // CTAs of the largest GPU of this kind, that parts may go between.
 inline constexpr int kWideMaxCtas = 144;
-// Of a tile that is cut: all but a CTA's own are in the ring of tokens at a time.
+// Of a tile that is cut: all but a CTA's own are in the ring of tokens, or asked for, at a time.
 inline constexpr int kWideMaxParts = 5;
 
 // kTokens x (64 kRowBlocks) outputs a CTA. CTAs of a cluster share their tokens, and wait for one

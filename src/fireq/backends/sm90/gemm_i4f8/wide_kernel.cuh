@@ -2,12 +2,12 @@
 // FP16 arithmetic, one set of accumulators over all of K.
 //
 // Persistent clusters of two CTAs that share their tokens: each copies one half of the token tile
-// to both; or CTAs alone. In a CTA, the consumer warpgroups convert the next group's codes while
-// the tensor cores multiply the last one's. Steps run on from tile to tile: the next tile's first
-// operands are made under the last one's products. The four warps of the last warpgroup keep copies
-// going: tokens, weights, token scales, and outputs. Runs of tiles follow WideWalk. Small matrices
-// have enough tiles for all multiprocessors only if these are of 64 rows: then the consumers share
-// K.
+// to both. In a CTA, the consumer warpgroups convert the next group's codes while the tensor cores
+// multiply the last one's. Steps run on from tile to tile: the next tile's first operands are made
+// under the last one's products. The four warps of the last warpgroup keep copies going: tokens,
+// weights, token scales, and outputs. Runs of tiles follow WideWalk. Small matrices have enough
+// tiles for all multiprocessors only if these are of 64 rows: then the consumers share K, and a CTA
+// is a cluster by itself.
 #pragma once
 
 #include <cuda.h>

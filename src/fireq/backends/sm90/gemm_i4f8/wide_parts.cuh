@@ -50,7 +50,7 @@ __device__ __forceinline__ uint32_t* WidePartsThere(const WideWalk<Config>& walk
 }
 // Word by word: a word is there once it is not zero, without a count or a fence between those who
 // write and who reads, which then leaves zeros. They go inverted: no word that numbers are packed
-// into has all bits set.
+// into has all bits set, as conversions make 0x7FFF of NaN.
 __device__ __forceinline__ uint4 Inverted(const uint4& v) { return {~v.x, ~v.y, ~v.z, ~v.w}; }
 __device__ __forceinline__ bool HasZero(const uint4& v) {
   return ((v.x == 0) | (v.y == 0) | (v.z == 0) | (v.w == 0)) != 0;
