@@ -23,7 +23,6 @@ class StreamParty {
   StreamParty& operator=(const StreamParty&) = delete;
   ~StreamParty() { turns_.Leave(*this); }
 
-  const Stream& stream() const { return *stream_; }
   // For what is queued as long as it lives. A stream captures inside one turn. Throws kCuda.
   [[nodiscard]] HeldTurn Take() { return turns_.Take(*this); }
 

@@ -59,7 +59,7 @@ void CheckArgs(const GemmPlan& plan, const GemmI4F8Args& a) {
 // The workspace: counts of cut tiles, counts of token tiles that are ready; parts that go word by
 // word, all zero between launches; then other sums, of the largest tile a CTA, in 16 bits.
 constexpr int64_t kCountBytes = 4096;
-constexpr int64_t kWordBytes = kWideMaxCtas * int64_t{128} * 64 * sizeof(uint16_t);
+constexpr int64_t kWordBytes = int64_t{kWideMaxCtas} * kWideWordBytes;
 constexpr int64_t kReadyCounts = kCountBytes / 2 / sizeof(uint32_t);
 // With two token tiles each band of them is one: reading all weights twice costs more than is
 // gained.

@@ -19,8 +19,9 @@ inline constexpr int kWidePartSteps = 2;
 // Parts of cut tiles of one row block go from cluster to cluster word by word (wide_parts.cuh),
 // which has the least latency; of larger ones by the copy engine, which is faster.
 constexpr bool WidePartsByWord(int groups) { return groups == 2; }
-// CTAs of the largest GPU of this kind, that parts may go between.
+// CTAs of the largest GPU of this kind, that parts may go between, and of each all words.
 inline constexpr int kWideMaxCtas = 144;
+inline constexpr int kWideWordBytes = 128 * kTileRows * 2;
 // Of a tile that is cut: all but a CTA's own are in the ring of tokens, or asked for, at a time.
 inline constexpr int kWideMaxParts = 5;
 
@@ -67,6 +68,7 @@ struct WideConfig {
   // leave by, and as the tokens of a step, whose stage they come by.
   static constexpr int kPartBytes = kFinishedTokens * kTileRows * 2;
   static_assert(kPartBytes == kOutBytes && (!kDeals || kPartBytes == kXBytes));
+  static_assert(!kPartsByWord || kWarpgroups * kPartBytes == kWideWordBytes);
   // Of a cut tile a stage has all warpgroups' chunks that one of two parts or more finishes.
   static_assert(!kCuts || CeilDiv(kChunks, 2) * kWarpgroups * kChunkBytes <= kXBytes);
   // Sums that a warpgroup gives to the one it shares K with.
