@@ -30,6 +30,7 @@ struct Shape {
   int kv_heads = 0;
   int head_dim = 0;
   int queries = 1;
+  int short_sequences = 0;  // the last of the batch
 };
 
 Shape ParseShape(const char* text) {
@@ -81,7 +82,9 @@ double ReadBytesPerUs() {
 
 // Of the codes, scales and zero points that a decode step reads.
 int64_t CacheBytes(const Shape& s, const KvPageLayout& layout) {
-  return int64_t{s.batch} * s.context * s.kv_heads * (layout.head_bytes() / kTokensPerPage);
+  const int64_t tokens =
+      int64_t{s.batch - s.short_sequences} * s.context + int64_t{s.short_sequences} * kShortContext;
+  return tokens * s.kv_heads * (layout.head_bytes() / kTokensPerPage);
 }
 
 void PrintDecode(const Shape& s, const Timing& t, double floor_us) {
@@ -126,9 +129,13 @@ sm90::RopeKvWriteParams RopeArgs(const Shape& s, const RandomStep& step, const R
 }
 
 void BenchDecode(const Shape& s, bool programmatic) {
+  FIREQ_CHECK(s.short_sequences >= 0 && s.short_sequences <= s.batch && s.queries <= kShortContext,
+              kInvalidArgument, "bench attention: ", s.short_sequences, " short sequences of ",
+              s.batch, " with ", s.queries, " queries");
   const KvPageLayout layout{KvGrid::kAsymmetric, s.kv_heads, s.head_dim};
   const int64_t bytes = CacheBytes(s, layout);
-  const Steps steps = MakeSteps({s.batch, s.queries, s.context, s.heads, layout}, bytes);
+  const Steps steps =
+      MakeSteps({s.batch, s.queries, s.context, s.heads, layout, 1.0f, s.short_sequences}, bytes);
   const sm90::AttnDecodePlan plan = sm90::MakeAttnDecodePlan(
       {s.batch, s.heads, s.kv_heads, s.head_dim, s.queries, sm90::NumSms(), steps[0]->max_pages});
   sm90::DeviceBuffer<float> workspace(plan.workspace_bytes / 4);
@@ -291,10 +298,19 @@ void AddMeasures(CLI::App& app) {
       ->capture_default_str();
   const std::string decode =
       "batch,context,heads,kv_heads,head_dim,median_us,floor_us,ratio_floor,low_us,high_us";
-  AddMeasure(app, "decode", "The last QUERIES tokens of each sequence", decode, DecodeShapes(),
-             [](const Shape& shape) { BenchDecode(shape, false); });
-  AddMeasure(app, "decode-pdl", "The same as dependent launches that overlap", decode,
-             DecodeShapes(), [](const Shape& shape) { BenchDecode(shape, true); });
+  const auto add_decode = [&](const char* name, const char* help, bool programmatic) {
+    auto short_sequences = std::make_shared<int>(0);
+    AddMeasure(app, name, help, decode, DecodeShapes(),
+               [=](Shape shape) {
+                 shape.short_sequences = *short_sequences;
+                 BenchDecode(shape, programmatic);
+               })
+        ->add_option("--short", *short_sequences,
+                     StrCat("So many of the batch, the last, have ", kShortContext, " tokens"))
+        ->capture_default_str();
+  };
+  add_decode("decode", "The last QUERIES tokens of each sequence", false);
+  add_decode("decode-pdl", "The same as dependent launches that overlap", true);
   AddMeasure(
       app, "decode-tokens",
       "A step of one token a sequence, its queries, K and V included, as dependent launches:\n"

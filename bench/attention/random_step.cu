@@ -123,7 +123,9 @@ RandomStep::RandomStep(const StepShape& s, uint32_t seed)
   for (int i = 0; i <= s.sequences; ++i) starts.push_back(i * s.query_len);
   page_table = sm90::DeviceBuffer<int32_t>(table);
   query_start = sm90::DeviceBuffer<int32_t>(starts);
-  context_len = sm90::DeviceBuffer<int32_t>(std::vector<int32_t>(s.sequences, s.context));
+  std::vector<int32_t> contexts(s.sequences, s.context);
+  std::fill_n(contexts.rbegin(), s.short_sequences, kShortContext);
+  context_len = sm90::DeviceBuffer<int32_t>(contexts);
   const int64_t words = pages.size_bytes() / 4;
   const uint64_t key = uint64_t{rng()} << 32;
   FillPages<<<Blocks(words), 256>>>(reinterpret_cast<uint32_t*>(pages.data()), words, s.layout,

@@ -10,8 +10,8 @@
 
 namespace fireq::bench {
 
-// Every sequence has the same lengths; its pages lie in a random order. Q, K and V are normal, as
-// what the peer is given.
+// Every sequence has the same lengths, but for the last `short_sequences`; its pages lie in a
+// random order. Q, K and V are normal, as what the peer is given.
 struct StepShape {
   int sequences = 0;
   int query_len = 0;
@@ -19,7 +19,10 @@ struct StepShape {
   int heads = 0;
   KvPageLayout layout;
   float deviation = 1.0f;  // of the scores, in nats
+  int short_sequences = 0;
 };
+
+inline constexpr int kShortContext = 40;  // tokens, of one page
 
 struct RandomStep {
   RandomStep(const StepShape& shape, uint32_t seed);

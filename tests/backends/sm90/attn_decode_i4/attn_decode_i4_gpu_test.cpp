@@ -147,6 +147,48 @@ TEST(AttnDecodeI4, ManySegmentsACta) {
   }
 }
 
+// Pieces of the line that cost alike: segments of one page next to each other among long ones.
+TEST(AttnDecodeI4, ShortSegmentsAmongLongOnes) {
+  FIREQ_NEEDS_HOPPER();
+  std::mt19937 rng(std::random_device{}());
+  const auto append = [](std::vector<int32_t>& to, int count, auto&& context) {
+    for (int i = 0; i < count; ++i) to.push_back(static_cast<int32_t>(context()));
+  };
+  const auto is_long = [&] { return 500 + rng() % 500; };
+  const auto is_short = [&] { return 1 + rng() % 64; };
+  std::vector<std::vector<int32_t>> cases(5);
+  append(cases[0], 200, is_long);
+  append(cases[0], 56, [] { return 40; });
+  append(cases[1], 60, is_short);
+  append(cases[1], 80, is_long);
+  append(cases[1], 60, [] { return 0; });
+  append(cases[1], 60, [&] { return rng() % 700; });
+  append(cases[2], 300, is_short);
+  append(cases[3], 150, is_short);
+  append(cases[3], 1, [] { return 30000; });
+  append(cases[3], 150, is_short);
+  append(cases[4], 200, [] { return 0; });
+  append(cases[4], 1, is_long);
+  for (const std::vector<int32_t>& contexts : cases) {
+    std::vector<int32_t> queries(contexts.size(), 1);
+    for (size_t s = 0; s < contexts.size(); ++s)  // a filler of a step has no token
+      if (contexts[s] == 0) queries[s] = static_cast<int32_t>(rng() % 2);
+    const AttentionCase c = MakeAttentionCase({queries, contexts, 8, {kAsym, 2, 64}}, rng());
+    AttentionOnDevice device(c);
+    const Runner runner(c);
+    EXPECT_TRUE(runner.plan().finishes);
+    std::vector<float> first;
+    for (int launch = 0; launch < 4; ++launch) {
+      device.out.FillBytes(0xFF);
+      runner.Launch(runner.Args(c, device));
+      const std::vector<float> out = device.Output();
+      if (launch == 0) first = out;
+      EXPECT_EQ(0, std::memcmp(first.data(), out.data(), out.size() * sizeof(float))) << launch;
+    }
+    EXPECT_LE(RelativeError(first, ReferenceAttention(c, ProbRounding::kE4M3)), 3e-3);
+  }
+}
+
 // A captured launch follows the lengths on the device.
 TEST(AttnDecodeI4, ReplaysWithNewLengths) {
   FIREQ_NEEDS_HOPPER();

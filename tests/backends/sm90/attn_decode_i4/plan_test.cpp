@@ -20,7 +20,9 @@ TEST(AttnDecodePlan, FitsSharedMemoryForEverySupportedShape) {
         EXPECT_EQ(plan.shared.sums % 16, 0);
         EXPECT_EQ(plan.shared.barriers % 8, 0);
         EXPECT_EQ(plan.shared.prefix + (sequences + 1) * 4 + (-(sequences + 1) * 4 & 15),
-                  plan.shared.bytes);
+                  plan.shared.extra);
+        const int64_t extra = (sequences + 1) * 2 + (-(sequences + 1) * 2 & 15);
+        EXPECT_EQ(plan.shared.extra + (plan.finishes ? extra : 0), plan.shared.bytes);
       }
     }
   }
@@ -77,6 +79,13 @@ TEST(AttnDecodePlan, FinishesWhereThatLeavesARing) {
   EXPECT_GE(many.stages, DecodeWarps(many.rows));
   EXPECT_LE(2 * (many.shared.bytes + 1024), 228 * 1024);
   EXPECT_THROW(MakeAttnDecodePlan({16000, 32, 8, 128, 1, 132}), Error);
+  // What short segments cost more is counted in 16 bits.
+  for (int64_t sequences = 6000; sequences <= 12000; sequences += 50) {
+    for (const int64_t dim : {64, 128}) {
+      const bool finishes = MakeAttnDecodePlan({sequences, 32, 8, dim, 1, 132}).finishes;
+      EXPECT_LE(finishes ? sequences * (kDecodeLeastCost - 1) : 0, 0xFFFF);
+    }
+  }
 }
 
 TEST(AttnDecodePlan, WritesTokensOfDecodeStepsOnly) {

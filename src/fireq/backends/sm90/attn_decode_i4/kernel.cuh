@@ -64,14 +64,14 @@ class DecodeKernel {
         table_(reinterpret_cast<int32_t*>(base + shared.table)),
         flag_(reinterpret_cast<int32_t*>(base + shared.flag)),
         piece_(*reinterpret_cast<DecodePiece*>(flag_ + 4)),
-        schedule_(p, reinterpret_cast<int32_t*>(base + shared.prefix)) {}
+        schedule_(p, base + shared.prefix, base + shared.extra) {}
 
   __device__ void Run() {
     GridDependencyLaunch();
     if (p_.num_sequences == 0) return;
     const bool loads = threadIdx.x / 32 == kWarps;
     const bool sixth = kSixthWarp && threadIdx.x / 32 == kWarps + 1;
-    if (loads) schedule_.template Prepare<kFinishes>(kWarps, piece_);
+    if (loads) schedule_.Prepare(kWarps, piece_);
     if (sixth) PrepareSixthWarp();
     if (threadIdx.x < kComputeThreads) {
       const int32_t page = Loader::GuessPage(p_);
@@ -259,7 +259,7 @@ class DecodeKernel {
     const bool alone = at == segment.begin && stop == segment.begin + segment.pages;
     if (alone || piece_.first_cta < 0 || p_.cluster == 1) return {1, alone, false};
     const int32_t cta = static_cast<int32_t>(blockIdx.x);
-    const int32_t count = piece_.Count(segment);
+    const int32_t count = piece_.Count(segment, segment.begin);
     return {piece_.OfCluster(count, cta, p_.cluster), count <= p_.cluster,
             (cta & (p_.cluster - 1)) != 0};
   }
@@ -423,11 +423,12 @@ class DecodeKernel {
   // `flag` is of this one alone: a CTA shares its first segment and its last.
   template <int kThreads>
   __device__ void Combine(const DecodeSegment& segment, int32_t* flag) {
-    const int first = piece_.First(segment);
+    const int32_t place = schedule_.PlaceOf(segment), first = piece_.First(place);
     const int step = piece_.first_cta >= 0 ? p_.cluster : 1;  // CTAs from a part to the next
-    const int count = (piece_.Count(segment) + step - 1) >> __popc(static_cast<uint32_t>(step - 1));
+    const int32_t ctas = piece_.Count(segment, place);
+    const int count = (ctas + step - 1) >> __popc(static_cast<uint32_t>(step - 1));
     const int first_slot =
-        2 * first + (piece_.first_cta >= 0 || piece_.Begin(first) >= segment.begin ? 0 : 1);
+        2 * first + (piece_.first_cta >= 0 || piece_.cuts.Begin(first) >= place ? 0 : 1);
     if (!IsLast<kThreads>(workspace_.Counters() + first, count, flag)) return;
     for (int item = ThreadOf<kThreads>(); item < kRows * (kDim / 4); item += kThreads) {
       const int row = item / (kDim / 4);
@@ -482,7 +483,7 @@ class DecodeKernel {
   int32_t* table_;
   int32_t* flag_;
   DecodePiece& piece_;
-  DecodeSchedule schedule_;
+  DecodeSchedule<kFinishes> schedule_;
 };
 
 template <int kDim, int kTiles, bool kFinishes, class Probs, class Rope>

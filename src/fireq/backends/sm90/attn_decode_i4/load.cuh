@@ -28,8 +28,8 @@ class DecodeLoader {
 
   // `table` [kTablePages]: what GuessPage gave, where segments are cut.
   __device__ DecodeLoader(const AttnDecodeParams& p, const DecodePiece& piece,
-                          DecodeSchedule schedule, uint8_t* ring, Mbarrier* full, Mbarrier* empty,
-                          Mbarrier* older, const int32_t* table)
+                          DecodeSchedule<kAhead> schedule, uint8_t* ring, Mbarrier* full,
+                          Mbarrier* empty, Mbarrier* older, const int32_t* table)
       : p_(p),
         piece_(piece),
         schedule_(schedule),
@@ -196,7 +196,7 @@ class DecodeLoader {
 
   const AttnDecodeParams& p_;
   const DecodePiece& piece_;
-  DecodeSchedule schedule_;
+  DecodeSchedule<kAhead> schedule_;
   uint8_t* ring_;
   Mbarrier* full_;
   Mbarrier* empty_;

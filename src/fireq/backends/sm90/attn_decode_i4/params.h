@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "fireq/base/macros.h"
 #include "fireq/formats/bf16.h"
 
 namespace fireq::sm90 {
@@ -16,11 +17,14 @@ struct ShortDivisor {
     if (divisor <= 1) return {};
     return {static_cast<uint32_t>((int64_t{1} << 32) / divisor + 1)};
   }
-#ifdef __CUDACC__
-  __device__ __forceinline__ int32_t Divide(int32_t x) const {
-    return inverse == 0 ? x : static_cast<int32_t>(__umulhi(static_cast<uint32_t>(x), inverse));
-  }
+  FIREQ_HD int32_t Divide(int32_t x) const {
+    const uint32_t dividend = static_cast<uint32_t>(x);
+#ifdef __CUDA_ARCH__
+    return inverse == 0 ? x : static_cast<int32_t>(__umulhi(dividend, inverse));
+#else
+    return inverse == 0 ? x : static_cast<int32_t>(uint64_t{dividend} * inverse >> 32);
 #endif
+  }
 };
 
 // Everything on the device. Lengths and tables are read by the kernel, so one captured launch

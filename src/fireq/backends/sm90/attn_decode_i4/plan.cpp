@@ -66,29 +66,35 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   const int64_t table = plan.cuts == 0 ? 0 : int64_t{warps} * 32 * 4;
   const int64_t older = plan.writes_tokens ? kDecodeMaxStages * 8 : 0;
   const int64_t codes = plan.writes_tokens ? kDecodeTokenBytes : 0;
-  const int64_t beside_sums = parts + part_rows * 8 + kBarriers * 8 + older + codes + table +
-                              kFlagAndPiece + AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
+  const int64_t prefix = AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
+  const int64_t beside_sums =
+      parts + part_rows * 8 + kBarriers * 8 + older + codes + table + kFlagAndPiece + prefix;
   // Of all warps once.
   const int64_t sums_once = int64_t{warps} * 8 * (plan.head_dim + kDecodePadding) * 4;
   const int64_t stats_once = int64_t{warps} * kDecodeMaxRows * 8;
   // A multiple of the warps: a stage then always belongs to the same warp. With any other number a
   // warp could run a whole ring ahead of a page that is late, and take the phase before for its
   // own.
-  const auto stages = [&](int64_t buffers) {
-    const int64_t fixed = beside_sums + buffers * (sums_once + stats_once);
+  const auto fixed_bytes = [&](bool finishes) {
+    const int64_t extra = AlignUp<int64_t>((shape.num_sequences + 1) * 2, 16);
+    const int64_t sums = sums_once + stats_once;
+    return beside_sums + (finishes ? 2 * sums + extra : sums);
+  };
+  const auto stages = [&](bool finishes) {
     return static_cast<int>(
-        std::min<int64_t>(kDecodeMaxStages, (limit - fixed) / layout.head_bytes()) / warps * warps);
+        std::min<int64_t>(kDecodeMaxStages, (limit - fixed_bytes(finishes)) / layout.head_bytes()) /
+        warps * warps);
   };
   // Where no segment is ever cut evenly, a CTA has many. Two tiles of rows have no registers for
-  // it; so many sequences that two buffers leave no ring have no room.
-  plan.finishes = plan.cuts == 0 && plan.rows == 8 && stages(2) >= warps;
+  // it; so many sequences that two buffers leave no ring have no room, nor has their extra cost.
+  plan.finishes = plan.cuts == 0 && plan.rows == 8 && stages(true) >= warps &&
+                  shape.num_sequences * (kDecodeLeastCost - 1) <= 0xFFFF;
   const int64_t buffers = plan.finishes ? 2 : 1;
-  plan.stages = stages(buffers);
+  plan.stages = stages(plan.finishes);
   FIREQ_CHECK(plan.stages >= warps, kUnsupported, "decode attention: ", shape.num_sequences,
               " sequences leave shared memory for ", plan.stages, " pages only");
   const int64_t sums = buffers * sums_once;
   const int64_t stats = buffers * stats_once;
-  const int64_t fixed = beside_sums + sums + stats;
 
   AttnDecodeShared& shared = plan.shared;
   shared.parts = static_cast<int32_t>(plan.stages * layout.head_bytes());
@@ -101,7 +107,9 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   shared.table = shared.codes + static_cast<int32_t>(codes);
   shared.flag = shared.table + static_cast<int32_t>(table);
   shared.prefix = shared.flag + kFlagAndPiece;
-  shared.bytes = static_cast<int32_t>(plan.stages * layout.head_bytes() + fixed);
+  shared.extra = shared.prefix + static_cast<int32_t>(prefix);
+  shared.bytes =
+      static_cast<int32_t>(plan.stages * layout.head_bytes() + fixed_bytes(plan.finishes));
 
   // Two partial segments a CTA (its first and its last), each rows of sums and statistics; then a
   // counter a CTA.

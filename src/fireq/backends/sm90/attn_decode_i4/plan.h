@@ -11,6 +11,11 @@ inline constexpr int kDecodeMaxCluster = 8;    // CTAs
 inline constexpr int kDecodeTokenBytes = 128;  // what turning a token's codes of V around takes
 inline constexpr int kDecodePadding = 4;       // floats behind a row of the combine buffer
 
+// Pages that a segment costs at least, where a CTA has many: the finishing warp takes 6.6 us for a
+// part, a page 0.8 us of a CTA's time while all read. Too many rather than too few: CTAs of short
+// segments then end early and leave the memory to the others, which it binds.
+inline constexpr int kDecodeLeastCost = 8;
+
 // Of a CTA for tiles of `rows` query rows: warps that compute (one more loads).
 constexpr int DecodeWarps(int rows) { return rows == 8 ? 4 : 8; }
 constexpr int DecodeCtasPerSm(int rows) { return rows == 8 ? 2 : 1; }
@@ -33,6 +38,7 @@ struct AttnDecodeShared {
   int32_t table = 0;   // i32 [32 DecodeWarps] where segments are cut: first pages of a sequence
   int32_t flag = 0;    // i32 [4], then the DecodePiece
   int32_t prefix = 0;  // i32 [S + 1]
+  int32_t extra = 0;   // u16 [S + 1] where a warp finishes
   int32_t bytes = 0;
 };
 

@@ -1,11 +1,13 @@
 // Split-KV over CTAs: the cache's pages, counted sequence by sequence, KV head by head, are one
 // long line. A segment is the run of one sequence, head and row tile. Where segments are few and
-// much alike each is cut into the same number of pieces, one a CTA; else every CTA takes an equal
-// piece of the line, in which segments begin and end anywhere.
+// much alike each is cut into the same number of pieces, one a CTA; else every CTA takes a piece of
+// the line, in which segments begin and end anywhere: as many pages as others or, where CTAs have
+// many segments, what costs as much (line.h).
 #pragma once
 
 #include <cstdint>
 
+#include "fireq/backends/sm90/attn_decode_i4/line.h"
 #include "fireq/backends/sm90/attn_decode_i4/params.h"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
 #include "fireq/formats/kv_page.h"
@@ -37,23 +39,12 @@ struct DecodeSegment {
   }
 };
 
-// a / b, which is below 2^20: a float is at most one off.
-__device__ __forceinline__ int32_t Quotient(int32_t a, int32_t b) {
-  const int32_t q = static_cast<int32_t>(__fdividef(static_cast<float>(a), static_cast<float>(b)));
-  const int32_t rest = a - q * b;
-  return rest < 0 ? q - 1 : (rest >= b ? q + 1 : q);
-}
-
-// What a CTA does: the units [begin, end), a piece of about `size` units. Sizes are whole rounds
-// of a CTA's warps, because a round takes its time whether or not every warp has a page, and fewer
-// parts are combined sooner.
+// What a CTA does: the units [begin, end).
 struct DecodePiece {
   int32_t begin;
   int32_t end;
   int32_t start;          // of a CTA's many segments, its first unit: see Behind
-  int32_t size;           // where the line is cut: of all but the first `longer`, which have
-  int32_t longer;         // one round more,
-  int32_t round;          // a CTA's warps
+  DecodeCuts cuts;        // of the line or, where segments are cut, only `size`, of a segment
   int32_t first_cta;      // of the segment, where segments are cut; -1: the line is
   DecodeSegment segment;  // the only one, where segments are cut
 
@@ -63,6 +54,16 @@ struct DecodePiece {
     return min(count - ((cta & -cluster) - first_cta), cluster);
   }
 
+  // The CTAs first .. first + count - 1 that share a segment, which lies at `place` on the line
+  // that `cuts` cut.
+  __device__ int32_t First(int32_t place) const {
+    return first_cta >= 0 ? first_cta : cuts.Owner(place);
+  }
+  __device__ int32_t Count(const DecodeSegment& shared, int32_t place) const {
+    if (first_cta >= 0) return Quotient(shared.pages + cuts.size - 1, cuts.size);
+    return cuts.Owner(place + shared.pages - 1) - First(place) + 1;
+  }
+
   __device__ int32_t StopOf(const DecodeSegment& part) const {
     return min(part.begin + part.pages, end);
   }
@@ -70,37 +71,28 @@ struct DecodePiece {
   // that the piece's end cuts and goes on with `begin`: what it shares with others is added while
   // it works on, and the last segment is its own alone.
   __device__ int32_t Behind(int32_t stop) const { return stop == end ? begin : stop; }
-
-  // Where the line is cut: a CTA's first unit, and who has a unit.
-  __device__ int32_t Begin(int32_t cta) const { return cta * size + min(cta, longer) * round; }
-  __device__ int32_t Owner(int32_t unit) const {
-    const int32_t rest = unit - longer * (size + round);
-    return rest < 0 ? Quotient(unit, size + round) : longer + Quotient(rest, size);
-  }
-
-  // The CTAs first .. first + count - 1 that share a segment.
-  __device__ int32_t First(const DecodeSegment& segment) const {
-    return first_cta >= 0 ? first_cta : Owner(segment.begin);
-  }
-  __device__ int32_t Count(const DecodeSegment& segment) const {
-    if (first_cta >= 0) return Quotient(segment.pages + size - 1, size);
-    return Owner(segment.begin + segment.pages - 1) - First(segment) + 1;
-  }
 };
 
+// kMany: a CTA has many segments.
+template <bool kMany>
 class DecodeSchedule {
  public:
-  // `prefix` [S + 1] in shared memory: pages before each sequence. Filled by Prepare.
-  __device__ DecodeSchedule(const AttnDecodeParams& p, int32_t* prefix) : p_(p), prefix_(prefix) {}
+  // `prefix` i32 [S + 1] in shared memory: pages before each sequence; `extra` u16 [S + 1] there,
+  // where a CTA has many segments: see DecodeLine. Filled by Prepare.
+  __device__ DecodeSchedule(const AttnDecodeParams& p, uint8_t* prefix, uint8_t* extra)
+      : p_(p),
+        prefix_(reinterpret_cast<int32_t*>(prefix)),
+        extra_(reinterpret_cast<uint16_t*>(extra)) {}
 
   // One warp, for all of a CTA of which `warps` compute: a barrier must lie between this and what
-  // the others do. kMany: a CTA has many segments.
-  template <bool kMany>
+  // the others do.
   __device__ __forceinline__ void Prepare(int32_t warps, DecodePiece& piece) {
     constexpr int kChunks = kMany ? 8 : 4;  // of 32 sequences, their lengths on the way together
     const int lane = static_cast<int>(threadIdx.x & 31);
     if (lane == 0) prefix_[0] = 0;
+    if (kMany && lane == 0) extra_[0] = 0;
     int32_t total = 0;
+    int32_t total_extra = 0;
     int32_t longest = 0;
     for (int base = 0; base < p_.num_sequences; base += 32 * kChunks) {
       int32_t pages[kChunks];
@@ -111,20 +103,27 @@ class DecodeSchedule {
         const int s = base + 32 * i + lane;
         if (s - lane >= p_.num_sequences) break;
         longest = max(longest, pages[i]);
-        int32_t sum = pages[i];
+        int32_t sum = kMany ? Both(pages[i]) : pages[i];
 #pragma unroll
         for (int step = 1; step < 32; step *= 2) {
           const int32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
           if (lane >= step) sum += other;
         }
-        if (s < p_.num_sequences) prefix_[s + 1] = total + sum;
-        total += __shfl_sync(0xFFFFFFFFu, sum, 31);
+        if (s < p_.num_sequences) prefix_[s + 1] = total + PagesIn(sum);
+        if (kMany && s < p_.num_sequences)
+          extra_[s + 1] = static_cast<uint16_t>(total_extra + ExtraIn(sum));
+        const int32_t all = __shfl_sync(0xFFFFFFFFu, sum, 31);
+        total += PagesIn(all);
+        if (kMany) total_extra += ExtraIn(all);
       }
     }
     longest = __reduce_max_sync(0xFFFFFFFFu, longest);
     __syncwarp();
-    if (lane == 0) Divide(total * tracks(), longest, warps, piece);
-    if (kMany && lane == 0) piece.start = Start(piece);
+    if constexpr (kMany) {
+      CutLine((total + total_extra) * tracks(), warps, piece);
+    } else {
+      if (lane == 0) Divide(total * tracks(), longest, warps, piece);
+    }
   }
 
   __device__ DecodeSegment Find(int32_t unit) const {
@@ -140,6 +139,11 @@ class DecodeSchedule {
     }
     const int32_t pages = prefix_[low + 1] - prefix_[low];
     return Segment(low, Quotient(unit - prefix_[low] * tracks(), pages));
+  }
+
+  // Of a segment that CTAs share: where it begins on the line that is cut.
+  __device__ int32_t PlaceOf(const DecodeSegment& shared) const {
+    return kMany ? line().CostAt(shared.sequence, shared.begin) : shared.begin;
   }
 
  private:
@@ -164,6 +168,23 @@ class DecodeSchedule {
     return segment;
   }
 
+  // Of the line, what costs as much as any other CTA's piece.
+  __device__ __forceinline__ void CutLine(int32_t cost, int32_t warps, DecodePiece& piece) const {
+    const int32_t ctas = static_cast<int32_t>(gridDim.x);
+    const int32_t cta = static_cast<int32_t>(blockIdx.x);
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    const DecodeCuts cuts = DecodeCuts::Of(Rounds(cost, warps) / warps, ctas, p_.by_ctas, warps);
+    // Odd lanes look for the end.
+    const int32_t border = line().UnitAt(min(cuts.Begin(cta + (lane & 1)), cost));
+    const int32_t end = __shfl_sync(0xFFFFFFFFu, border, 1);
+    if (lane != 0) return;
+    piece.cuts = cuts;
+    piece.begin = border;
+    piece.end = end;
+    piece.first_cta = -1;
+    piece.start = Start(piece);
+  }
+
   // Units fit: 2^31 pages of one head are 18 TB.
   __device__ __forceinline__ void Divide(int32_t units, int32_t longest, int32_t warps,
                                          DecodePiece& piece) const {
@@ -185,28 +206,33 @@ class DecodeSchedule {
       if (sequence >= p_.num_sequences) return;
       piece.segment = Segment(sequence, segment - sequence * tracks());
       const int32_t pages = piece.segment.pages;
-      piece.size = max(Rounds(Quotient(pages + cuts - 1, cuts), warps), warps);
-      piece.begin = piece.segment.begin + min(part * piece.size, pages);
-      piece.end = piece.segment.begin + min((part + 1) * piece.size, pages);
+      piece.cuts.size = max(Rounds(Quotient(pages + cuts - 1, cuts), warps), warps);
+      piece.begin = piece.segment.begin + min(part * piece.cuts.size, pages);
+      piece.end = piece.segment.begin + min((part + 1) * piece.cuts.size, pages);
       piece.first_cta = segment * cuts;
     } else {
-      const int32_t rounds = Rounds(units, warps) / warps;
-      int32_t least = p_.by_ctas.Divide(rounds);
-      if (least * ctas > rounds) --least;  // the quotient was one too large
-      piece.size = least * warps;
-      piece.longer = rounds - least * ctas;
-      piece.round = warps;
-      piece.begin = min(piece.Begin(cta), units);
-      piece.end = min(piece.Begin(cta + 1), units);
+      piece.cuts = DecodeCuts::Of(Rounds(units, warps) / warps, ctas, p_.by_ctas, warps);
+      piece.begin = min(piece.cuts.Begin(cta), units);
+      piece.end = min(piece.cuts.Begin(cta + 1), units);
       piece.first_cta = -1;
     }
   }
+  // A sequence's pages and their extra cost in one number, one scan for both: the cost of 32
+  // sequences is below 256. 2^24 pages are 2^30 tokens.
+  static_assert(32 * (kDecodeLeastCost - 1) < 256);
+  static __device__ int32_t Both(int32_t pages) { return pages << 8 | DecodeExtraCost(pages); }
+  static __device__ int32_t PagesIn(int32_t sum) {
+    return kMany ? static_cast<int32_t>(static_cast<uint32_t>(sum) >> 8) : sum;
+  }
+  static __device__ int32_t ExtraIn(int32_t sum) { return sum & 255; }
+
   // `warps` is known to the compiler.
   static __device__ __forceinline__ int32_t Rounds(int32_t pages, int32_t warps) {
     const uint32_t round = static_cast<uint32_t>(warps);
     return static_cast<int32_t>((static_cast<uint32_t>(pages) + round - 1) / round * round);
   }
 
+  __device__ DecodeLine line() const { return {prefix_, extra_, p_.num_sequences, tracks()}; }
   __device__ int32_t tracks() const { return p_.kv_heads * p_.row_tiles; }
   // A sequence with queries but no context still owns one (unread) page: its output is zero.
   __device__ int32_t PagesOf(int s) const {
@@ -221,6 +247,7 @@ class DecodeSchedule {
 
   const AttnDecodeParams& p_;
   int32_t* prefix_;
+  uint16_t* extra_;
 };
 
 }  // namespace fireq::sm90
