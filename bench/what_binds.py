@@ -52,6 +52,9 @@ METRICS = {
     "l2": ("lts__throughput.avg.pct_of_peak_sustained_elapsed", 1),
     "dram": ("dram__throughput.avg.pct_of_peak_sustained_elapsed", 1),
 }
+TIME = METRICS["us"][0]
+# Of cuBLASLt, where it cuts K: its time is the product's, whose other counters stand for both.
+BEHIND_A_PRODUCT = "splitKreduce"
 WAIT = "smsp__average_warps_issue_stalled_"
 WAITS = f"regex:{WAIT}.*_per_issue_active\\.ratio"
 
@@ -75,7 +78,22 @@ def profile(command, kernel_options, raw):
     if done.returncode:
         sys.exit(f"{' '.join(command)}: {done.stderr or text}")
     table = [line for line in text.splitlines() if line.startswith('"')]
-    return list(csv.DictReader(table))[1:], done.stdout  # the first line below the names has units
+    launches = []
+    for launch in list(csv.DictReader(table))[1:]:  # the first line below the names has units
+        if BEHIND_A_PRODUCT in launch["Kernel Name"]:
+            more = number(launch, TIME) + number(launches[-1], TIME)
+            launches[-1] |= {TIME: str(more)}
+        else:
+            launches.append(launch)
+    return launches, done.stdout
+
+
+def pairs(names, launches):
+    """What the program says that it launched, and what ncu saw."""
+    if len(names) != len(launches):
+        seen = "\n".join(launch["Kernel Name"] for launch in launches)
+        sys.exit(f"{len(names)} launches expected, ncu saw {len(launches)}:\n{seen}")
+    return zip(names, launches)
 
 
 def number(launch, metric):
@@ -114,7 +132,7 @@ def gemm(program, results, raw):
             [program, "--profile", "--tokens", str(tokens), "--shapes", ",".join(shapes)],
             ["--profile-from-start", "off"], raw and raw / f"gemm_{tokens}.csv")
         names = [line.split(",") for line in output.splitlines() if "," in line][1:]
-        for name, launch in zip(names, launches, strict=True):
+        for name, launch in pairs(names, launches):
             yield [*name, *fields(launch)]
 
 
@@ -130,7 +148,7 @@ def ffn(program, results, raw):
                                    ["--profile-from-start", "off"],
                                    raw and raw / f"ffn_{tokens}.csv")
         steps = [line.split(",") for line in output.splitlines() if "," in line][1:]
-        for step, launch in zip(steps, launches, strict=True):
+        for step, launch in pairs(steps, launches):
             if step[0] in models:
                 yield [*step, *fields(launch)]
 
