@@ -31,6 +31,7 @@ struct Shape {
   int head_dim = 0;
   int queries = 1;
   int short_sequences = 0;  // the last of the batch
+  bool one_cache = false;   // which the L2 keeps, if it is small
 };
 
 Shape ParseShape(const char* text) {
@@ -135,7 +136,8 @@ void BenchDecode(const Shape& s, bool programmatic) {
   const KvPageLayout layout{KvGrid::kAsymmetric, s.kv_heads, s.head_dim};
   const int64_t bytes = CacheBytes(s, layout);
   const Steps steps =
-      MakeSteps({s.batch, s.queries, s.context, s.heads, layout, 1.0f, s.short_sequences}, bytes);
+      MakeSteps({s.batch, s.queries, s.context, s.heads, layout, 1.0f, s.short_sequences},
+                s.one_cache ? kRotatedBytes : bytes);
   const sm90::AttnDecodePlan plan = sm90::MakeAttnDecodePlan(
       {s.batch, s.heads, s.kv_heads, s.head_dim, s.queries, sm90::NumSms(), steps[0]->max_pages});
   sm90::DeviceBuffer<float> workspace(plan.workspace_bytes / 4);
@@ -299,15 +301,18 @@ void AddMeasures(CLI::App& app) {
   const std::string decode =
       "batch,context,heads,kv_heads,head_dim,median_us,floor_us,ratio_floor,low_us,high_us";
   const auto add_decode = [&](const char* name, const char* help, bool programmatic) {
-    auto short_sequences = std::make_shared<int>(0);
-    AddMeasure(app, name, help, decode, DecodeShapes(),
-               [=](Shape shape) {
-                 shape.short_sequences = *short_sequences;
-                 BenchDecode(shape, programmatic);
-               })
-        ->add_option("--short", *short_sequences,
+    auto options = std::make_shared<Shape>();
+    CLI::App* command = AddMeasure(app, name, help, decode, DecodeShapes(), [=](Shape shape) {
+      shape.short_sequences = options->short_sequences;
+      shape.one_cache = options->one_cache;
+      BenchDecode(shape, programmatic);
+    });
+    command
+        ->add_option("--short", options->short_sequences,
                      StrCat("So many of the batch, the last, have ", kShortContext, " tokens"))
         ->capture_default_str();
+    command->add_flag("--one-cache", options->one_cache,
+                      "No caches in turn: a small one stays in the L2");
   };
   add_decode("decode", "The last QUERIES tokens of each sequence", false);
   add_decode("decode-pdl", "The same as dependent launches that overlap", true);

@@ -327,14 +327,20 @@ struct DecodeWarp {
                                                  const uint32_t (&p)[kTiles][4][2]) {
     constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
     const uint8_t* mine = block + kLayout.v_offset() + C() * kDim * kVGroupBytes;
+    // Step by step of the tokens, so that all tiles' sums are on their way at once.
+    uint2 a[kSteps];
+    uint2 b[kSteps];
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
-      const uint2 a = *reinterpret_cast<const uint2*>(mine + (16 * i + R()) * kVGroupBytes);
-      const uint2 b = *reinterpret_cast<const uint2*>(mine + (16 * i + 8 + R()) * kVGroupBytes);
+      a[i] = *reinterpret_cast<const uint2*>(mine + (16 * i + R()) * kVGroupBytes);
+      b[i] = *reinterpret_cast<const uint2*>(mine + (16 * i + 8 + R()) * kVGroupBytes);
+    }
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const uint32_t x = (j < 2 ? a.x : a.y) >> (j % 2 * 8);
-        const uint32_t y = (j < 2 ? b.x : b.y) >> (j % 2 * 8);
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) {
+        const uint32_t x = (j < 2 ? a[i].x : a[i].y) >> (j % 2 * 8);
+        const uint32_t y = (j < 2 ? b[i].x : b[i].y) >> (j % 2 * 8);
 #pragma unroll
         for (int n = 0; n < kTiles; ++n) {
           MmaF16(out[n][i], x & kLowNibbles, y & kLowNibbles, x & kHighNibbles, y & kHighNibbles,
