@@ -23,6 +23,16 @@ __global__ void Fill(T* data, int64_t count, Make make) {
     data[i] = make(i);
 }
 
+__global__ void Clock(unsigned long long* out) {
+  uint32_t sm;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(sm));
+  if (sm != 0) return;
+  unsigned long long ns;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+  out[0] = clock64();
+  out[1] = ns;
+}
+
 template <int kUnroll>
 __global__ void Read(const uint4* data, int64_t count, uint32_t* sink) {
   uint32_t any = 0;
@@ -109,6 +119,11 @@ void ReadBytes(const uint8_t* data, int64_t bytes, int unroll, int ctas_per_sm, 
     Read<8><<<ctas, 256, 0, stream>>>(words, bytes / 16, sink);
   }
   sm90::CheckLaunch("read");
+}
+
+void ReadClock(unsigned long long* out, cudaStream_t stream) {
+  Clock<<<sm90::NumSms(), 32, 0, stream>>>(out);
+  sm90::CheckLaunch("clock");
 }
 
 }  // namespace fireq::bench

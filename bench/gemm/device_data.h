@@ -24,4 +24,7 @@ void SiluMulF16(const uint16_t* gate_up, int64_t m, int64_t f, uint16_t* h, cuda
 void ReadBytes(const uint8_t* data, int64_t bytes, int unroll, int ctas_per_sm, uint32_t* sink,
                cudaStream_t stream);
 
+// Of multiprocessor 0: its clock and nanoseconds, to out[0] and out[1].
+void ReadClock(unsigned long long* out, cudaStream_t stream);
+
 }  // namespace fireq::bench

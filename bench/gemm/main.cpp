@@ -44,6 +44,9 @@ struct Options {
   bool producers = false;
   bool profile = false;
   bool served = false;
+  int replays = 0;  // of `served`: each of so many
+  int pause_ms = 0;
+  bool residual = false;
   std::string plans;  // a file of tuned rows
   int soak = 0;       // replays
   std::string shapes = "all";
@@ -53,8 +56,13 @@ struct Options {
 class GemmBench {
  public:
   GemmBench(const Shape& shape, const Arena& arena, const sm90::GemmDevice& device,
-            std::span<const sm90::TunedGemm> tuned)
-      : shape_(shape), arena_(arena), device_(device), tuned_(tuned), layout_{shape.n, shape.k} {
+            std::span<const sm90::TunedGemm> tuned, bool residual)
+      : shape_(shape),
+        arena_(arena),
+        device_(device),
+        tuned_(tuned),
+        layout_{shape.n, shape.k},
+        residual_(residual) {
     floor_us_ = Floor();
   }
 
@@ -82,6 +90,19 @@ class GemmBench {
     const sm90::GemmPlan served =
         sm90::MakeGemmPlan({m, shape_.n, shape_.k}, Products::kServed, device_, tuned_);
     Row(Name(served), Time(served, repeats()));
+    std::fflush(stdout);
+  }
+  // The same, each replay by itself.
+  void RunReplays(int64_t m, int replays, int pause_ms) {
+    m_ = m;
+    const sm90::GemmPlan served =
+        sm90::MakeGemmPlan({m, shape_.n, shape_.k}, Products::kServed, device_, tuned_);
+    const Launcher launch = Ours(served);
+    int i = 0;
+    for (const Replay& r : Replays(launch, CallsFor(MedianUs(launch, 2, 3)), replays, pause_ms))
+      std::printf("%s,%s,%ld,%ld,%ld,%s,%d,%d,%.3f,%.0f\n", shape_.model, shape_.layer,
+                  static_cast<long>(m_), static_cast<long>(shape_.n), static_cast<long>(shape_.k),
+                  Name(served).c_str(), pause_ms, i++, r.us, r.mhz);
     std::fflush(stdout);
   }
 
@@ -176,6 +197,10 @@ class GemmBench {
     args.x_scales = arena_.x_scales.data();
     args.x_sums = arena_.x_sums.data();
     args.y = arena_.y.data();
+    if (residual_) {
+      args.epilogue = sm90::GemmEpilogue::kResidual;
+      args.residual = args.y;  // in place, as a block's are
+    }
     args.workspace = arena_.workspace.data();
     return [args, plan, copies, tiles = arena_.weights.data(), bytes = layout_.size_bytes()](
                cudaStream_t stream, int i) {
@@ -251,6 +276,7 @@ class GemmBench {
   const sm90::GemmDevice& device_;
   std::span<const sm90::TunedGemm> tuned_;
   WeightTileLayout layout_;
+  bool residual_;
   int64_t m_ = 0;
   double floor_us_ = 0.0, fp8_us_ = 0.0, fp16_us_ = 0.0;
 };
@@ -285,6 +311,10 @@ void AddOptions(CLI::App& app, Options& options) {
   app.add_flag("--profile", options.profile,
                "Launch each row once, and cuBLASLt's, for ncu --profile-from-start off");
   app.add_flag("--served", options.served, "Only the plan that serves, without cuBLASLt");
+  app.add_option("--replays", options.replays,
+                 "With --served: each of so many replays, in order, and the GPU's clock meanwhile");
+  app.add_option("--pause", options.pause_ms, "With --replays: milliseconds idle before each");
+  app.add_flag("--residual", options.residual, "Ours adds a residual, as o and down do");
   app.add_option("--plans", options.plans, "File of tuned rows, used before the built-in ones");
   app.add_option("--soak", options.soak, "Replay a graph of FFNs so often, compare the bits");
   app.footer("One CSV on stdout. bench/gemm/report.py draws its roofline and sums it up.");
@@ -300,6 +330,8 @@ void RunAll(const Options& options) {
   if (options.ffn) return BenchFfn(arena, options.tokens, device, tuned);
   if (options.profile)
     std::printf("model,layer,M,N,K,kernel\n");
+  else if (options.replays > 0)
+    std::printf("model,layer,M,N,K,plan_kernel,pause_ms,replay,us,mhz\n");
   else
     std::printf(
         "model,layer,M,N,K,kernel,median_us,floor_us,cublaslt_fp8_us,cublaslt_fp16_us,ratio_floor,"
@@ -309,10 +341,12 @@ void RunAll(const Options& options) {
         ("," + options.shapes + ",").find(StrCat(",", shape.n, "x", shape.k, ",")) ==
             std::string::npos)
       continue;
-    GemmBench bench(shape, arena, device, tuned);
+    GemmBench bench(shape, arena, device, tuned, options.residual);
     for (const int64_t m : options.tokens) {
       if (options.profile)
         bench.Profile(m);
+      else if (options.served && options.replays > 0)
+        bench.RunReplays(m, options.replays, options.pause_ms);
       else if (options.served)
         bench.RunServed(m);
       else

@@ -3,8 +3,12 @@
 #include <cuda_profiler_api.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <vector>
 
+#include "bench/gemm/device_data.h"
+#include "fireq/backends/sm90/runtime/device_buffer.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 
 namespace fireq::bench {
@@ -56,6 +60,25 @@ std::array<double, 2> MediansInTurn(const std::array<Launcher, 2>& launches,
     }
   }
   return {Median(us[0]), Median(us[1])};
+}
+
+std::vector<Replay> Replays(const Launcher& launch, int calls, int replays, int pause_ms) {
+  const sm90::Graph graph = Batch(launch, calls);
+  const sm90::Stream stream;
+  const sm90::DeviceBuffer<unsigned long long> clocks(4);
+  std::vector<Replay> found;
+  for (int i = 0; i < replays; ++i) {
+    if (pause_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(pause_ms));
+    ReadClock(clocks.data(), stream.get());
+    const double us = ReplayUs(graph, stream) / calls;
+    ReadClock(clocks.data() + 2, stream.get());
+    stream.Synchronize();
+    std::array<unsigned long long, 4> at{};
+    FIREQ_CUDA(cudaMemcpy(at.data(), clocks.data(), sizeof(at), cudaMemcpyDeviceToHost));
+    found.push_back(
+        {us, 1e3 * static_cast<double>(at[2] - at[0]) / static_cast<double>(at[3] - at[1])});
+  }
+  return found;
 }
 
 void ProfileOnce(const Launcher& launch) {
