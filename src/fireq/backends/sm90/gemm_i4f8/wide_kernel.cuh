@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   asm volatile("" : "+r"(first.begin), "+r"(first.end), "+r"(first.tile.token_tile));  // now
   WideWeights<Config> weights(walk, first, shared, rank);
   // Meanwhile weights, which are no one else's.
-  if (thread == 32) weights.CopyFirst(maps.weights);
+  if (thread / 32 == 1 && ElectOne()) weights.CopyFirst(maps.weights);
   __syncwarp();
   if constexpr (Config::kClusterCtas > 1) {
     ClusterWait();
@@ -77,10 +77,11 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   GridDependencyLaunch();
   if (copies) {
     RegistersDecrease<Config::kProducerRegisters>();
-    if (thread == 0) WideCopyTokens<Config>(walk, first, maps, shared, rank);
-    if (thread == 32) weights.CopyRest(maps.weights);
+    // By one thread each, as the compiler can see: else every copy would have a loop over threads.
+    if (thread / 32 == 0 && ElectOne()) WideCopyTokens<Config>(walk, first, maps, shared, rank);
+    if (thread / 32 == 1 && ElectOne()) weights.CopyRest(maps.weights);
     if (thread / 32 == 2) WideCopyScales<Config>(p, walk, shared, thread % 32);
-    if (thread == 96) WideCopyOutputs<Config, Epilogue>(walk, maps, shared, rank);
+    if (thread / 32 == 3 && ElectOne()) WideCopyOutputs<Config, Epilogue>(walk, maps, shared, rank);
   } else {
     RegistersIncrease<Config::kConsumerRegisters>();
     GridDependencyWait();  // token scales and the residual are the kernel's before this one
