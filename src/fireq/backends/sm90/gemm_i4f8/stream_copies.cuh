@@ -14,6 +14,13 @@
 
 namespace fireq::sm90 {
 
+// Whether this thread is the one of its warp that copies: elected, as the compiler can see, or each
+// copy is a loop over threads. Beside helpers that makes the consumers' loop longer and loses.
+template <class Config>
+__device__ __forceinline__ bool CopiesOfWarp(int lane) {
+  return Config::kHasHelpers ? lane == 0 : ElectOne();
+}
+
 // cp.async of 4 bytes, or of zeros; PTX ISA, "cp.async".
 __device__ __forceinline__ void CopyFloatAsync(void* shared, const float* global, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(SharedAddress(shared)),
@@ -98,7 +105,7 @@ __device__ __forceinline__ void StreamCopyTokens(const GemmI4F8Params& p, const 
       const int groups = min(Config::kGroups, p.groups - group);
       MbarrierWait(shared.empty(at.stage), at.parity);
       if (p.x_box_groups == Config::kGroups) {
-        if (lane == 0) {
+        if (CopiesOfWarp<Config>(lane)) {
           MbarrierArriveExpectTx(shared.full(at.stage), Config::kXBytes);
           TmaLoad3D(shared.x(at.stage), &map, 0, token, group, shared.full(at.stage), kEvictLast);
         }

@@ -389,7 +389,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int tile_before = ends ? 0 : first_tile;  // the run's number 0
   StreamWeights<Config> weights{p, shared, run, tile_before};
   if (warp == kWeightsWarp) {
-    if (lane == 0) weights.CopyFirst(maps.weights);
+    if (CopiesOfWarp<Config>(lane)) weights.CopyFirst(maps.weights);
   } else if (lane == 0) {
     if (warp == kTokensWarp && !Config::kResident) PrefetchTensorMap(&maps.tokens);
     // A warp's share each: one after another they would take a thread a microsecond.
@@ -412,7 +412,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if constexpr (!Epilogue::kSends) GridDependencyLaunch();
   if (warp >= kWeightsWarp) {
     if constexpr (Config::kMovesRegisters) RegistersDecrease<Config::kProducerRegisters>();
-    if (warp == kWeightsWarp && lane == 0) weights.CopyRest(maps.weights);
+    if (warp == kWeightsWarp && CopiesOfWarp<Config>(lane)) weights.CopyRest(maps.weights);
     if constexpr (!Config::kResident) {
       if (has_work && warp == kTokensWarp)
         StreamCopyTokens<Config>(p, maps.tokens, shared, run, tile_before, lane);
