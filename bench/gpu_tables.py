@@ -48,7 +48,8 @@ ATTENTION = {"attention_prefill": "prefill", "attention_decode": "decode", "rope
 BINDS = {"prefill_binds": ("prefill", "bench_attention", "attention_prefill"),
          "decode_binds": ("decode", "bench_attention", "attention_decode"),
          "gemm_binds": ("gemm", "bench_gemm", "gemm"),
-         "ffn_binds": ("ffn", "bench_gemm", "ffn")}
+         "ffn_binds": ("ffn", "bench_gemm", "ffn"),
+         "producers_binds": ("producers", "bench_gemm", "producers")}
 # Of bench/timeline: steps, and kernels of a layer.
 TIMELINES = {"1x1024x32": (20, 2), "256x1280x16": (18, 10)}
 

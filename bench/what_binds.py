@@ -1,20 +1,25 @@
 #!/usr/bin/env python3
 """What binds the rows that miss their contract: ncu's counters of one launch of each, as CSV.
 
-usage: what_binds.py gemm    BENCH_GEMM      RESULTS_CSV [RAW_FOLDER]
-       what_binds.py ffn     BENCH_GEMM      RESULTS_CSV [RAW_FOLDER]
-       what_binds.py prefill BENCH_ATTENTION RESULTS_CSV [RAW_FOLDER]
-       what_binds.py decode  BENCH_ATTENTION RESULTS_CSV [RAW_FOLDER]
+usage: what_binds.py gemm      BENCH_GEMM      RESULTS_CSV [RAW_FOLDER]
+       what_binds.py ffn       BENCH_GEMM      RESULTS_CSV [RAW_FOLDER]
+       what_binds.py producers BENCH_GEMM      RESULTS_CSV [RAW_FOLDER]
+       what_binds.py prefill   BENCH_ATTENTION RESULTS_CSV [RAW_FOLDER]
+       what_binds.py decode    BENCH_ATTENTION RESULTS_CSV [RAW_FOLDER]
 
-RESULTS_CSV is a table of bench/results (gemm_CARD.csv, ffn_CARD.csv, attention_prefill_CARD.csv,
-attention_decode_CARD.csv); its rows beyond the contract are run under ncu, at the clock that the
-card chooses, from cold caches. GEMM rows have cuBLASLt FP8's kernel beside them, FFNs their steps
-one by one and those of cuBLASLt FP16. RAW_FOLDER keeps what ncu wrote. Needs ncu and a GPU.
+RESULTS_CSV is a table of bench/results (gemm_CARD.csv, ffn_CARD.csv, producers_CARD.csv,
+attention_prefill_CARD.csv, attention_decode_CARD.csv); its rows beyond the contract are run under
+ncu, at the clock that the card chooses, from cold caches. GEMM rows have cuBLASLt FP8's kernel
+beside them, FFNs their steps one by one and those of cuBLASLt FP16. RAW_FOLDER keeps what ncu
+wrote. Needs ncu and a GPU.
 
 Columns from `sm_active` on are percent: of the kernel's time, how much of it an SM had a CTA (what is
 missing: SMs without work, the kernel's start and end); then, of that time, what each pipe could do; `l2`
 and `dram` of the kernel's time again. `waits` are the most frequent reasons why a warp did not
-issue, in cycles an issued instruction, all warps of the kernel together, producers' too.
+issue, in cycles an issued instruction, all warps of the kernel together, producers' too. Kind
+producers, of the kernels that make a GEMM's tokens, has three columns more: `warps`, percent of the
+most that an SM holds, while it has a CTA; `waves`, CTAs over those that all SMs hold at once;
+`registers` of a thread.
 """
 
 import csv
@@ -29,6 +34,8 @@ GEMM_CONTRACT = [(16, 0.65, 1.4), (64, 0.70, None), (128, 0.80, None), (256, 0.9
 # M: cuBLASLt FP16's time over ours.
 FFN_CONTRACT = {**dict.fromkeys((1, 2, 4, 8, 16), 2.7), 32: 2.4, 64: 2.4, 1024: 1.8, 4096: 1.8,
                 16384: 1.8}
+# The copy's time over ours, M >= 1024.
+PRODUCERS_CONTRACT = 0.85
 # batch, context: cuDNN's time over ours.
 PREFILL_CONTRACT = {(16, 1024): 1.2, (16, 2048): 1.25, (16, 4096): 1.5, (4, 8192): 1.55,
                     (1, 32768): 1.55}
@@ -55,6 +62,12 @@ METRICS = {
 TIME = METRICS["us"][0]
 # Of cuBLASLt, where it cuts K: its time is the product's, whose other counters stand for both.
 BEHIND_A_PRODUCT = "splitKreduce"
+PRODUCERS_METRICS = {
+    **METRICS,
+    "warps": ("sm__warps_active.avg.pct_of_peak_sustained_active", 1),
+    "waves": ("launch__waves_per_multiprocessor", 1),
+    "registers": ("launch__registers_per_thread", 1),
+}
 WAIT = "smsp__average_warps_issue_stalled_"
 WAITS = f"regex:{WAIT}.*_per_issue_active\\.ratio"
 
@@ -64,10 +77,10 @@ def rows_of(path):
     return list(csv.DictReader(line for line in lines if not line.startswith("#")))
 
 
-def profile(command, kernel_options, raw):
+def profile(command, kernel_options, raw, columns=METRICS):
     """The launches that ncu saw, in order, as dictionaries of metrics; and the program's output."""
     with tempfile.NamedTemporaryFile(suffix=".csv") as log:
-        metrics = [name for name, _ in METRICS.values()]
+        metrics = [name for name, _ in columns.values()]
         done = subprocess.run(
             ["ncu", "--clock-control", "none", "--csv", "--page", "raw", "--print-units", "base",
              "--log-file", log.name, "--metrics", ",".join([*metrics, WAITS]), *kernel_options, *command],
@@ -103,10 +116,10 @@ def number(launch, metric):
         return None
 
 
-def fields(launch):
+def fields(launch, columns=METRICS):
     """One launch's columns."""
     some = []
-    for metric, scale in METRICS.values():
+    for metric, scale in columns.values():
         value = number(launch, metric)
         some.append("" if value is None else f"{value / scale:.4g}")
     waits = {}
@@ -153,6 +166,23 @@ def ffn(program, results, raw):
                 yield [*step, *fields(launch)]
 
 
+def producers(program, results, raw):
+    missed = {}
+    for row in rows_of(results):
+        tokens = int(row["M"])
+        if tokens >= 1024 and float(row["ratio_copy"]) < PRODUCERS_CONTRACT:
+            missed.setdefault(tokens, []).append([row["kernel"], row["M"], row["K"]])
+    yield ["kernel", "M", "K", *PRODUCERS_METRICS, "waits"]
+    for tokens, rows in missed.items():
+        launches, output = profile([program, "--producers", "--profile", "--tokens", str(tokens)],
+                                   ["--profile-from-start", "off"],
+                                   raw and raw / f"producers_{tokens}.csv", PRODUCERS_METRICS)
+        names = [line.split(",") for line in output.splitlines() if "," in line][1:]
+        for name, launch in pairs(names, launches):
+            if name in rows:
+                yield [*name, *fields(launch, PRODUCERS_METRICS)]
+
+
 def attention(program, results, raw, phase, kernel, meets):
     """Rows of `phase`, a command of the program, that `meets(row, (batch, context))` denies."""
     yield ["batch", "context", "heads", "kv_heads", "head_dim", *METRICS, "waits"]
@@ -181,7 +211,7 @@ def main():
     if {"-h", "--help"} & set(sys.argv):
         print(__doc__)
         return
-    kinds = {"gemm": gemm, "ffn": ffn, "prefill": prefill, "decode": decode}
+    kinds = {"gemm": gemm, "ffn": ffn, "producers": producers, "prefill": prefill, "decode": decode}
     if len(sys.argv) not in (4, 5) or sys.argv[1] not in kinds:
         sys.exit(__doc__.split("\n\n")[1])
     raw = pathlib.Path(sys.argv[4]) if len(sys.argv) == 5 else None

@@ -323,6 +323,7 @@ void AddOptions(CLI::App& app, Options& options) {
 void RunAll(const Options& options) {
   const sm90::GemmDevice device = sm90::QueryGemmDevice();
   const Arena arena;
+  if (options.producers && options.profile) return ProfileProducers(arena, options.tokens);
   if (options.producers) return BenchProducers(arena, options.tokens);
   const std::vector<sm90::TunedGemm> tuned = ReadPlans(options.plans);
   if (options.soak > 0) return SoakFfn(arena, options.tokens, device, tuned, options.soak);

@@ -4,7 +4,7 @@
 
 #include "bench/gemm/peers.h"
 #include "bench/gemm/timing.h"
-#include "fireq/backends/sm90/elementwise/launch.h"
+#include "fireq/backends/sm90/elementwise/few_rows.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 
 namespace fireq::bench {
@@ -138,24 +138,59 @@ double CopyUs(const Arena& arena, int64_t bytes) {
   return MedianUs(launch, CallsFor(MedianUs(launch, 2, 3)), 9);
 }
 
-void Producer(const char* name, const Arena& arena, const Between& between, int64_t m, int64_t k,
-              bool norm, bool residual) {
-  const int64_t copies = Copies(2 * m * k, 2 * arena.x16.count());
-  const sm90::QuantizedRows out{between.h8.data(), between.scales.data(), between.sums.data()};
-  const auto launch = [&](cudaStream_t stream, int i) {
-    const uint16_t* x = arena.x16.data() + i % copies * m * k;
-    if (!norm) return sm90::LaunchQuantizeRows({x, m, k, out}, stream);
-    sm90::LaunchRmsNormQuant(
-        {x, residual ? arena.y.data() : nullptr, residual ? between.h.data() : nullptr,
-         arena.x_sums.data(), 1e-5f, m, k, out},
-        stream);
-  };
-  const double us = MedianUs(launch, CallsFor(MedianUs(launch, 2, 3)), 9);
-  // Read 2 bytes (and 2 of the residual), write 1 (and 2 of the sum); sums and scales.
-  const int64_t bytes = m * k * (residual ? 7 : 3) + m * 4 * (1 + CeilDiv<int64_t>(k, kGroup));
-  const double copy_us = CopyUs(arena, bytes);
-  std::printf("%s,%ld,%ld,%.3f,%.3f,%.3f\n", name, static_cast<long>(m), static_cast<long>(k), us,
-              copy_us, copy_us / us);
+// What makes E4M3 rows of BF16 ones, at one size.
+struct Producer {
+  const char* name;
+  int64_t m, k;
+  int64_t bytes;  // read 2 a value (and 2 of the residual), written 1 (and 2 of the sum)
+  Launcher launch;
+};
+
+std::vector<Producer> Producers(const Arena& arena, const Between& between, int64_t m) {
+  std::vector<Producer> producers;
+  for (const int64_t k : {4096, 5120, 8192, 11008, 14336}) {
+    const int64_t copies = Copies(2 * m * k, 2 * arena.x16.count());
+    const auto x = [all = arena.x16.data(), copies, m, k](int i) {
+      return all + i % copies * m * k;
+    };
+    const sm90::QuantizedRows out{between.h8.data(), between.scales.data(), between.sums.data()};
+    const int64_t written = m * 4 * (1 + CeilDiv<int64_t>(k, kGroup));  // scales and sums
+    producers.push_back(
+        {"quantize_rows", m, k, m * k * 3 + written, [=](cudaStream_t stream, int i) {
+           sm90::LaunchQuantizeRows({x(i), m, k, out}, stream);
+         }});
+    if (k > 8192) continue;
+    sm90::RmsNormQuantArgs norm;
+    norm.weight = arena.x_sums.data();
+    norm.eps = 1e-5f;
+    norm.rows = m;
+    norm.k = k;
+    norm.out = out;
+    const auto launch = [=](cudaStream_t stream, int i) {
+      sm90::RmsNormQuantArgs call = norm;
+      call.x = x(i);
+      sm90::LaunchRmsNormQuant(call, stream);
+    };
+    producers.push_back({"rmsnorm_quant", m, k, m * k * 3 + written, launch});
+    const auto launch_residual = [=, residual = arena.y.data(), sum = between.h.data()](
+                                     cudaStream_t stream, int i) {
+      sm90::RmsNormQuantArgs call = norm;
+      call.x = x(i);
+      call.residual = residual;
+      call.sum = sum;
+      sm90::LaunchRmsNormQuant(call, stream);
+    };
+    producers.push_back({"rmsnorm_quant_residual", m, k, m * k * 7 + written, launch_residual});
+    norm.x = arena.x16.data();
+    if (const sm90::Stream stream; !sm90::LaunchRmsNormQuantOfFewRows(norm, stream.get())) continue;
+    const auto launch_few = [=](cudaStream_t stream, int i) {
+      sm90::RmsNormQuantArgs call = norm;
+      call.x = x(i);
+      sm90::LaunchRmsNormQuantOfFewRows(call, stream);
+    };
+    producers.push_back({"rmsnorm_quant_few_rows", m, k, m * k * 3 + written, launch_few});
+  }
+  return producers;
 }
 
 }  // namespace
@@ -230,11 +265,24 @@ void BenchProducers(const Arena& arena, const std::vector<int64_t>& tokens) {
   const Between between;
   std::printf("kernel,M,K,median_us,copy_us,ratio_copy\n");
   for (const int64_t m : tokens) {
-    for (const int64_t k : {4096, 5120, 8192, 11008, 14336}) {
-      Producer("quantize_rows", arena, between, m, k, false, false);
-      if (k > 8192) continue;
-      Producer("rmsnorm_quant", arena, between, m, k, true, false);
-      Producer("rmsnorm_quant_residual", arena, between, m, k, true, true);
+    for (const Producer& p : Producers(arena, between, m)) {
+      const double us = MedianUs(p.launch, CallsFor(MedianUs(p.launch, 2, 3)), 9);
+      const double copy_us = CopyUs(arena, p.bytes);
+      std::printf("%s,%ld,%ld,%.3f,%.3f,%.3f\n", p.name, static_cast<long>(p.m),
+                  static_cast<long>(p.k), us, copy_us, copy_us / us);
+      std::fflush(stdout);
+    }
+  }
+}
+
+void ProfileProducers(const Arena& arena, const std::vector<int64_t>& tokens) {
+  const Between between;
+  std::printf("kernel,M,K\n");
+  for (const int64_t m : tokens) {
+    for (const Producer& p : Producers(arena, between, m)) {
+      ProfileOnce(p.launch);
+      std::printf("%s,%ld,%ld\n", p.name, static_cast<long>(p.m), static_cast<long>(p.k));
+      std::fflush(stdout);
     }
   }
 }

@@ -25,7 +25,12 @@ void SoakFfn(const Arena& arena, const std::vector<int64_t>& tokens, const sm90:
              std::span<const sm90::TunedGemm> tuned, int replays);
 
 // The producers of E4M3 rows against a device-to-device copy that moves as many bytes:
-// kernel,M,K,median_us,copy_us,ratio_copy (the copy's time over ours).
+// kernel,M,K,median_us,copy_us,ratio_copy (the copy's time over ours). Norms of few rows have a
+// row more, of the launch where the order of sums may depend on their number.
 void BenchProducers(const Arena& arena, const std::vector<int64_t>& tokens);
+
+// Each of them once behind three launches that a profiler does not see; a row for each, without
+// times.
+void ProfileProducers(const Arena& arena, const std::vector<int64_t>& tokens);
 
 }  // namespace fireq::bench
