@@ -130,6 +130,36 @@ TEST_F(RowQuant, QuantizeRowsIsTheFormatsRule) {
   }
 }
 
+// Sums of groups whose codes are as far apart as codes are: what is added inexactly loses the small
+// ones, and above 2^15 FP32 has no place for all of them.
+TEST_F(RowQuant, SumsAreRoundedOnce) {
+  for (const int64_t k : {64, 576, 4096, 7168, 8192, 11008, 14336}) {
+    const int64_t rows = 300;
+    std::mt19937 rng(static_cast<uint32_t>(k));
+    std::vector<uint16_t> x(static_cast<size_t>(rows * k));
+    for (int64_t row = 0; row < rows; ++row) {
+      const bool mixed = row % 2 != 0;
+      for (int64_t j = 0; j < k; ++j) {
+        const float small = static_cast<float>(rng() % 8) * 0x1p-9f;
+        const float large = mixed && rng() % 2 == 0 ? -448.0f : 448.0f;
+        x[static_cast<size_t>(row * k + j)] = FloatToBf16(rng() % 4 == 0 ? small : large);
+      }
+    }
+    const DeviceBuffer<uint16_t> input(x);
+    const DeviceRows out(rows, k);
+    const Stream stream;
+    LaunchQuantizeRows({input.data(), rows, k, out.view()}, stream.get());
+    stream.Synchronize();
+    const HostRows got = out.ToHost();
+    for (int64_t row = 0; row < rows; ++row) {
+      std::vector<float> values;
+      for (int64_t j = 0; j < k; ++j)
+        values.push_back(Bf16ToFloat(x[static_cast<size_t>(row * k + j)]));
+      ExpectRow(got, row, values, true);
+    }
+  }
+}
+
 TEST_F(RowQuant, RmsNormQuantAddsNormsAndRounds) {
   for (const int64_t k : {64, 576, 4096, 5120, 8192, 14336, 28672}) {
     for (const auto& [with_residual, any_order] :

@@ -6,8 +6,13 @@
 namespace fireq::sm90 {
 namespace {
 
+// How many CTAs a multiprocessor is to hold, those of 56 registers a thread; 0: as it comes.
+template <int kVectors, int kThreads>
+constexpr int kCtas = kVectors == 4 && kThreads <= 256 ? 65536 / (56 * kThreads) : 0;
+
 template <int kVectors, int kThreads, bool kFull>
-__global__ void __launch_bounds__(kThreads) RmsNormQuant(RmsNormQuantArgs args) {
+__global__ void __launch_bounds__(kThreads, kCtas<kVectors, kThreads>)
+    RmsNormQuant(RmsNormQuantArgs args) {
   using ThisRow = Row<kVectors, kThreads, kFull>;
   __shared__ float slots[2 * kThreads / 32];
   GridDependencyLaunch();

@@ -9,6 +9,7 @@
 #include "fireq/backends/sm90/ptx/cvt.cuh"
 #include "fireq/backends/sm90/ptx/fence.cuh"
 #include "fireq/backends/sm90/ptx/ldst.cuh"
+#include "fireq/backends/sm90/ptx/mma.cuh"
 #include "fireq/backends/sm90/runtime/check.h"
 #include "fireq/backends/sm90/runtime/programmatic_launch.h"
 #include "fireq/base/error.h"
@@ -20,18 +21,31 @@ namespace fireq::sm90 {
 inline constexpr int kVectorWidth = 8;  // BF16 values in 16 bytes
 inline constexpr int kVectorsPerGroup = kGroup / kVectorWidth;
 
+__device__ __forceinline__ bool IsInSecondHalfOfGroup() {
+  return threadIdx.x % kVectorsPerGroup >= kVectorsPerGroup / 2;
+}
+
 // 8 kVectors values a thread: vector v of a thread is vector v * kThreads + thread of the row.
 // kFull: the row has them all, and nothing is asked again.
-template <int kVectors_, int kThreads_, bool kFull = false>
+template <int kVectors_, int kThreads_, bool kFull_ = false>
 struct Row {
   static constexpr int kVectors = kVectors_;
   static constexpr int kThreads = kThreads_;
+  static constexpr bool kFull = kFull_;
   float value[kVectors][kVectorWidth];
   int count;  // vectors of the row
 
-  __device__ explicit Row(int64_t k) : count(static_cast<int>(k / kVectorWidth)) {}
+  __device__ explicit Row(int64_t k)
+      : count(kFull ? kVectors * kThreads : static_cast<int>(k / kVectorWidth)) {}
   __device__ static int Index(int v) { return v * kThreads + static_cast<int>(threadIdx.x); }
   __device__ bool Has(int v) const { return kFull || Index(v) < count; }
+  // The group that vector v of the thread belongs to.
+  __device__ static int Group(int v) {
+    static_assert(kThreads % kVectorsPerGroup == 0);
+    return v * (kThreads / kVectorsPerGroup) + static_cast<int>(threadIdx.x / kVectorsPerGroup);
+  }
+  __device__ bool HasGroup(int v) const { return kFull || Group(v) * kVectorsPerGroup < count; }
+  __device__ int64_t columns() const { return int64_t{count} * kVectorWidth; }
 };
 
 __device__ __forceinline__ void UnpackBf16(const uint4& packed, float (&out)[kVectorWidth]) {
@@ -69,12 +83,11 @@ __device__ __forceinline__ RowStats CombineWarps(RowStats warp, float* slots) {
     maxima[threadIdx.x / 32] = warp.bits;
   }
   NamedBarrierSync(1, kThreads);
-  RowStats all{slots[0], maxima[0]};
+  RowStats all{slots[0], 0};
 #pragma unroll
-  for (int w = 1; w < kWarps; ++w) {
-    all.squares += slots[w];
-    all.bits = max(all.bits, maxima[w]);
-  }
+  for (int w = 1; w < kWarps; ++w) all.squares += slots[w];
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  all.bits = __reduce_max_sync(0xFFFFFFFFu, maxima[min(lane, kWarps - 1)]);
   return all;
 }
 
@@ -98,9 +111,12 @@ __device__ __forceinline__ float RowAbsMax(const AnyRow& row, float* slots) {
 struct WeightsInMemory {
   const float* weights;
   template <class AnyRow>
-  __device__ __forceinline__ void Load(const AnyRow& row, int v, float (&out)[kVectorWidth]) const {
-    const auto* from = reinterpret_cast<const float4*>(weights) + 2 * row.Index(v);
-    const float4 low = __ldg(from), high = __ldg(from + 1);
+  __device__ __forceinline__ void Load(const AnyRow& /*row*/, int v,
+                                       float (&out)[kVectorWidth]) const {
+    // One address for all vectors.
+    const auto* from = reinterpret_cast<const float4*>(weights) + 2 * threadIdx.x;
+    const float4 low = __ldg(from + 2 * v * AnyRow::kThreads),
+                 high = __ldg(from + 2 * v * AnyRow::kThreads + 1);
     out[0] = low.x, out[1] = low.y, out[2] = low.z, out[3] = low.w;
     out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
   }
@@ -167,17 +183,36 @@ __device__ __forceinline__ Normalised Normalise(AnyRow& row, const Weights& weig
   return NormaliseBy(Weigh(row, weights, slots), eps, k);
 }
 
-// Sum of eight codes: exact in FP32.
-__device__ __forceinline__ float SumCodes(uint2 codes) {
+// Sums of codes, of groups: sixteen neighbouring threads. Every one but the last addition is exact
+// in FP32, so that no order of them gives other bits.
+__device__ __forceinline__ float SumOfGroup(uint2 codes) {
+  uint32_t halves[4];
+  E4M3x4ToHalves(codes.x, halves[0], halves[1]), E4M3x4ToHalves(codes.y, halves[2], halves[3]);
   float sum = 0.0f;
-  const uint32_t words[2] = {codes.x, codes.y};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const uint32_t halves = E4M3x2ToHalf2(static_cast<uint16_t>(words[i / 2] >> (16 * (i % 2))));
-    const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&halves));
+  for (const uint32_t& two : halves) {
+    const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&two));
     sum += pair.x + pair.y;
   }
+#pragma unroll
+  for (int d = kVectorsPerGroup / 2; d > 0; d /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
   return sum;
+}
+
+// The same of two vectors of a thread: the first eight lanes of a group return the sum of `a`'s,
+// the others of `b`'s. Four lanes' codes are added by the tensor cores, as products with one.
+__device__ __forceinline__ float SumOfTwoGroups(uint2 a, uint2 b) {
+  constexpr uint32_t kOnes = 0x3C003C00;  // halves
+  uint32_t of_a[4], of_b[4];
+  E4M3x4ToHalves(a.x, of_a[0], of_a[1]), E4M3x4ToHalves(a.y, of_a[2], of_a[3]);
+  E4M3x4ToHalves(b.x, of_b[0], of_b[1]), E4M3x4ToHalves(b.y, of_b[2], of_b[3]);
+  float sums[4] = {};  // of a's in row lane / 4 (twice), of b's in row lane / 4 + 8 (twice)
+  MmaF16(sums, of_a[0], of_b[0], of_a[1], of_b[1], kOnes, kOnes);
+  MmaF16(sums, of_a[2], of_b[2], of_a[3], of_b[3], kOnes, kOnes);
+  const bool second = IsInSecondHalfOfGroup();
+  const float other = __shfl_xor_sync(0xFFFFFFFFu, second ? sums[0] : sums[2], 8);
+  const float sum = (second ? sums[2] : sums[0]) + other;
+  return sum + __shfl_xor_sync(0xFFFFFFFFu, sum, 4);
 }
 
 // Where the row `index` of a QuantizedRows goes.
@@ -193,27 +228,37 @@ struct GlobalRow {
   __device__ void Sum(int group, float sum) const { out.sums[index * groups + group] = sum; }
 };
 
+// Rounds and writes vector v of the row, times `inv_scale`; its codes.
+template <class AnyRow, class To>
+__device__ __forceinline__ uint2 WriteCodes(const AnyRow& row, int v, float inv_scale,
+                                            const To& to) {
+  float x[kVectorWidth];
+#pragma unroll
+  for (int i = 0; i < kVectorWidth; ++i) x[i] = row.Has(v) ? row.value[v][i] * inv_scale : 0.0f;
+  const uint2 codes{FloatsToE4M3x4(x[0], x[1], x[2], x[3]), FloatsToE4M3x4(x[4], x[5], x[6], x[7])};
+  if (row.Has(v)) to.Codes(row.Index(v), codes);
+  return codes;
+}
+
 // Rounds and writes the row times `factor`, whose largest magnitude is `absmax`: codes, scale, sums
-// of groups (16 neighbouring threads hold a group).
+// of groups. All threads of a warp take part.
 template <class AnyRow, class To>
 __device__ __forceinline__ void WriteRow(const AnyRow& row, float factor, float absmax,
                                          const To& to) {
-  const TokenScale scale = MakeTokenScale(absmax);
-  const float inv_scale = factor * scale.inv_scale;
-  if (threadIdx.x == 0) to.Scale(scale.scale);
+  const float inv_scale = factor * MakeTokenScale(absmax).inv_scale;
+  if (threadIdx.x == 0) to.Scale(MakeTokenScale(absmax).scale);
 #pragma unroll
-  for (int v = 0; v < AnyRow::kVectors; ++v) {
-    float x[kVectorWidth];
-#pragma unroll
-    for (int i = 0; i < kVectorWidth; ++i) x[i] = row.Has(v) ? row.value[v][i] * inv_scale : 0.0f;
-    const uint2 codes{FloatsToE4M3x4(x[0], x[1], x[2], x[3]),
-                      FloatsToE4M3x4(x[4], x[5], x[6], x[7])};
-    const int place = row.Index(v);
-    if (row.Has(v)) to.Codes(place, codes);
-    float sum = SumCodes(codes);
-#pragma unroll
-    for (int d = kVectorsPerGroup / 2; d > 0; d /= 2) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, d);
-    if (place % kVectorsPerGroup == 0 && row.Has(v)) to.Sum(place / kVectorsPerGroup, sum);
+  for (int v = 0; v < AnyRow::kVectors; v += 2) {
+    const uint2 codes = WriteCodes(row, v, inv_scale, to);
+    if (v + 1 < AnyRow::kVectors) {
+      const float sum = SumOfTwoGroups(codes, WriteCodes(row, v + 1, inv_scale, to));
+      const int mine = IsInSecondHalfOfGroup() ? v + 1 : v;
+      if (threadIdx.x % (kVectorsPerGroup / 2) == 0 && row.HasGroup(mine))
+        to.Sum(row.Group(mine), sum);
+    } else {
+      const float sum = SumOfGroup(codes);
+      if (threadIdx.x % kVectorsPerGroup == 0 && row.HasGroup(v)) to.Sum(row.Group(v), sum);
+    }
   }
 }
 

@@ -25,6 +25,18 @@ __device__ __forceinline__ uint32_t E4M3x2ToHalf2(uint16_t packed) {
   return halves;
 }
 
+// The same of four, twice: bytes 0 and 1 to `low`, 2 and 3 to `high`.
+__device__ __forceinline__ void E4M3x4ToHalves(uint32_t packed, uint32_t& low, uint32_t& high) {
+  asm("{\n"
+      ".reg .b16 l, h;\n"
+      "mov.b32 {l, h}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, l;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, h;\n"
+      "}\n"
+      : "=r"(low), "=r"(high)
+      : "r"(packed));
+}
+
 // cvt.rn.satfinite.e4m3x2.f16x2, twice: `low` in bytes 0 and 1, `high` in 2 and 3.
 __device__ __forceinline__ uint32_t Halves2ToE4M3x4(uint32_t low, uint32_t high) {
   uint32_t packed;
