@@ -22,11 +22,14 @@ __global__ void __launch_bounds__(kThreads) QuantizeRows(QuantizeRowsArgs args) 
   Row<kVectors, kThreads, kFull> row(args.k);
   const int64_t index = blockIdx.x;
   WaitForRow(args.ready, index);
-  const auto* x = reinterpret_cast<const uint4*>(args.x + index * args.k);
+  const auto* x = reinterpret_cast<const uint4*>(args.x) + index * row.count;
+  uint4 packed[kVectors];
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v)
-    UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
-  WriteRow(row, 1.0f, RowAbsMax(row, slots), GlobalRow(args.out, index, args.k));
+  for (int v = 0; v < kVectors; ++v) packed[v] = row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0};
+  const RowStats stats = CombineWarps<kThreads>({0.0f, LargestBits(packed)}, slots);
+#pragma unroll
+  for (int v = 0; v < kVectors; ++v) UnpackBf16(packed[v], row.value[v]);
+  WriteRow(row, 1.0f, __uint_as_float(stats.bits), GlobalRow(args.out, index, row.columns()));
 }
 
 template <int kVectors, int kThreads, bool kFull>

@@ -101,6 +101,19 @@ __device__ __forceinline__ uint32_t LargestBits(const AnyRow& row) {
   return __reduce_max_sync(0xFFFFFFFFu, bits);
 }
 
+// The same of BF16 vectors, two values at once: a NaN's magnitude is larger than any number's here,
+// too.
+template <int kVectors>
+__device__ __forceinline__ uint32_t LargestBits(const uint4 (&packed)[kVectors]) {
+  uint32_t both = 0;
+#pragma unroll
+  for (const uint4& vector : packed)
+#pragma unroll
+    for (const uint32_t word : {vector.x, vector.y, vector.z, vector.w})
+      both = __vmaxu2(both, word & 0x7FFF7FFFu);
+  return __reduce_max_sync(0xFFFFFFFFu, max(both << 16, both & 0xFFFF0000u));
+}
+
 // Largest magnitude of the row. What a row has not is zero.
 template <class AnyRow>
 __device__ __forceinline__ float RowAbsMax(const AnyRow& row, float* slots) {
