@@ -161,18 +161,31 @@ TEST_F(RowQuant, SumsAreRoundedOnce) {
 }
 
 TEST_F(RowQuant, RmsNormQuantAddsNormsAndRounds) {
-  for (const int64_t k : {64, 576, 4096, 5120, 8192, 14336, 28672}) {
+  struct Shape2 {
+    int64_t k, rows;
+  };
+  for (const auto& [k, rows] : {Shape2{64, 5},
+                                {576, 5},
+                                {4096, 5},
+                                {4096, 265},
+                                {5120, 5},
+                                {5120, 265},
+                                {8192, 5},
+                                {8192, 265},
+                                {14336, 5},
+                                {28672, 5}}) {
     for (const auto& [with_residual, any_order] :
          {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
-      const int64_t rows = 5;
       const float eps = 1e-5f;
       std::vector<uint16_t> x = RandomBf16(rows * k, 0.7f, 1),
                             residual = RandomBf16(rows * k, 2.0f, 2);
       std::vector<float> weight(static_cast<size_t>(k));
       std::mt19937 rng(3);
       for (float& w : weight) w = 0.5f + static_cast<float>(rng() % 1000) * 1e-3f;
-      const DeviceBuffer<uint16_t> dx(x), dr(residual);
-      DeviceBuffer<uint16_t> sum(rows * k);
+      // The sum may be in the residual's place.
+      const DeviceBuffer<uint16_t> dx(x);
+      DeviceBuffer<uint16_t> dr(residual), apart(rows * k);
+      DeviceBuffer<uint16_t>& sum = any_order ? apart : dr;
       const DeviceBuffer<float> dw(weight);
       const DeviceRows out(rows, k);
       const Stream stream;

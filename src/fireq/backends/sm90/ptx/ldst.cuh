@@ -96,6 +96,13 @@ __device__ __forceinline__ uint4 LoadGlobalNow128(const void* global) {
   return v;
 }
 
+// cp.async.cg: 16 bytes from device to shared memory, past L1; then cp.async.wait_all: this
+// thread's have come, for this thread to read.
+__device__ __forceinline__ void CopyAsync128(uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
+__device__ __forceinline__ void CopyAsyncWait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // ld.global.nc.L1::no_allocate.v4: 16 bytes read once, of memory that no running kernel writes.
 __device__ __forceinline__ uint4 LoadGlobalOnce128(const void* global) {
   uint4 v;
