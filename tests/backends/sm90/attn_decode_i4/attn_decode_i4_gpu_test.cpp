@@ -26,15 +26,27 @@ class Runner {
   explicit Runner(const AttentionCase& c)
       : plan_(MakeAttnDecodePlan({c.num_sequences(), c.num_heads, c.layout.kv_heads,
                                   c.layout.head_dim, MaxQueryLen(c), NumSms(), c.max_pages})),
-        workspace_(plan_.workspace_bytes / 4) {
+        workspace_(plan_.workspace_bytes / 4),
+        lists_(std::max<int64_t>(plan_.lists_bytes, 1)) {
     workspace_.FillBytes(0);
+    lists_.FillBytes(0xFF);
   }
 
   AttnDecodeArgs Args(const AttentionCase& c, const AttentionOnDevice& d) const {
-    return DecodeArgs(c, d, workspace_);
+    AttnDecodeArgs args = DecodeArgs(c, d, workspace_);
+    args.lists = lists_.data();
+    return args;
+  }
+  // Of a step whose layers are `layers` times the same, as dependent launches behind the first.
+  void Queue(AttnDecodeArgs args, int layers, cudaStream_t stream) const {
+    LaunchDecodeLists(plan_, args.tensors, lists_.data(), stream);
+    for (int layer = 0; layer < layers; ++layer) {
+      args.programmatic = layer > 0;
+      LaunchAttnDecodeI4(plan_, args, stream);
+    }
   }
   void Launch(const AttnDecodeArgs& args) const {
-    LaunchAttnDecodeI4(plan_, args, stream_.get());
+    Queue(args, 1, stream_.get());
     stream_.Synchronize();
   }
   const AttnDecodePlan& plan() const { return plan_; }
@@ -48,6 +60,7 @@ class Runner {
   }
   AttnDecodePlan plan_;
   DeviceBuffer<float> workspace_;
+  DeviceBuffer<uint8_t> lists_;
   Stream stream_;
 };
 
@@ -204,6 +217,31 @@ TEST(AttnDecodeI4, ReplaysWithNewLengths) {
     AttentionCase now = c;
     now.context_len = lengths;
     device.context_len.CopyFrom(lengths.data(), 3);
+    device.out.FillBytes(0xFF);
+    graph.Launch(stream.get());
+    stream.Synchronize();
+    EXPECT_LE(RelativeError(device.Output(), ReferenceAttention(now, ProbRounding::kE4M3)), 3e-3);
+  }
+}
+
+// The same where lists are made of the lengths, for several layers.
+TEST(AttnDecodeI4, ReplaysWithNewLengthsOfManySegments) {
+  FIREQ_NEEDS_HOPPER();
+  std::mt19937 rng(std::random_device{}());
+  std::vector<int32_t> queries(150, 1), contexts(150);
+  for (int32_t& context : contexts) context = 1 + static_cast<int32_t>(rng() % 900);
+  const AttentionCase c = MakeAttentionCase({queries, contexts, 8, {kAsym, 2, 128}}, rng());
+  AttentionOnDevice device(c);
+  const Runner runner(c);
+  ASSERT_TRUE(runner.plan().finishes);
+  const AttnDecodeArgs args = runner.Args(c, device);
+  const Graph graph([&](cudaStream_t stream) { runner.Queue(args, 3, stream); });
+  const Stream stream;
+  for (int replay = 0; replay < 4; ++replay) {
+    AttentionCase now = c;
+    for (size_t s = 0; s < contexts.size() && replay > 0; ++s)
+      now.context_len[s] = static_cast<int32_t>(rng() % static_cast<uint32_t>(contexts[s] + 1));
+    device.context_len.CopyFrom(now.context_len.data(), std::ssize(now.context_len));
     device.out.FillBytes(0xFF);
     graph.Launch(stream.get());
     stream.Synchronize();

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <random>
+#include <utility>
 #include <vector>
 
 namespace fireq::sm90 {
@@ -20,12 +21,12 @@ struct Piece {
 // Sequences of `pages` pages, cut as the kernel does for `ctas` CTAs.
 struct CutLine {
   CutLine(const std::vector<int32_t>& pages, int32_t tracks, int32_t ctas)
-      : of_each(pages), before{0}, extra{0} {
-    for (const int32_t p : pages) {
-      before.push_back(before.back() + p);
-      extra.push_back(static_cast<uint16_t>(extra.back() + DecodeExtraCost(p)));
-    }
-    line = {before.data(), extra.data(), static_cast<int32_t>(pages.size()), tracks};
+      : of_each(pages), before{{}} {
+    for (const int32_t p : pages)
+      before.push_back({before.back().pages + p,
+                        static_cast<uint16_t>(before.back().extra + DecodeExtraCost(p)),
+                        static_cast<uint16_t>(before.back().sequences + (p > 0))});
+    line = {before.data(), static_cast<int32_t>(pages.size()), tracks};
     const int32_t rounds = (line.cost() + kWarps - 1) / kWarps;
     cuts = DecodeCuts::Of(rounds, ctas, ShortDivisor::Of(ctas), kWarps);
     const auto border = [&](int32_t cta) {
@@ -36,15 +37,15 @@ struct CutLine {
   CutLine(const CutLine&) = delete;
   CutLine& operator=(const CutLine&) = delete;
 
-  int32_t units() const { return before.back() * line.tracks; }
+  int32_t units() const { return line.units(); }
 
-  // of(sequence, first unit, pages), in order.
+  // of(segment), in order.
   template <class F>
   void ForEachSegment(const F& of) const {
     for (int32_t s = 0; s < line.num_sequences; ++s) {
       const int32_t pages = of_each[static_cast<size_t>(s)];
       for (int32_t track = 0; track < line.tracks && pages > 0; ++track)
-        of(s, line.pages[s] * line.tracks + track * pages, pages);
+        of(DecodeLineSegment{s, track, line.UnitsBefore(s) + track * pages, pages});
     }
   }
 
@@ -57,7 +58,8 @@ struct CutLine {
   std::vector<Load> Loads() const {
     std::vector<Load> loads(pieces.size());
     size_t cta = 0;
-    ForEachSegment([&](int32_t, int32_t begin, int32_t pages) {
+    ForEachSegment([&](const DecodeLineSegment& segment) {
+      const auto [begin, pages] = std::pair(segment.begin, segment.pages);
       while (pieces[cta].end <= begin) ++cta;
       for (size_t c = cta; c < pieces.size() && pieces[c].begin < begin + pages; ++c) {
         const int32_t part =
@@ -72,8 +74,7 @@ struct CutLine {
   }
 
   std::vector<int32_t> of_each;  // sequence
-  std::vector<int32_t> before;
-  std::vector<uint16_t> extra;
+  std::vector<DecodeBefore> before;
   DecodeLine line{};
   DecodeCuts cuts{};
   std::vector<Piece> pieces;
@@ -100,7 +101,10 @@ void Check(const std::vector<int32_t>& pages, int32_t tracks, int32_t ctas) {
     ASSERT_EQ(cut.pieces[i].begin, i == 0 ? 0 : cut.pieces[i - 1].end);
   }
   size_t cta = 0;  // of the segment's first unit
-  cut.ForEachSegment([&](int32_t sequence, int32_t begin, int32_t of_each) {
+  int32_t number = 0;
+  cut.ForEachSegment([&](const DecodeLineSegment& segment) {
+    const int32_t begin = segment.begin, of_each = segment.pages;
+    ASSERT_EQ(cut.line.NumberOf(segment), number++);
     while (cut.pieces[cta].end <= begin) ++cta;
     size_t last = cta;
     while (cut.pieces[last].end < begin + of_each) ++last;
@@ -110,7 +114,7 @@ void Check(const std::vector<int32_t>& pages, int32_t tracks, int32_t ctas) {
     }
     // All between have a part: they count.
     for (size_t c = cta; c <= last; ++c) ASSERT_LT(cut.pieces[c].begin, cut.pieces[c].end);
-    const int32_t place = cut.line.CostAt(sequence, begin);
+    const int32_t place = cut.line.PlaceOf(segment);
     const int32_t first = cut.cuts.Owner(place);
     ASSERT_EQ(first, static_cast<int32_t>(cta));
     ASSERT_EQ(cut.cuts.Owner(place + of_each - 1), static_cast<int32_t>(last));

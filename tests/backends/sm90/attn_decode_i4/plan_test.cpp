@@ -19,10 +19,8 @@ TEST(AttnDecodePlan, FitsSharedMemoryForEverySupportedShape) {
         EXPECT_LE(DecodeCtasPerSm(plan.rows) * (plan.shared.bytes + 1024), 228 * 1024);
         EXPECT_EQ(plan.shared.sums % 16, 0);
         EXPECT_EQ(plan.shared.barriers % 8, 0);
-        EXPECT_EQ(plan.shared.prefix + (sequences + 1) * 4 + (-(sequences + 1) * 4 & 15),
-                  plan.shared.extra);
-        const int64_t extra = (sequences + 1) * 2 + (-(sequences + 1) * 2 & 15);
-        EXPECT_EQ(plan.shared.extra + (plan.finishes ? extra : 0), plan.shared.bytes);
+        const int64_t prefix = (sequences + 1) * 4 + (-(sequences + 1) * 4 & 15);
+        EXPECT_EQ(plan.shared.prefix + (plan.finishes ? 0 : prefix), plan.shared.bytes);
       }
     }
   }
@@ -71,21 +69,25 @@ TEST(AttnDecodePlan, AWarpFinishesWhereACtaHasManySegments) {
   EXPECT_FALSE(MakeAttnDecodePlan({256, 32, 8, 128, 4, 132}).finishes);
 }
 
-// A finishing warp's second buffer never refuses a step that one buffer leaves room for.
-TEST(AttnDecodePlan, FinishesWhereThatLeavesARing) {
-  EXPECT_TRUE(MakeAttnDecodePlan({6000, 32, 8, 128, 1, 132}).finishes);
+// Lists leave the ring its pages, however many sequences there are.
+TEST(AttnDecodePlan, FinishesAsManySequencesAsListsCount) {
+  const AttnDecodePlan most = MakeAttnDecodePlan({kDecodeMostListed, 32, 8, 128, 1, 132});
+  EXPECT_TRUE(most.finishes);
+  EXPECT_EQ(most.stages, MakeAttnDecodePlan({34, 32, 8, 128, 1, 132}).stages);
   const AttnDecodePlan many = MakeAttnDecodePlan({12000, 32, 8, 128, 1, 132});
   EXPECT_FALSE(many.finishes);
   EXPECT_GE(many.stages, DecodeWarps(many.rows));
   EXPECT_LE(2 * (many.shared.bytes + 1024), 228 * 1024);
   EXPECT_THROW(MakeAttnDecodePlan({16000, 32, 8, 128, 1, 132}), Error);
   // What short segments cost more is counted in 16 bits.
-  for (int64_t sequences = 6000; sequences <= 12000; sequences += 50) {
-    for (const int64_t dim : {64, 128}) {
-      const bool finishes = MakeAttnDecodePlan({sequences, 32, 8, dim, 1, 132}).finishes;
-      EXPECT_LE(finishes ? sequences * (kDecodeLeastCost - 1) : 0, 0xFFFF);
-    }
-  }
+  EXPECT_LE(kDecodeMostListed * (kDecodeLeastCost - 1), 0xFFFF);
+  EXPECT_FALSE(MakeAttnDecodePlan({kDecodeMostListed + 1, 32, 8, 64, 1, 132}).finishes);
+}
+
+TEST(AttnDecodePlan, ListsHoldEveryPage) {
+  EXPECT_EQ(MakeAttnDecodePlan({33, 32, 8, 128, 1, 132, 32}).lists_bytes, 0);
+  EXPECT_EQ(MakeAttnDecodePlan({256, 32, 8, 128, 1, 132, 32}).lists_bytes,
+            264 * 128 + (2048 + 264) * 32 + 2048 * 32 * 4);
 }
 
 TEST(AttnDecodePlan, WritesTokensOfDecodeStepsOnly) {

@@ -11,10 +11,23 @@
 
 namespace fireq::sm90 {
 
+// Where the plan finishes: of a step's lengths and page table, what each CTA does, for the
+// attention of every layer. An ordinary launch, behind everything on the stream, whose result is
+// there and visible before any kernel of a later ordinary launch begins. Attention reads it before
+// it waits for the kernel in front, so there must be an ordinary launch between them, or attention
+// must be one: a programmatic launch right behind this one could begin while the lists are being
+// written. All launches from then on begin behind that one's beginning, so they read them safely,
+// too. `lists` is of plan.lists_bytes; q, scale_q, pages, out and workspace are not looked at.
+// Capturable as attention is.
+void LaunchDecodeLists(const AttnDecodePlan& plan, const AttnDecodeParams& tensors, void* lists,
+                       cudaStream_t stream);
+
 struct AttnDecodeArgs {
   AttnDecodeParams tensors;   // what the plan says is filled in
   bool e4m3_probs = true;     // false: P' keeps 11 bits
   bool programmatic = false;  // may start before the kernel in front has ended
+  // Where the plan finishes: what LaunchDecodeLists has written for these lengths and this table.
+  void* lists = nullptr;
   // Where the plan writes tokens: what LaunchRopeKvWrite would be told, of the same step and cache.
   // Q is not written then, nor read.
   const RopeKvWriteParams* rope = nullptr;

@@ -50,42 +50,80 @@ struct DecodeCuts {
   }
 };
 
+// Of the sequences before one.
+struct DecodeBefore {
+  int32_t pages;       // of one track (a KV head's row tile)
+  uint16_t extra;      // cost besides them, likewise
+  uint16_t sequences;  // that have pages
+};
+
+struct DecodeLineSegment {
+  int32_t sequence;
+  int32_t track;
+  int32_t begin;  // first unit
+  int32_t pages;
+
+  FIREQ_HD int32_t end() const { return begin + pages; }
+};
+
 // Units (pages) of segments one behind the other, and what they cost: a segment's pages and its
 // extra cost. Of a segment of kDecodeLeastCost pages and more every page costs one. A shorter one
 // is never cut: what is cut behind its beginning begins with it.
 struct DecodeLine {
-  const int32_t* pages;   // [S + 1] before each sequence, of one track (a KV head's row tile)
-  const uint16_t* extra;  // [S + 1], cost likewise
+  const DecodeBefore* before;  // [S + 1]
   int32_t num_sequences;
   int32_t tracks;
 
+  FIREQ_HD int32_t UnitsBefore(int32_t sequence) const { return before[sequence].pages * tracks; }
   FIREQ_HD int32_t CostBefore(int32_t sequence) const {
-    return (pages[sequence] + extra[sequence]) * tracks;
+    return (before[sequence].pages + before[sequence].extra) * tracks;
   }
+  FIREQ_HD int32_t units() const { return UnitsBefore(num_sequences); }
   FIREQ_HD int32_t cost() const { return CostBefore(num_sequences); }
+
+  // Of a unit on the line.
+  FIREQ_HD DecodeLineSegment Find(int32_t unit) const {
+    const int32_t s = Last([&](int32_t sequence) { return UnitsBefore(sequence) <= unit; });
+    const int32_t pages = before[s + 1].pages - before[s].pages;
+    const int32_t track = Quotient(unit - UnitsBefore(s), pages);
+    return {s, track, UnitsBefore(s) + track * pages, pages};
+  }
 
   // Of 0 .. cost(): the unit that a piece begins with which is cut there.
   FIREQ_HD int32_t UnitAt(int32_t cost) const {
-    if (extra[num_sequences] == 0) return cost;
+    if (before[num_sequences].extra == 0) return cost;
+    const int32_t s = Last([&](int32_t sequence) { return CostBefore(sequence) <= cost; });
+    const int32_t behind = cost - CostBefore(s);
+    const int32_t of_each = before[s + 1].pages - before[s].pages;
+    return UnitsBefore(s) +
+           (of_each < kDecodeLeastCost ? behind / kDecodeLeastCost * of_each : behind);
+  }
+
+  // Where a segment lies by cost that may be cut.
+  FIREQ_HD int32_t PlaceOf(const DecodeLineSegment& segment) const {
+    return segment.begin + before[segment.sequence].extra * tracks;
+  }
+
+  // How many segments lie before one.
+  FIREQ_HD int32_t NumberOf(const DecodeLineSegment& segment) const {
+    return before[segment.sequence].sequences * tracks + segment.track;
+  }
+
+ private:
+  // The last sequence that is not behind a place, of which that is true up to it alone.
+  template <class NotBehind>
+  FIREQ_HD int32_t Last(const NotBehind& not_behind) const {
     int32_t low = 0;
-    int32_t high = num_sequences;  // CostBefore(low) <= cost < CostBefore(high), but at the end
+    int32_t high = num_sequences;
     while (high - low > 1) {
       const int32_t middle = (low + high) / 2;
-      if (CostBefore(middle) <= cost) {
+      if (not_behind(middle)) {
         low = middle;
       } else {
         high = middle;
       }
     }
-    const int32_t behind = cost - CostBefore(low);
-    const int32_t of_each = pages[low + 1] - pages[low];
-    return pages[low] * tracks +
-           (of_each < kDecodeLeastCost ? behind / kDecodeLeastCost * of_each : behind);
-  }
-
-  // Where unit `unit` of sequence `sequence` lies by cost, if the sequence's segments may be cut.
-  FIREQ_HD int32_t CostAt(int32_t sequence, int32_t unit) const {
-    return unit + extra[sequence] * tracks;
+    return low;
   }
 };
 

@@ -1,5 +1,5 @@
 // The warp that loads: it walks the CTA's piece of the line of pages and copies each page's block
-// of one head into the ring.
+// of one head into the ring. (Of many segments: listed_load.cuh.)
 #pragma once
 
 #include <cstdint>
@@ -15,21 +15,48 @@
 
 namespace fireq::sm90 {
 
-// With kAhead, for long pieces, the next pages are looked up while these are copied, and no more
-// than kWindow are on their way. Where the kernel writes the step's tokens, a segment's last page
-// completes on `older`, and is full with its token.
-template <int kDim, int kRows, bool kAhead, class Rope>
-class DecodeLoader {
- public:
+// One head's block of a page.
+template <int kDim>
+struct DecodePageCopy {
   static constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
   static constexpr int kStageBytes = static_cast<int>(kLayout.head_bytes());
-  static constexpr int kGroups = kTokensPerPage / kVGroupTokens;  // of a page
+  static constexpr int kGroups = kTokensPerPage / kVGroupTokens;
+
+  // Its first `groups` groups of 16 tokens, at least one, to `stage`; completes on `barrier`. The
+  // others' codes are then those of another page: finite, and multiplied by zeros.
+  static __device__ __forceinline__ void Run(const uint8_t* from, int groups, uint8_t* stage,
+                                             Mbarrier* barrier) {
+    const auto copy = [&](int64_t offset, uint32_t bytes) {
+      BulkLoad(stage + offset, from + offset, bytes, barrier, kEvictFirst);
+    };
+    if (groups == kGroups) {
+      MbarrierArriveExpectTx(barrier, kStageBytes);
+      copy(0, kStageBytes);
+      return;
+    }
+    constexpr int64_t kScales = kLayout.k_scale_offset();
+    constexpr auto kScaleBytes = static_cast<uint32_t>(kStageBytes - kScales);
+    const uint32_t codes = static_cast<uint32_t>(groups * kDim * kVGroupBytes);  // of K, and of V
+    MbarrierArriveExpectTx(barrier, 2 * codes + kScaleBytes);
+    copy(0, codes);
+    copy(kLayout.v_offset(), codes);
+    copy(kScales, kScaleBytes);
+  }
+};
+
+// Where the kernel writes the step's tokens, a segment's last page completes on `older`, and is
+// full with its token.
+template <int kDim, int kRows, class Rope>
+class DecodeLoader {
+ public:
+  using PageCopy = DecodePageCopy<kDim>;
+  static constexpr int kStageBytes = PageCopy::kStageBytes;
   static constexpr int kTablePages = DecodeWarps(kRows) * 32;
 
   // `table` [kTablePages]: what GuessPage gave, where segments are cut.
   __device__ DecodeLoader(const AttnDecodeParams& p, const DecodePiece& piece,
-                          DecodeSchedule<kAhead> schedule, uint8_t* ring, Mbarrier* full,
-                          Mbarrier* empty, Mbarrier* older, const int32_t* table)
+                          DecodeSchedule schedule, uint8_t* ring, Mbarrier* full, Mbarrier* empty,
+                          Mbarrier* older, const int32_t* table)
       : p_(p),
         piece_(piece),
         schedule_(schedule),
@@ -47,44 +74,17 @@ class DecodeLoader {
     if (p.cuts == 0 || sequence >= p.num_sequences || page >= p.max_pages) return 0;
     return LoadGlobalNow(p.page_table + int64_t{sequence} * p.max_pages + page);
   }
-  // The same where the line is cut, by one warp into the L1: the numbers of the first pages of the
-  // sequences that the CTA's piece ends in and, with long ones, begins in if all are of one length.
-  static __device__ void PrefetchPages(const AttnDecodeParams& p) {
-    constexpr int kNearby = 4;
-    constexpr int kLine = 32;  // numbers
-    const int lane = static_cast<int>(threadIdx.x & 31);
-    const int cta = static_cast<int>(blockIdx.x);
-    const int sequence = p.by_ctas.Divide((cta + 1) * p.num_sequences) - 1 + lane % kNearby;
-    const int page = lane / kNearby * kLine;
-    if (sequence >= 0 && sequence < p.num_sequences && page < p.max_pages)
-      PrefetchL1(p.page_table + int64_t{sequence} * p.max_pages + page);
-  }
 
   // Every lane finds the page of one unit, then they copy one after another.
   __device__ void Run() {
     const int lane = static_cast<int>(threadIdx.x & 31);
-    int32_t at = kAhead ? piece_.start : piece_.begin;
-    const int32_t end = at + piece_.end - piece_.begin;
-    if constexpr (kAhead) {
-      // What the ring takes at once is asked for before anything else is looked up.
-      const int32_t stop = min(at + p_.stages, end);
-      CopyUnits(FindSource(at + lane, stop), stop - at);
-      at = stop;
-    }
-    Source source = {};
-    if (kAhead) source = FindSource(at + lane, end);
-    for (; at < end; at += 32) {
-      if (!kAhead) source = FindSource(at + lane, end);
-      Source next = {};
-      if (kAhead) next = FindSource(at + 32 + lane, end);
-      CopyUnits(source, end - at < 32 ? end - at : 32);
-      if (kAhead) source = next;
-    }
+    const int32_t end = piece_.end;
+    for (int32_t at = piece_.begin; at < end; at += 32)
+      CopyUnits(FindSource(at + lane, end), end - at < 32 ? end - at : 32);
   }
 
  private:
   static constexpr bool kWrites = kWritesTokens<Rope>;
-  static constexpr int kWindow = 4;  // pages
 
   // Where a unit's page is, and how many groups of 16 tokens of it; 0 where there is none.
   struct Source {
@@ -96,16 +96,14 @@ class DecodeLoader {
   __device__ __forceinline__ Source FindSource(int32_t unit, int32_t end) const {
     Source source = {};
     if (unit >= end) return source;
-    if (kAhead && unit >= piece_.end) unit -= piece_.end - piece_.begin;
     const DecodeSegment segment = piece_.first_cta >= 0 ? piece_.segment : schedule_.Find(unit);
     const int page = unit - segment.begin;
     const int tokens = segment.context - page * kTokensPerPage;
-    if (kAhead && waited_ && (page == 0 || (threadIdx.x & 31) == 0)) PrefetchQueries(segment);
     source.head = segment.head;
     source.fresh = tokens < kTokensPerPage + segment.queries;
     if (tokens > 0) {
       source.number = PageNumber(segment.sequence, page);
-      source.groups = min(kGroups, (tokens + kVGroupTokens - 1) / kVGroupTokens);
+      source.groups = min(PageCopy::kGroups, (tokens + kVGroupTokens - 1) / kVGroupTokens);
     }
     return source;
   }
@@ -117,17 +115,6 @@ class DecodeLoader {
   __device__ int32_t PageNumber(int32_t sequence, int32_t page) const {
     if (p_.cuts > 0 && sequence == GuessSequence(p_) && page < kTablePages) return table_[page];
     return LoadGlobalNow(p_.page_table + int64_t{sequence} * p_.max_pages + page);
-  }
-
-  // The warps that compute will want them all at once, behind the pages that are asked for now. Not
-  // before they are there: the L1 would keep what was there before.
-  __device__ __forceinline__ void PrefetchQueries(const DecodeSegment& segment) const {
-    for (int row = 0; row < kRows; ++row) {
-      const int64_t index = segment.template RowIndex<kRows>(p_, row);
-      if (index < 0) break;
-      PrefetchL1(p_.q + index * kDim);
-      if (row == 0) PrefetchL1(p_.scale_q + index);
-    }
   }
 
   // The units of lanes 0 .. count - 1.
@@ -143,7 +130,6 @@ class DecodeLoader {
         GridDependencyWait();
         waited_ = true;
       }
-      if constexpr (kAhead) WaitForWindow();
       MbarrierWait(empty_ + stage_, phase_);
       if (lane == i) Copy(from, source, stage_);
       __syncwarp();
@@ -154,49 +140,19 @@ class DecodeLoader {
     }
   }
 
-  // Until fewer than kWindow pages are on their way. More would only queue in front of each other
-  // and of everything else that the SM asks for.
-  __device__ __forceinline__ void WaitForWindow() {
-    if (ahead_ < kWindow) {
-      ++ahead_;
-      return;
-    }
-    MbarrierWait(full_ + landed_, landed_phase_);
-    if (++landed_ == p_.stages) {
-      landed_ = 0;
-      landed_phase_ ^= 1;
-    }
-  }
-
-  // A page's first `groups` groups of 16 tokens, none for a page that is not there, into a stage.
-  // The others' codes are then those of another page: finite, and multiplied by zeros.
+  // None for a page that is not there.
   __device__ __forceinline__ void Copy(const uint8_t* from, const Source& source, int stage) {
-    const int groups = source.groups;
-    if (groups == 0) {
+    if (source.groups == 0) {
       MbarrierArrive(full_ + stage);
       return;
     }
-    Mbarrier* barrier = (kWrites && source.fresh ? older_ : full_) + stage;
-    const auto copy = [&](int64_t offset, uint32_t bytes) {
-      BulkLoad(ring_ + stage * kStageBytes + offset, from + offset, bytes, barrier, kEvictFirst);
-    };
-    if (groups == kGroups) {
-      MbarrierArriveExpectTx(barrier, kStageBytes);
-      copy(0, kStageBytes);
-      return;
-    }
-    constexpr int64_t kScales = kLayout.k_scale_offset();
-    constexpr auto kScaleBytes = static_cast<uint32_t>(kStageBytes - kScales);
-    const uint32_t codes = static_cast<uint32_t>(groups * kDim * kVGroupBytes);  // of K, and of V
-    MbarrierArriveExpectTx(barrier, 2 * codes + kScaleBytes);
-    copy(0, codes);
-    copy(kLayout.v_offset(), codes);
-    copy(kScales, kScaleBytes);
+    PageCopy::Run(from, source.groups, ring_ + stage * kStageBytes,
+                  (kWrites && source.fresh ? older_ : full_) + stage);
   }
 
   const AttnDecodeParams& p_;
   const DecodePiece& piece_;
-  DecodeSchedule<kAhead> schedule_;
+  DecodeSchedule schedule_;
   uint8_t* ring_;
   Mbarrier* full_;
   Mbarrier* empty_;
@@ -205,9 +161,6 @@ class DecodeLoader {
   int stage_ = 0;
   uint32_t phase_ = 1;  // the first pass over the ring waits for nobody
   bool waited_ = false;
-  int ahead_ = 0;   // pages on their way, until they are kWindow
-  int landed_ = 0;  // stage of the first of them
-  uint32_t landed_phase_ = 0;
 };
 
 }  // namespace fireq::sm90

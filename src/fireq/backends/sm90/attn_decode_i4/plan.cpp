@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "fireq/backends/sm90/attn_decode_i4/lists.h"
 #include "fireq/base/error.h"
 #include "fireq/base/math.h"
 #include "fireq/formats/kv_page.h"
@@ -66,9 +67,8 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   const int64_t table = plan.cuts == 0 ? 0 : int64_t{warps} * 32 * 4;
   const int64_t older = plan.writes_tokens ? kDecodeMaxStages * 8 : 0;
   const int64_t codes = plan.writes_tokens ? kDecodeTokenBytes : 0;
-  const int64_t prefix = AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
   const int64_t beside_sums =
-      parts + part_rows * 8 + kBarriers * 8 + older + codes + table + kFlagAndPiece + prefix;
+      parts + part_rows * 8 + kBarriers * 8 + older + codes + table + kFlagAndPiece;
   // Of all warps once.
   const int64_t sums_once = int64_t{warps} * 8 * (plan.head_dim + kDecodePadding) * 4;
   const int64_t stats_once = int64_t{warps} * kDecodeMaxRows * 8;
@@ -76,9 +76,9 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   // warp could run a whole ring ahead of a page that is late, and take the phase before for its
   // own.
   const auto fixed_bytes = [&](bool finishes) {
-    const int64_t extra = AlignUp<int64_t>((shape.num_sequences + 1) * 2, 16);
+    const int64_t prefix = AlignUp<int64_t>((shape.num_sequences + 1) * 4, 16);
     const int64_t sums = sums_once + stats_once;
-    return beside_sums + (finishes ? 2 * sums + extra : sums);
+    return beside_sums + (finishes ? 2 * sums : sums + prefix);
   };
   const auto stages = [&](bool finishes) {
     return static_cast<int>(
@@ -86,9 +86,8 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
         warps * warps);
   };
   // Where no segment is ever cut evenly, a CTA has many. Two tiles of rows have no registers for
-  // it; so many sequences that two buffers leave no ring have no room, nor has their extra cost.
-  plan.finishes = plan.cuts == 0 && plan.rows == 8 && stages(true) >= warps &&
-                  shape.num_sequences * (kDecodeLeastCost - 1) <= 0xFFFF;
+  // it.
+  plan.finishes = plan.cuts == 0 && plan.rows == 8 && shape.num_sequences <= kDecodeMostListed;
   const int64_t buffers = plan.finishes ? 2 : 1;
   plan.stages = stages(plan.finishes);
   FIREQ_CHECK(plan.stages >= warps, kUnsupported, "decode attention: ", shape.num_sequences,
@@ -107,7 +106,6 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   shared.table = shared.codes + static_cast<int32_t>(codes);
   shared.flag = shared.table + static_cast<int32_t>(table);
   shared.prefix = shared.flag + kFlagAndPiece;
-  shared.extra = shared.prefix + static_cast<int32_t>(prefix);
   shared.bytes =
       static_cast<int32_t>(plan.stages * layout.head_bytes() + fixed_bytes(plan.finishes));
 
@@ -115,6 +113,7 @@ AttnDecodePlan MakeAttnDecodePlan(const AttnDecodeShape& shape) {
   // counter a CTA.
   plan.workspace_bytes =
       int64_t{plan.ctas} * (int64_t{2} * kDecodeMaxRows * (int64_t{plan.head_dim} * 4 + 8) + 4);
+  if (plan.finishes) plan.lists_bytes = DecodeLists::Bytes(plan.ctas, segments, shape.max_pages);
   return plan;
 }
 

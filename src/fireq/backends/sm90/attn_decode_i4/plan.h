@@ -15,6 +15,8 @@ inline constexpr int kDecodePadding = 4;       // floats behind a row of the com
 // part, a page 0.8 us of a CTA's time while all read. Too many rather than too few: CTAs of short
 // segments then end early and leave the memory to the others, which it binds.
 inline constexpr int kDecodeLeastCost = 8;
+// Sequences of lists (lists.h): what they cost besides their pages is counted in 16 bits.
+inline constexpr int kDecodeMostListed = 0xFFFF / (kDecodeLeastCost - 1);
 
 // Of a CTA for tiles of `rows` query rows: warps that compute (one more loads).
 constexpr int DecodeWarps(int rows) { return rows == 8 ? 4 : 8; }
@@ -37,8 +39,7 @@ struct AttnDecodeShared {
   int32_t codes = 0;   // u8 [kDecodeTokenBytes] there
   int32_t table = 0;   // i32 [32 DecodeWarps] where segments are cut: first pages of a sequence
   int32_t flag = 0;    // i32 [4], then the DecodePiece
-  int32_t prefix = 0;  // i32 [S + 1]
-  int32_t extra = 0;   // u16 [S + 1] where a warp finishes
+  int32_t prefix = 0;  // i32 [S + 1], unless a warp finishes
   int32_t bytes = 0;
 };
 
@@ -47,13 +48,15 @@ struct AttnDecodePlan {
   int rows = 0;       // query rows a tile: 8 or 16
   int row_tiles = 0;  // tiles a sequence and KV head
   int ctas = 0;
-  bool finishes = false;       // a warp of each CTA finishes segments while the others compute on
+  // A CTA has many segments: lists say which, and a warp finishes them while the others compute on.
+  bool finishes = false;
   bool writes_tokens = false;  // queries are made and the step's tokens written by the kernel
   int stages = 0;
   int cluster = 1;  // CTAs; its parts of a segment are added in shared memory
   int cuts = 0;     // parts of a segment at most, whole clusters; 0: there are fewer CTAs
   AttnDecodeShared shared;
   int64_t workspace_bytes = 0;
+  int64_t lists_bytes = 0;  // where a warp finishes, of DecodeLists; too few if max_pages is 0
 };
 
 struct AttnDecodeShape {

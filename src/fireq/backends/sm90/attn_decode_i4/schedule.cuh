@@ -1,8 +1,8 @@
 // Split-KV over CTAs: the cache's pages, counted sequence by sequence, KV head by head, are one
 // long line. A segment is the run of one sequence, head and row tile. Where segments are few and
-// much alike each is cut into the same number of pieces, one a CTA; else every CTA takes a piece of
-// the line, in which segments begin and end anywhere: as many pages as others or, where CTAs have
-// many segments, what costs as much (line.h).
+// much alike each is cut into the same number of pieces, one a CTA; else every CTA takes as many
+// pages of the line as others, in which segments begin and end anywhere. Where CTAs have many
+// segments, whose costs count, lists say what each CTA does (lists.h).
 #pragma once
 
 #include <cstdint>
@@ -43,7 +43,6 @@ struct DecodeSegment {
 struct DecodePiece {
   int32_t begin;
   int32_t end;
-  int32_t start;          // of a CTA's many segments, its first unit: see Behind
   DecodeCuts cuts;        // of the line or, where segments are cut, only `size`, of a segment
   int32_t first_cta;      // of the segment, where segments are cut; -1: the line is
   DecodeSegment segment;  // the only one, where segments are cut
@@ -54,45 +53,33 @@ struct DecodePiece {
     return min(count - ((cta & -cluster) - first_cta), cluster);
   }
 
-  // The CTAs first .. first + count - 1 that share a segment, which lies at `place` on the line
-  // that `cuts` cut.
-  __device__ int32_t First(int32_t place) const {
-    return first_cta >= 0 ? first_cta : cuts.Owner(place);
+  // The CTAs first .. first + count - 1 that share a segment.
+  __device__ int32_t First(const DecodeSegment& shared) const {
+    return first_cta >= 0 ? first_cta : cuts.Owner(shared.begin);
   }
-  __device__ int32_t Count(const DecodeSegment& shared, int32_t place) const {
+  __device__ int32_t Count(const DecodeSegment& shared) const {
     if (first_cta >= 0) return Quotient(shared.pages + cuts.size - 1, cuts.size);
-    return cuts.Owner(place + shared.pages - 1) - First(place) + 1;
+    return cuts.Owner(shared.begin + shared.pages - 1) - First(shared) + 1;
   }
 
   __device__ int32_t StopOf(const DecodeSegment& part) const {
     return min(part.begin + part.pages, end);
   }
-  // What comes behind the units before `stop` in a CTA of many segments. It begins with the segment
-  // that the piece's end cuts and goes on with `begin`: what it shares with others is added while
-  // it works on, and the last segment is its own alone.
-  __device__ int32_t Behind(int32_t stop) const { return stop == end ? begin : stop; }
 };
 
-// kMany: a CTA has many segments.
-template <bool kMany>
 class DecodeSchedule {
  public:
-  // `prefix` i32 [S + 1] in shared memory: pages before each sequence; `extra` u16 [S + 1] there,
-  // where a CTA has many segments: see DecodeLine. Filled by Prepare.
-  __device__ DecodeSchedule(const AttnDecodeParams& p, uint8_t* prefix, uint8_t* extra)
-      : p_(p),
-        prefix_(reinterpret_cast<int32_t*>(prefix)),
-        extra_(reinterpret_cast<uint16_t*>(extra)) {}
+  // `prefix` i32 [S + 1] in shared memory: pages before each sequence. Filled by Prepare.
+  __device__ DecodeSchedule(const AttnDecodeParams& p, uint8_t* prefix)
+      : p_(p), prefix_(reinterpret_cast<int32_t*>(prefix)) {}
 
   // One warp, for all of a CTA of which `warps` compute: a barrier must lie between this and what
   // the others do.
   __device__ __forceinline__ void Prepare(int32_t warps, DecodePiece& piece) {
-    constexpr int kChunks = kMany ? 8 : 4;  // of 32 sequences, their lengths on the way together
+    constexpr int kChunks = 4;  // of 32 sequences, their lengths on the way together
     const int lane = static_cast<int>(threadIdx.x & 31);
     if (lane == 0) prefix_[0] = 0;
-    if (kMany && lane == 0) extra_[0] = 0;
     int32_t total = 0;
-    int32_t total_extra = 0;
     int32_t longest = 0;
     for (int base = 0; base < p_.num_sequences; base += 32 * kChunks) {
       int32_t pages[kChunks];
@@ -103,27 +90,19 @@ class DecodeSchedule {
         const int s = base + 32 * i + lane;
         if (s - lane >= p_.num_sequences) break;
         longest = max(longest, pages[i]);
-        int32_t sum = kMany ? Both(pages[i]) : pages[i];
+        int32_t sum = pages[i];
 #pragma unroll
         for (int step = 1; step < 32; step *= 2) {
           const int32_t other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
           if (lane >= step) sum += other;
         }
-        if (s < p_.num_sequences) prefix_[s + 1] = total + PagesIn(sum);
-        if (kMany && s < p_.num_sequences)
-          extra_[s + 1] = static_cast<uint16_t>(total_extra + ExtraIn(sum));
-        const int32_t all = __shfl_sync(0xFFFFFFFFu, sum, 31);
-        total += PagesIn(all);
-        if (kMany) total_extra += ExtraIn(all);
+        if (s < p_.num_sequences) prefix_[s + 1] = total + sum;
+        total += __shfl_sync(0xFFFFFFFFu, sum, 31);
       }
     }
     longest = __reduce_max_sync(0xFFFFFFFFu, longest);
     __syncwarp();
-    if constexpr (kMany) {
-      CutLine((total + total_extra) * tracks(), warps, piece);
-    } else {
-      if (lane == 0) Divide(total * tracks(), longest, warps, piece);
-    }
+    if (lane == 0) Divide(total * tracks(), longest, warps, piece);
   }
 
   __device__ DecodeSegment Find(int32_t unit) const {
@@ -141,20 +120,7 @@ class DecodeSchedule {
     return Segment(low, Quotient(unit - prefix_[low] * tracks(), pages));
   }
 
-  // Of a segment that CTAs share: where it begins on the line that is cut.
-  __device__ int32_t PlaceOf(const DecodeSegment& shared) const {
-    return kMany ? line().CostAt(shared.sequence, shared.begin) : shared.begin;
-  }
-
  private:
-  // Where the segment begins that the end of `piece` cuts, if there is one.
-  __device__ int32_t Start(const DecodePiece& piece) const {
-    if (piece.begin == piece.end) return piece.begin;
-    const DecodeSegment last = Find(piece.end - 1);
-    const bool cut = last.begin > piece.begin && last.begin + last.pages > piece.end;
-    return cut ? last.begin : piece.begin;
-  }
-
   __device__ DecodeSegment Segment(int32_t sequence, int32_t track) const {
     DecodeSegment segment;
     segment.pages = prefix_[sequence + 1] - prefix_[sequence];
@@ -166,23 +132,6 @@ class DecodeSchedule {
     segment.queries = p_.query_start[sequence + 1] - segment.first_query;
     segment.context = p_.context_len[sequence];
     return segment;
-  }
-
-  // Of the line, what costs as much as any other CTA's piece.
-  __device__ __forceinline__ void CutLine(int32_t cost, int32_t warps, DecodePiece& piece) const {
-    const int32_t ctas = static_cast<int32_t>(gridDim.x);
-    const int32_t cta = static_cast<int32_t>(blockIdx.x);
-    const int lane = static_cast<int>(threadIdx.x & 31);
-    const DecodeCuts cuts = DecodeCuts::Of(Rounds(cost, warps) / warps, ctas, p_.by_ctas, warps);
-    // Odd lanes look for the end.
-    const int32_t border = line().UnitAt(min(cuts.Begin(cta + (lane & 1)), cost));
-    const int32_t end = __shfl_sync(0xFFFFFFFFu, border, 1);
-    if (lane != 0) return;
-    piece.cuts = cuts;
-    piece.begin = border;
-    piece.end = end;
-    piece.first_cta = -1;
-    piece.start = Start(piece);
   }
 
   // Units fit: 2^31 pages of one head are 18 TB.
@@ -217,14 +166,6 @@ class DecodeSchedule {
       piece.first_cta = -1;
     }
   }
-  // A sequence's pages and their extra cost in one number, one scan for both: the cost of 32
-  // sequences is below 256. 2^24 pages are 2^30 tokens.
-  static_assert(32 * (kDecodeLeastCost - 1) < 256);
-  static __device__ int32_t Both(int32_t pages) { return pages << 8 | DecodeExtraCost(pages); }
-  static __device__ int32_t PagesIn(int32_t sum) {
-    return kMany ? static_cast<int32_t>(static_cast<uint32_t>(sum) >> 8) : sum;
-  }
-  static __device__ int32_t ExtraIn(int32_t sum) { return sum & 255; }
 
   // `warps` is known to the compiler.
   static __device__ __forceinline__ int32_t Rounds(int32_t pages, int32_t warps) {
@@ -232,7 +173,6 @@ class DecodeSchedule {
     return static_cast<int32_t>((static_cast<uint32_t>(pages) + round - 1) / round * round);
   }
 
-  __device__ DecodeLine line() const { return {prefix_, extra_, p_.num_sequences, tracks()}; }
   __device__ int32_t tracks() const { return p_.kv_heads * p_.row_tiles; }
   // A sequence with queries but no context still owns one (unread) page: its output is zero.
   __device__ int32_t PagesOf(int s) const {
@@ -247,7 +187,6 @@ class DecodeSchedule {
 
   const AttnDecodeParams& p_;
   int32_t* prefix_;
-  uint16_t* extra_;
 };
 
 }  // namespace fireq::sm90

@@ -19,7 +19,6 @@ RopeKvWriteParams MakeRopeParams(const RopeKvWriteArgs& args) {
   launch.scale_q = args.q.scale.as<float>();
   launch.kv_heads = args.kv.layout.kv_heads;
   launch.max_query_len = static_cast<int32_t>(args.batch->max_query_len);
-  launch.programmatic = true;
   return launch;
 }
 
@@ -42,10 +41,11 @@ void Launch(RopeKvWriteParams launch, const BatchView& batch, int head_dim, cuda
 
 }  // namespace
 
-void AwaitedRope::Ask(const RopeKvWriteArgs& args, cudaStream_t stream) {
+void AwaitedRope::Ask(const RopeKvWriteArgs& args, bool programmatic, cudaStream_t stream) {
   Make(stream);
   const BatchView& batch = *args.batch;
-  const RopeKvWriteParams launch = MakeRopeParams(args);
+  RopeKvWriteParams launch = MakeRopeParams(args);
+  launch.programmatic = programmatic;
   const AttnDecodeShape shape{.num_sequences = batch.num_sequences,
                               .num_heads = args.num_heads,
                               .kv_heads = args.kv.layout.kv_heads,

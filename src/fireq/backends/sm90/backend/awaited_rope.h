@@ -14,8 +14,9 @@ namespace fireq::sm90 {
 class AwaitedRope {
  public:
   explicit AwaitedRope(int num_sms) : num_sms_(num_sms) {}
-  // Of checked args. Queued at once if no attention would take it along.
-  void Ask(const RopeKvWriteArgs& args, cudaStream_t stream);
+  // Of checked args. Queued at once if no attention would take it along; as an ordinary launch if
+  // not `programmatic`.
+  void Ask(const RopeKvWriteArgs& args, bool programmatic, cudaStream_t stream);
   // What awaits, if it is of the step and the cache of `args` and attention's kernel may do it;
   // null if not. Until then, or until attention says that it has.
   const RopeKvWriteParams* Find(const AttentionArgs& args) const;

@@ -11,6 +11,7 @@
 #include "fireq/backends/sm90/backend/prefill_of_batch.h"
 #include "fireq/backends/sm90/backend/short_sequences.h"
 #include "fireq/backends/sm90/runtime/check.h"
+#include "fireq/base/math.h"
 
 namespace fireq::sm90 {
 namespace {
@@ -38,7 +39,15 @@ int64_t PagedAttention::Reserve(const StepLimits& limits) {
                                                     .num_sms = num_sms_});
     DecodeWorkspace(plan.workspace_bytes);
   }
-  int64_t held = 0;
+  // Lists of the most sequences that have some, which are the longest.
+  const AttnDecodePlan most = MakeAttnDecodePlan(
+      {.num_sequences = std::min<int64_t>(limits.max_sequences, kDecodeMostListed),
+       .num_heads = limits.num_heads,
+       .kv_heads = limits.kv_heads,
+       .head_dim = limits.head_dim,
+       .num_sms = num_sms_,
+       .max_pages = CeilDiv<int64_t>(limits.max_context, kTokensPerPage)});
+  int64_t held = most.finishes ? lists_.Reserve(most.lists_bytes) : 0;
   for (const auto& [bytes, workspace] : decode_workspaces_) held += bytes;
   // Unpacked tiles only make prompts faster, so they leave most of a small budget to pages.
   unpack_policy_.workspace_limit =
@@ -80,33 +89,58 @@ const Tensor& PagedAttention::DecodeWorkspace(int64_t bytes) {
   return workspace;
 }
 
+PagedAttention::DecodeStep PagedAttention::StepOf(const BatchView& batch, int64_t num_sequences,
+                                                  int64_t max_query_len, int64_t num_heads,
+                                                  const KvPageLayout& layout,
+                                                  bool writes_tokens) const {
+  const int64_t max_pages = batch.page_table.dim(1);
+  return {.plan = MakeAttnDecodePlan({.num_sequences = num_sequences,
+                                      .num_heads = num_heads,
+                                      .kv_heads = layout.kv_heads,
+                                      .head_dim = layout.head_dim,
+                                      .max_query_len = max_query_len,
+                                      .num_sms = num_sms_,
+                                      .max_pages = max_pages,
+                                      .writes_tokens = writes_tokens}),
+          .tensors = {.query_start = batch.query_start.as<int32_t>(),
+                      .context_len = batch.context_len.as<int32_t>(),
+                      .page_table = batch.page_table.as<int32_t>(),
+                      .num_sequences = static_cast<int32_t>(num_sequences),
+                      .num_heads = static_cast<int32_t>(num_heads),
+                      .kv_heads = layout.kv_heads,
+                      .max_pages = static_cast<int32_t>(max_pages)}};
+}
+
+bool PagedAttention::Prepare(const RopeKvWriteArgs& args) {
+  const BatchView& batch = *args.batch;
+  const int64_t num_sequences = ShortSequences(batch);
+  if (num_sequences == 0 || num_sequences > kDecodeMostListed ||
+      args.kv.layout.grid == KvGrid::kFloat)
+    return false;
+  const DecodeStep step = StepOf(batch, num_sequences, ShortQueryLen(batch), args.num_heads,
+                                 args.kv.layout, /*writes_tokens=*/false);
+  return step.plan.finishes && lists_.Of(step.plan, step.tensors).now;
+}
+
 void PagedAttention::Decode(const AttentionArgs& args, int64_t num_sequences, int64_t max_query_len,
                             const RopeKvWriteParams* rope) {
-  const BatchView& batch = *args.batch;
-  const AttnDecodePlan plan = MakeAttnDecodePlan({.num_sequences = num_sequences,
-                                                  .num_heads = args.num_heads,
-                                                  .kv_heads = args.kv.layout.kv_heads,
-                                                  .head_dim = args.kv.layout.head_dim,
-                                                  .max_query_len = max_query_len,
-                                                  .num_sms = num_sms_,
-                                                  .max_pages = batch.page_table.dim(1),
-                                                  .writes_tokens = rope != nullptr});
+  const auto& [plan, tensors] = StepOf(*args.batch, num_sequences, max_query_len, args.num_heads,
+                                       args.kv.layout, rope != nullptr);
   AttnDecodeArgs launch;
-  launch.tensors = {.q = args.q.values.as<uint8_t>(),
-                    .scale_q = args.q.scale.as<float>(),
-                    .pages = args.kv.pages.as<uint8_t>(),
-                    .query_start = batch.query_start.as<int32_t>(),
-                    .context_len = batch.context_len.as<int32_t>(),
-                    .page_table = batch.page_table.as<int32_t>(),
-                    .out = args.out.as<bf16_t>(),
-                    .workspace = static_cast<float*>(DecodeWorkspace(plan.workspace_bytes).data()),
-                    .num_sequences = static_cast<int32_t>(num_sequences),
-                    .num_heads = static_cast<int32_t>(args.num_heads),
-                    .kv_heads = args.kv.layout.kv_heads,
-                    .max_pages = static_cast<int32_t>(batch.page_table.dim(1))};
+  launch.tensors = tensors;
+  launch.tensors.q = args.q.values.as<uint8_t>();
+  launch.tensors.scale_q = args.q.scale.as<float>();
+  launch.tensors.pages = args.kv.pages.as<uint8_t>();
+  launch.tensors.out = args.out.as<bf16_t>();
+  launch.tensors.workspace = static_cast<float*>(DecodeWorkspace(plan.workspace_bytes).data());
   launch.e4m3_probs = args.e4m3_probs;
   launch.programmatic = true;
   launch.rope = rope;
+  if (plan.finishes) {
+    const auto [lists, now] = lists_.Of(plan, tensors);
+    launch.lists = lists;
+    launch.programmatic = !now;
+  }
   LaunchAttnDecodeI4(plan, launch, stream_->get());
 }
 

@@ -83,6 +83,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   }
   void UploadTo(const Tensor& host, const Tensor& to) override {
     ValidateCopy(host, to);
+    attention_.Forget();
     arrivals_.QueueWith(to, [&](const SmallCopy& download) {
       HeldTurn turn = party_.Take();
       MakeAwaited();
@@ -104,6 +105,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
   }
   void Copy(const Tensor& from, const Tensor& to) override {
     ValidateCopy(from, to);
+    attention_.Forget();
     const HeldTurn turn = Begin(from.data());
     FIREQ_CUDA(cudaMemcpyAsync(to.data(), from.data(), static_cast<size_t>(from.size_bytes()),
                                cudaMemcpyDeviceToDevice, stream_->get()));
@@ -147,11 +149,19 @@ class Sm90Backend final : public Backend, public StreamOwner {
   bool GainsByRecording() const override { return true; }
   std::unique_ptr<Recording> Record(std::function<void()> body) override {
     const HeldTurn turn = Begin();
+    attention_.Forget();  // a recording prepares its own steps,
+    const struct ForgetsBehind {
+      PagedAttention& attention;
+      ~ForgetsBehind() { attention.Forget(); }  // which has not been run then
+    } forgets_behind{attention_};
     const auto ops = [&] {
       body();
       MakeCodes();
     };
-    return std::make_unique<GraphRecording>(stream_, ops, [this] { return Begin(); });
+    return std::make_unique<GraphRecording>(stream_, ops, [this] {
+      attention_.Forget();
+      return Begin();
+    });
   }
 
   void Embed(const EmbedArgs& args) override;
@@ -243,6 +253,7 @@ const Tensor& Sm90Backend::HalfLogits(int64_t count) {
 
 void Sm90Backend::Embed(const EmbedArgs& args) {
   Validate(args);
+  attention_.Forget();  // a step begins
   const HeldTurn turn = Begin();
   CheckBorder(args.table, "the embedding");
   CheckBorder(args.out, "the residual stream");
@@ -310,7 +321,10 @@ void Sm90Backend::LogitsOfBf16(const LinearArgs& args, const Sm90Linear& w) {
               "a linear kept in BF16 inside a block: the CPU backend runs such checkpoints");
   GemmBf16Args gemm = MakeGemm(args, w.bf16);
   if (args.y.defined()) gemm.y = args.y.as<float>();
-  if (args.largest.defined()) gemm.largest = args.largest.as<int32_t>();
+  if (args.largest.defined()) {
+    attention_.Forget();
+    gemm.largest = args.largest.as<int32_t>();
+  }
   gemm.workspace = largest_workspace_.data();
   LaunchGemmBf16(gemm, stream_->get());
 }
@@ -353,6 +367,7 @@ bool Sm90Backend::LargestOfRanks(const LinearArgs& args, const PeerEnd& end) {
   const HeldTurn turn = Begin();
   const int64_t width = w.n() / end.layout.ranks, first = width * end.rank;
   GemmBf16Args gemm = MakeGemm(args, w.bf16.Rows(first, first + width));
+  attention_.Forget();
   gemm.largest = args.largest.as<int32_t>();
   gemm.workspace = largest_workspace_.data();
   gemm.end = &end;
@@ -435,7 +450,8 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   CheckBorder(args.qkv, "the output of the QKV GEMM");
   FIREQ_CHECK(args.q.values.dtype() == DType::kE4M3, kUnsupported, "queries are ",
               Name(args.q.values.dtype()), ": the GPU's attention takes E4M3");
-  awaited_rope_.Ask(args, stream_->get());
+  const bool prepared = attention_.Prepare(args);
+  awaited_rope_.Ask(args, /*programmatic=*/!prepared, stream_->get());
 }
 
 void Sm90Backend::Attention(const AttentionArgs& args) {
@@ -452,6 +468,7 @@ void Sm90Backend::Attention(const AttentionArgs& args) {
 
 void Sm90Backend::Sample(const SampleArgs& args) {
   Validate(args, DType::kF16);
+  attention_.Forget();
   const HeldTurn turn = Begin();
   SampleLogitsParams launch;
   launch.logits = args.logits.data();
