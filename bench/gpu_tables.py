@@ -7,7 +7,7 @@ Runs the commands of the named tables (of all but engine_tensor_parallel, if non
 on the first visible GPU, and writes OUTPUT_FOLDER/TABLE_CARD.csv, whose first lines say card, commit
 and commands. A command that fails ends its table alone; the last line says which, and so does the exit
 status. Two of these at once need two GPUs (CUDA_VISIBLE_DEVICES). Those named *_binds read the table
-that they explain from OUTPUT_FOLDER and need ncu, the attention tables PyTorch, chain and idle a
+that they explain from OUTPUT_FOLDER and need ncu, attention, engine_prefill and engine_decode PyTorch, chain and idle a
 build with CUPTI, engine_tensor_parallel four GPUs. All of one GPU take some six minutes on an H100.
 """
 
@@ -28,8 +28,9 @@ def shapes(*names):
 # Commands of `fireq bench`; their tables are one.
 ENGINE = {
     "engine_prefill": [["prefill", *LLAMA, *shapes("16x1024x1", "16x2048x1", "16x4096x1"),
-                        "--repeats", "3", "--max-tokens", "8192"]],
-    "engine_decode": [["decode", *LLAMA, *shapes("1x1024x128", "16x1024x64", "64x1024x64", "256x1280x64")],
+                        "--repeats", "3", "--max-tokens", "8192", "--compare"]],
+    "engine_decode": [["decode", *LLAMA, *shapes("1x1024x128", "16x1024x64", "64x1024x64", "256x1280x64"),
+                       "--compare"],
                       ["decode", *INT4_HEAD, *shapes("1x1024x256", "256x1280x64")]],
     "engine_serve": [["serve", *LLAMA, *shapes("256x1024x512", "256x1000x1000")],
                      ["serve", *INT4_HEAD, *shapes("256x1024x512", "256x1000x1000")],
