@@ -36,7 +36,7 @@ def busy(spans, begin, end):
 
 CHOICES = ("SampleLogits", "LargestOfTops", "PeerLargest")
 # The first that a name contains; attention's may have RopeKvWriteParams among its template arguments.
-SHORT = ("GemmI4F8Chain", "GemmI4F8Stream", "GemmI4F8Wide", "PeerSum", "RmsNorm", "Quant", "AttnDecode", "Rope")
+SHORT = ("GemmI4F8Blocks", "GemmI4F8Chain", "GemmI4F8Stream", "GemmI4F8Wide", "PeerSum", "RmsNorm", "Quant", "AttnDecode", "Rope")
 
 
 def short_name(kernel):

@@ -1,27 +1,95 @@
 #include "fireq/backends/sm90/backend/awaited_gemms.h"
 
+#include <algorithm>
+
 namespace fireq::sm90 {
+namespace {
+
+constexpr int kAttention = 0, kO = 1, kQkv = 4;
+
+}  // namespace
 
 AwaitedGemms::AwaitedGemms(const GemmDevice& device)
-    : device_(device), meetings_(std::vector<uint32_t>{0}) {}
+    : device_(device),
+      meetings_(std::vector<uint32_t>{0}),
+      exchange_(std::vector<uint8_t>(static_cast<size_t>(BlockExchangeBytes(device)), 0)) {}
+
+// Where the linear goes on with what awaits; -1: nowhere.
+int AwaitedGemms::PlaceOf(const GemmI4F8Args& gemm) const {
+  const bool in_block = !awaited_.empty() && awaited_.front().link.place != kO;
+  const auto fits = [&](int place) {
+    const bool does =
+        in_block ? FitsBlockLink(gemm, place) : FitsGemmChain(gemm, static_cast<size_t>(place - 1));
+    return does ? place : -1;
+  };
+  if (awaited_.empty()) return std::max(fits(kO), blocks_ ? fits(kQkv) : -1);
+  const Awaited& last = awaited_.back();
+  if (last.link.place == kAttention &&
+      reinterpret_cast<const bf16_t*>(gemm.bf16_x) != last.link.out)
+    return -1;
+  return last.link.place == kQkv ? -1 : fits(last.link.place + 1);
+}
 
 void AwaitedGemms::Ask(const GemmI4F8Args& gemm, const GemmPlan& plan, const LinearArgs& args,
                        const CodesToMake& codes, cudaStream_t stream) {
-  if (!FitsGemmChain(gemm, gemms_.size())) Make(stream);
-  if (!FitsGemmChain(gemm, gemms_.size())) return LaunchGemmI4F8(plan, gemm, stream);
-  gemms_.push_back(gemm);
-  awaited_.push_back({plan, args, codes});
-  if (gemms_.size() == kMaxGemmChain) Make(stream);
+  if (PlaceOf(gemm) < 0) Make(stream);
+  const int place = PlaceOf(gemm);
+  if (place < 0) return LaunchGemmI4F8(plan, gemm, stream);
+  if (awaited_.empty() && place == kO) blocks_ = true;
+  Awaited& linear = awaited_.emplace_back();
+  linear.link.place = place;
+  linear.link.gemm = gemm;
+  linear.plan = plan;
+  linear.args = args;
+  linear.codes = codes;
+  if (place == kQkv && !blocks_) Make(stream);
 }
 
-void AwaitedGemms::Make(cudaStream_t stream) {
-  if (gemms_.empty()) return;
-  if (gemms_.size() == 1) {
-    LaunchGemmI4F8(awaited_[0].plan, gemms_[0], stream);
+bool AwaitedGemms::AwaitsAttention(const void* y) const {
+  return blocks_ && !awaited_.empty() && awaited_.back().link.place == kQkv &&
+         awaited_.back().link.gemm.y == y && awaited_.front().link.place != kO;
+}
+
+bool AwaitedGemms::AskAttention(const AttentionArgs& args, const RopeKvWriteParams& rope,
+                                cudaStream_t stream) {
+  const BatchView& batch = *args.batch;
+  if (!AwaitsAttention(rope.qkv) || batch.num_sequences != 1 || batch.num_tokens != 1 ||
+      !args.e4m3_probs ||
+      !SpreadBlockHeads({.num_heads = args.num_heads,
+                         .kv_heads = args.kv.layout.kv_heads,
+                         .head_dim = args.kv.layout.head_dim,
+                         .max_pages = batch.page_table.dim(1)},
+                        device_))
+    return false;
+  const auto begun = std::count_if(awaited_.begin(), awaited_.end(),
+                                   [](const Awaited& a) { return a.link.place == kAttention; });
+  if (begun + 1 >= kMaxBlocks) Make(true, stream);
+  Awaited& attention = awaited_.emplace_back();
+  attention.link = {.place = kAttention, .rope = rope, .out = args.out.as<bf16_t>()};
+  attention.attention = args;
+  attention.batch = batch;
+  return true;
+}
+
+void AwaitedGemms::Make(bool goes_on, cudaStream_t stream) {
+  if (awaited_.empty()) return;
+  const bool attends = goes_on || std::any_of(awaited_.begin(), awaited_.end(), [](const auto& a) {
+                         return a.link.place == kAttention;
+                       });
+  if (attends) {
+    // Where o is no such linear (its outputs are a part of a sum) attention would end every launch,
+    // and is better one of its own.
+    if (awaited_.back().link.place == kAttention) blocks_ = false;
+    std::vector<BlockLink> links;
+    for (const Awaited& a : awaited_) links.push_back(a.link);
+    LaunchBlockChain(links, device_, goes_on, meetings_.data(), exchange_.data(), stream);
+  } else if (awaited_.size() == 1) {
+    LaunchGemmI4F8(awaited_[0].plan, awaited_[0].link.gemm, stream);
   } else {
-    LaunchGemmChain(gemms_, device_, meetings_.data(), stream);
+    std::vector<GemmI4F8Args> gemms;
+    for (const Awaited& a : awaited_) gemms.push_back(a.link.gemm);
+    LaunchGemmChain(gemms, device_, meetings_.data(), stream);
   }
-  gemms_.clear();
   awaited_.clear();
 }
 

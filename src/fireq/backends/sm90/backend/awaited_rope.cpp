@@ -41,20 +41,23 @@ void Launch(RopeKvWriteParams launch, const BatchView& batch, int head_dim, cuda
 
 }  // namespace
 
-void AwaitedRope::Ask(const RopeKvWriteArgs& args, bool programmatic, cudaStream_t stream) {
-  Make(stream);
+bool AwaitedRope::MayAwait(const RopeKvWriteArgs& args) const {
   const BatchView& batch = *args.batch;
-  RopeKvWriteParams launch = MakeRopeParams(args);
-  launch.programmatic = programmatic;
   const AttnDecodeShape shape{.num_sequences = batch.num_sequences,
                               .num_heads = args.num_heads,
                               .kv_heads = args.kv.layout.kv_heads,
                               .max_query_len = batch.max_query_len,
                               .num_sms = num_sms_};
-  const bool norm = launch.q_norm != nullptr || launch.k_norm != nullptr;
-  if (!DecodeCanWriteTokens(shape, norm, launch.hadamard))
-    return Launch(launch, batch, args.kv.layout.head_dim, stream);
-  awaited_ = {args, batch, launch};
+  return DecodeCanWriteTokens(shape, args.q_norm.defined() || args.k_norm.defined(),
+                              args.qk_hadamard);
+}
+
+void AwaitedRope::Ask(const RopeKvWriteArgs& args, bool programmatic, cudaStream_t stream) {
+  Make(stream);
+  RopeKvWriteParams launch = MakeRopeParams(args);
+  launch.programmatic = programmatic;
+  if (!MayAwait(args)) return Launch(launch, *args.batch, args.kv.layout.head_dim, stream);
+  awaited_ = {args, *args.batch, launch};
 }
 
 const RopeKvWriteParams* AwaitedRope::Find(const AttentionArgs& args) const {

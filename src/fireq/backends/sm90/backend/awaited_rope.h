@@ -21,6 +21,9 @@ class AwaitedRope {
   // null if not. Until then, or until attention says that it has.
   const RopeKvWriteParams* Find(const AttentionArgs& args) const;
   void MadeByAttention() { awaited_.reset(); }
+  bool Pending() const { return awaited_.has_value(); }
+  // Whether it would await.
+  bool MayAwait(const RopeKvWriteArgs& args) const;
   void Make(cudaStream_t stream);
 
  private:

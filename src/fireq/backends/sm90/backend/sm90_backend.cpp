@@ -204,6 +204,7 @@ class Sm90Backend final : public Backend, public StreamOwner {
     MakeAwaitedFirst();
   }
   void MakeAwaitedFirst() {
+    if (awaited_rope_.Pending()) awaited_gemms_.Make(stream_->get());  // what it reads
     awaited_rope_.Make(stream_->get());
     if (awaited_sum_) std::exchange(awaited_sum_, std::nullopt)->run();
   }
@@ -446,7 +447,14 @@ bool Sm90Backend::RunResident(const LinearArgs& args, const GemmShape& shape, Ge
 
 void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
   Validate(args);
-  const HeldTurn turn = Begin();
+  const HeldTurn turn = party_.Take();
+  if (awaited_gemms_.AwaitsAttention(args.qkv.data()) && awaited_rope_.MayAwait(args) &&
+      !awaited_rope_.Pending() && !awaited_.Pending()) {
+    arrivals_.Settle();
+    awaited_.Make(stream_->get());
+  } else {
+    MakeCodes();
+  }
   CheckBorder(args.qkv, "the output of the QKV GEMM");
   FIREQ_CHECK(args.q.values.dtype() == DType::kE4M3, kUnsupported, "queries are ",
               Name(args.q.values.dtype()), ": the GPU's attention takes E4M3");
@@ -462,7 +470,10 @@ void Sm90Backend::Attention(const AttentionArgs& args) {
   FIREQ_CHECK(args.kv.layout.grid != KvGrid::kFloat && args.q.values.dtype() == DType::kE4M3,
               kUnsupported, "the GPU's attention needs E4M3 queries over an INT4 cache");
   CheckBorder(args.out, "the output of attention");
-  attention_.Run(args, rope);
+  if (rope == nullptr || !awaited_gemms_.AskAttention(args, *rope, stream_->get())) {
+    awaited_gemms_.Make(stream_->get());
+    attention_.Run(args, rope);
+  }
   awaited_rope_.MadeByAttention();
 }
 

@@ -105,16 +105,16 @@ struct ChainWeights : StreamWeights<Config> {
   static constexpr int kMostOnTheirWay = 2;
   uint32_t piece_parity = 0;
 
-  __device__ __forceinline__ void CopyLink(const GemmChainMaps& maps, int link,
-                                           ChainSignals& signals) {
+  __device__ __forceinline__ void CopyLink(const CUtensorMap& step, const CUtensorMap& piece,
+                                           int link, ChainSignals& signals) {
     while (this->More()) {
       MbarrierWait(this->shared.empty(this->at.stage), this->at.parity);
       if (signals.tokens_made > link) {
         WaitForCopy(kMostOnTheirWay);
-        this->Copy(maps.steps[link]);
+        this->Copy(step);
       } else {
         WaitForCopy(1);
-        CopyPieces(maps.pieces[link], signals.piece);
+        CopyPieces(piece, signals.piece);
       }
     }
   }
@@ -197,18 +197,14 @@ struct ChainConsumer {
 // One warp: the scales of the CTA's rows into the L2, where outputs find them without waiting
 // behind weights.
 template <class Config>
-__device__ __forceinline__ void PrefetchRowScales(const GemmChainParams& chain, int rank) {
+__device__ __forceinline__ void PrefetchRowScales(const GemmI4F8Params& p, int rank) {
   constexpr int kTileFloats = Config::kRowBlocks * kTileRows;
   constexpr int kLine = 32;  // floats
-#pragma unroll 1
-  for (int i = 0; i < chain.count; ++i) {
-    const ChainShare share(chain.gemm[i], rank);
-    const float* scales =
-        chain.gemm[i].row_scales + (share.first_tile + share.run.first) * kTileFloats;
-    for (int at = static_cast<int>(threadIdx.x % 32) * kLine; at < share.run.count * kTileFloats;
-         at += 32 * kLine)
-      PrefetchL2(scales + at);
-  }
+  const ChainShare share(p, rank);
+  const float* scales = p.row_scales + (share.first_tile + share.run.first) * kTileFloats;
+  for (int at = static_cast<int>(threadIdx.x % 32) * kLine; at < share.run.count * kTileFloats;
+       at += 32 * kLine)
+    PrefetchL2(scales + at);
 }
 
 template <class Config>
@@ -242,7 +238,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   if (warp >= kWeightsWarp) {
     RegistersDecrease<Config::kProducerRegisters>();
     if (warp == kWeightsWarp && lane == 0) {
-      weights.CopyLink(maps, 0, signals);
+      weights.CopyLink(maps.steps[0], maps.pieces[0], 0, signals);
       RingPlace<Config::kStages> at = weights.at;
       uint32_t piece_parity = weights.piece_parity;
 #pragma unroll 1
@@ -250,12 +246,15 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         const ChainShare next(chain.gemm[i], rank);
         ChainWeights<Config> link{{chain.gemm[i], shared, next.run, next.first_tile, at},
                                   piece_parity};
-        link.CopyLink(maps, i, signals);
+        link.CopyLink(maps.steps[i], maps.pieces[i], i, signals);
         at = link.at;
         piece_parity = link.piece_parity;
       }
     }
-    if (warp == kWeightsWarp + 1) PrefetchRowScales<Config>(chain, rank);
+    if (warp == kWeightsWarp + 1) {
+#pragma unroll 1
+      for (int i = 0; i < chain.count; ++i) PrefetchRowScales<Config>(chain.gemm[i], rank);
+    }
     __syncwarp();
     ClusterWait();
   } else {

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <span>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 
+#include "fireq/backends/sm90/gemm_i4f8/block_kernel.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/chain_kernel.cuh"
 #include "fireq/backends/sm90/gemm_i4f8/launch.cuh"
 #include "fireq/base/error.h"
@@ -246,6 +248,96 @@ void LaunchGemmChain(std::span<const GemmI4F8Args> gemms, const GemmDevice& devi
   cudaLaunchConfig_t config = MakeConfig(widest, instance, attributes);
   config.stream = stream;
   CheckCuda(cudaLaunchKernelEx(&config, instance.function, params, maps), "gemm_i4f8 chain");
+}
+
+namespace {
+
+// What BlockExchangeBytes are for.
+struct BlockExchange {
+  uint32_t* turn;
+  uint32_t* words;
+  uint4* parts;
+  explicit BlockExchange(void* memory)
+      : turn(static_cast<uint32_t*>(memory)),
+        words(turn + 64),
+        parts(reinterpret_cast<uint4*>(words + 2 * kBlockWords)) {}
+};
+
+}  // namespace
+
+int64_t BlockExchangeBytes(const GemmDevice& device) {
+  const int64_t ctas = int64_t{kChainCluster} * BlockClusters(device);
+  return (64 + 2 * kBlockWords) * 4 + ctas * kBlockSlots * kBlockMostItems * 32;
+}
+
+bool FitsBlockLink(const GemmI4F8Args& args, int place) {
+  return FitsGemmChain(args, static_cast<size_t>(place - 1)) &&
+         BlockLinkAddsToItsOwn(place, args.layout.k);
+}
+
+void LaunchBlockChain(std::span<const BlockLink> links, const GemmDevice& device, bool goes_on,
+                      uint32_t* meetings, void* memory, cudaStream_t stream) {
+  FIREQ_CHECK(!links.empty() && meetings != nullptr && memory != nullptr, kInvalidArgument,
+              "gemm_i4f8: blocks of ", links.size(), " links");
+  const auto params = std::make_unique<BlockChainParams>();
+  GemmPlan grid;
+  grid.cluster = kChainCluster;
+  grid.num_clusters = BlockClusters(device);
+  BlockHeads& heads = params->heads;
+  params->begin = links.front().place;
+  params->end = links.back().place + 1;
+  params->last_to_words = goes_on;
+  const BlockExchange exchange(memory);
+  params->words = exchange.words;
+  params->turn = exchange.turn;
+  heads.parts = exchange.parts;
+  int b = 0;
+  int expected = links.front().place;
+  for (size_t l = 0; l < links.size(); ++l) {
+    const BlockLink& link = links[l];
+    FIREQ_CHECK(link.place == expected, kInvalidArgument, "gemm_i4f8: link ", link.place, " for ",
+                expected);
+    if (link.place == 0) {
+      if (l > 0) ++b;
+      FIREQ_CHECK(b < kMaxBlocks, kInvalidArgument, "gemm_i4f8: too many blocks");
+      const RopeKvWriteParams& rope = link.rope;
+      params->block[b].attention = {rope, link.out};
+      heads.query_start = rope.query_start;
+      heads.context_len = rope.context_len;
+      heads.kv_heads = rope.kv_heads;
+      heads.group = rope.num_heads / rope.kv_heads;
+      const auto spread =
+          SpreadBlockHeads({rope.num_heads, rope.kv_heads, kBlockHeadDim, rope.max_pages}, device);
+      FIREQ_CHECK(spread, kInvalidArgument, "gemm_i4f8: blocks of ", rope.num_heads, " heads over ",
+                  rope.kv_heads, " KV heads, ", rope.max_pages, " pages");
+      heads.ctas = spread->ctas;
+      heads.column_shift = spread->column_shift;
+    } else {
+      const auto i = static_cast<size_t>(link.place - 1);
+      const GemmPlan plan =
+          MakeChainGemmPlan({link.gemm.m, link.gemm.layout.n, link.gemm.layout.k}, device);
+      CheckArgs(plan, link.gemm);
+      FIREQ_CHECK(FitsBlockLink(link.gemm, link.place), kInvalidArgument, "gemm_i4f8: link ",
+                  link.place, " of a block");
+      params->block[b].gemm[i] = MakeParams(plan, link.gemm);
+      GemmVariant piece = plan.kernel();
+      piece.groups /= kChainPieces;
+      params->maps[b].steps[i] = MakeWeightMap(link.gemm, plan.kernel());
+      params->maps[b].pieces[i] = MakeWeightMap(link.gemm, piece);
+    }
+    expected = (expected + 1) % kBlockLinks;
+  }
+  params->count = b + 1;
+  params->meetings = meetings;
+  const BlockChainInstance instance = GetBlockChainInstance();
+  AllowSharedMemory(instance);
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  cudaLaunchConfig_t config = MakeConfig(grid, instance, attributes);
+  config.stream = stream;
+  CheckCuda(cudaLaunchKernelEx(&config, instance.function, *params), "gemm_i4f8 blocks");
+  // Words that nobody has read.
+  if (params->end == kOPlace)
+    FIREQ_CUDA(cudaMemsetAsync(exchange.words, 0, int64_t{2} * kBlockWords * 4, stream));
 }
 
 RowsReady RowsReadyEarly(const GemmPlan& plan, const GemmI4F8Args& args) {

@@ -52,6 +52,13 @@ struct GemmChainInstance {
   int shared_bytes;
 };
 GemmChainInstance GetChainInstance();  // chain.cu
+struct BlockChainParams;
+struct BlockChainInstance {
+  void (*function)(BlockChainParams);
+  int threads;
+  int shared_bytes;
+};
+BlockChainInstance GetBlockChainInstance();  // block.cu
 
 // Defined by one generated source a variant (inst.cu.in).
 template <int kVariant>

@@ -5,6 +5,7 @@
 
 #include <span>
 
+#include "fireq/backends/sm90/gemm_i4f8/block_params.h"
 #include "fireq/backends/sm90/gemm_i4f8/params.h"
 #include "fireq/backends/sm90/gemm_i4f8/plan.h"
 #include "fireq/backends/sm90/runtime/rows_ready.h"
@@ -72,6 +73,23 @@ inline constexpr size_t kMaxGemmChain = 4;
 bool FitsGemmChain(const GemmI4F8Args& args, size_t place);
 void LaunchGemmChain(std::span<const GemmI4F8Args> gemms, const GemmDevice& device,
                      uint32_t* meetings, cudaStream_t stream);
+
+// The same of several blocks in a row, with attention of one token of one sequence between QKV and
+// o as RopeKvWrite and decode attention have it (but for the order of its sums). `qkv` and `q` of
+// `rope` are not read: they, and what o reads, go through `exchange`.
+struct BlockLink {
+  int place = 0;  // in the block: 0 attention, 1 o, 2 gate and up, 3 down, 4 QKV
+  GemmI4F8Args gemm;
+  RopeKvWriteParams rope;
+  bf16_t* out = nullptr;  // attention's
+};
+bool FitsBlockLink(const GemmI4F8Args& args, int place);  // a linear
+// Of words, all zero before their first use.
+int64_t BlockExchangeBytes(const GemmDevice& device);
+// Links in the order of a model, of which the first is QKV or attention; no more than kMaxBlocks
+// blocks. `goes_on`: the next launch begins with the attention behind this one's last QKV.
+void LaunchBlockChain(std::span<const BlockLink> links, const GemmDevice& device, bool goes_on,
+                      uint32_t* meetings, void* exchange, cudaStream_t stream);
 
 int64_t GemmWorkspaceBytes(const GemmDevice& device);
 

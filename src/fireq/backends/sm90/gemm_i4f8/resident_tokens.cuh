@@ -49,20 +49,31 @@ struct ResidentShare {
 
 struct NoNorm {};
 
+// A token in memory that is complete.
+struct ValuesInMemory {
+  const uint4* x;
+  __device__ __forceinline__ explicit ValuesInMemory(const GemmI4F8Params& p)
+      : x(reinterpret_cast<const uint4*>(p.bf16_x)) {}
+  template <class TokenRow>
+  __device__ __forceinline__ void Load(TokenRow& row) const {
+#pragma unroll
+    for (int v = 0; v < TokenRow::kVectors; ++v)
+      UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
+  }
+};
+
 // All consumer threads, of no more than kGroups groups. Sums of other tokens stay what they are:
 // they reach only outputs that are not stored. Groups past K meet weights of zero, so their codes
 // and sums must be numbers.
-template <class Config, int kGroups = Config::kResidentGroups, class Norm>
-__device__ __forceinline__ void MakeResidentTokens(const GemmI4F8Params& p, const Norm& norm,
-                                                   ResidentTokens<Config> tokens) {
+template <class Config, int kGroups = Config::kResidentGroups, class Values, class Norm>
+__device__ __forceinline__ void MakeResidentTokensOf(const Values& values, const GemmI4F8Params& p,
+                                                     const Norm& norm,
+                                                     ResidentTokens<Config> tokens) {
   constexpr int kThreads = Config::kConsumerThreads;
   using Share = ResidentShare<Config, kGroups>;
   const int k = p.groups * kGroup;
   typename Share::TokenRow row(k);
-  const auto* x = reinterpret_cast<const uint4*>(p.bf16_x);
-#pragma unroll
-  for (int v = 0; v < Share::kVectors; ++v)
-    UnpackBf16(row.Has(v) ? x[row.Index(v)] : uint4{0, 0, 0, 0}, row.value[v]);
+  values.Load(row);
   float* slots = tokens.slots();
   Normalised normalised;
   if constexpr (std::is_same_v<Norm, NoNorm>) {
@@ -81,6 +92,12 @@ __device__ __forceinline__ void MakeResidentTokens(const GemmI4F8Params& p, cons
     tokens.sums(0)[i] = 0.0f;
   FenceProxyAsync();  // codes written -> codes multiplied
   NamedBarrierSync(1, kThreads);
+}
+
+template <class Config, int kGroups = Config::kResidentGroups, class Norm>
+__device__ __forceinline__ void MakeResidentTokens(const GemmI4F8Params& p, const Norm& norm,
+                                                   ResidentTokens<Config> tokens) {
+  MakeResidentTokensOf<Config, kGroups>(ValuesInMemory(p), p, norm, tokens);
 }
 
 }  // namespace fireq::sm90

@@ -139,6 +139,14 @@ __device__ __forceinline__ void StoreRelaxed128(uint4* global, const uint4& v) {
                "r"(v.y), "r"(v.z), "r"(v.w)
                : "memory");
 }
+// st.relaxed.gpu of one and of two words, each whole.
+__device__ __forceinline__ void StoreRelaxed(uint32_t* global, uint32_t v) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(global), "r"(v) : "memory");
+}
+__device__ __forceinline__ void StoreRelaxed64(uint32_t* global, uint2 v) {
+  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(global), "r"(v.x), "r"(v.y)
+               : "memory");
+}
 __device__ __forceinline__ uint32_t LoadAcquire(const uint32_t* flag) {
   uint32_t value;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
