@@ -125,11 +125,7 @@ class DecodeKernel {
         const int32_t first = (unit - segment.begin) * kTokensPerPage;
         MbarrierWait(full_ + stage, phase);
         const uint8_t* block = ring_ + stage * kStageBytes;
-        if (first + kTokensPerPage <= sees_all) {
-          tile.template Page<false>(block, first, context);
-        } else if (first < context) {
-          tile.template Page<true>(block, first, context);
-        }
+        if (first < context) tile.Page(block, first, context, first + kTokensPerPage > sees_all);
         __syncwarp();
         if ((threadIdx.x & 31) == 0) MbarrierArrive(empty_ + stage);
         stage += kWarps;

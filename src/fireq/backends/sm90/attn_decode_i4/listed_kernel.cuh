@@ -96,11 +96,8 @@ class ListedDecodeKernel {
         const int32_t first = part.first_key + page * kTokensPerPage;
         MbarrierWait(full_ + stage, phase);
         const uint8_t* block = ring_ + stage * kStageBytes;
-        if (first + kTokensPerPage <= sees_all) {
-          tile.template Page<false>(block, first, part.context);
-        } else if (first < part.context) {
-          tile.template Page<true>(block, first, part.context);
-        }
+        if (first < part.context)
+          tile.Page(block, first, part.context, first + kTokensPerPage > sees_all);
         __syncwarp();
         if ((threadIdx.x & 31) == 0) MbarrierArrive(empty_ + stage);
         stage += kWarps;

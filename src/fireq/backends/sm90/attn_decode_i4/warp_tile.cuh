@@ -142,13 +142,14 @@ struct DecodeWarp {
   }
 
   // Tokens first_token .. first_token + 63 lie in `block`, of which the sequence has those below
-  // `context`; kMasked where some row does not see them all.
-  template <bool kMasked>
-  __device__ __forceinline__ void Page(const uint8_t* block, int32_t first_token, int32_t context) {
+  // `context`; `masked` where some row does not see them all. It is no parameter of the template:
+  // two copies of a page's 750 instructions are more than stays at hand (NOTES.md).
+  __device__ __forceinline__ void Page(const uint8_t* block, int32_t first_token, int32_t context,
+                                       bool masked) {
     float score[kTiles][4][4];
     MultiplyKeys(block, score);
     uint32_t p[kTiles][4][2];
-    Softmax<kMasked>(block, first_token, context, score, p);
+    Softmax(block, first_token, context, masked, score, p);
     MultiplyValues(block, p);
   }
 
@@ -223,9 +224,9 @@ struct DecodeWarp {
 
   // Turns score into the B fragments of P', rescaling what was summed before where a maximum or r
   // has grown.
-  template <bool kMasked>
   __device__ __forceinline__ void Softmax(const uint8_t* block, int32_t first_token,
-                                          int32_t context, float (&score)[kTiles][4][4],
+                                          int32_t context, bool masked,
+                                          float (&score)[kTiles][4][4],
                                           uint32_t (&p)[kTiles][4][2]) {
     constexpr KvPageLayout kLayout{KvGrid::kAsymmetric, 1, kDim};
     float scale[4][2];
@@ -233,6 +234,37 @@ struct DecodeWarp {
     LoadScales(block + kLayout.k_scale_offset(), scale);
     LoadZeros(block + kLayout.k_zero_offset(), zero);
     const int32_t token = first_token + FirstToken();
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            float& x = score[n][j][2 * h + i];
+            x = scale[j][h] * (score_scale[n][i] * x - zero[j][h] * score_zero[n][i]);
+          }
+        }
+      }
+    }
+    LoadScales(block + kLayout.v_scale_offset(), scale);
+    if (masked) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int32_t at = token + TokenOf(j) + 8 * h;
+          if (at >= context) scale[j][h] = 0.0f;
+#pragma unroll
+          for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+              if (at >= limit[n][i]) score[n][j][2 * h + i] = -INFINITY;
+          }
+        }
+      }
+    }
     float grown[kTiles][2];
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
@@ -242,25 +274,16 @@ struct DecodeWarp {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            float& x = score[n][j][2 * h + i];
-            x = scale[j][h] * (score_scale[n][i] * x - zero[j][h] * score_zero[n][i]);
-            if (kMasked && token + TokenOf(j) + 8 * h >= limit[n][i]) x = -INFINITY;
-            top = fmaxf(top, x);
-          }
+          for (int h = 0; h < 2; ++h) top = fmaxf(top, score[n][j][2 * h + i]);
         }
         grown[n][i] = ceilf(MaxOverRows(top));
       }
     }
-    LoadScales(block + kLayout.v_scale_offset(), scale);
     float top_scale = 0.0f;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        if (kMasked && token + TokenOf(j) + 8 * h >= context) scale[j][h] = 0.0f;
-        top_scale = fmaxf(top_scale, fabsf(scale[j][h]));
-      }
+      for (int h = 0; h < 2; ++h) top_scale = fmaxf(top_scale, fabsf(scale[j][h]));
     }
     Rescale(grown, MaxOverRows(top_scale));
     const float unit = 256.0f * InversePowerOfTwo(r);
