@@ -96,9 +96,7 @@ class ListedLoader {
 
   // The pages of lanes 0 .. count - 1.
   __device__ __forceinline__ void Copy(DecodePageWord word, int32_t count) {
-    const int lane = static_cast<int>(threadIdx.x & 31);
-    const uint8_t* from = p_.pages + int64_t{kStageBytes} * word.block();
-    const int32_t groups = word.groups();
+    const uint32_t block_and_groups = word.bits;
     // Pages that this step's own tokens were written into wait for the kernel that wrote them;
     // older ones need not.
     const uint32_t fresh_lanes = __ballot_sync(0xFFFFFFFFu, word.fresh());
@@ -107,13 +105,16 @@ class ListedLoader {
         GridDependencyWait();
         waited_ = true;
       }
+      const DecodePageWord now{__shfl_sync(0xFFFFFFFFu, block_and_groups, i)};
       WaitForWindow();
       MbarrierWait(empty_ + stage_, phase_);
-      if (lane == i) {
-        if (groups == 0) {
+      // One thread, as the compiler can see: else each copy is a loop over threads.
+      if (ElectOne()) {
+        if (now.groups() == 0) {
           MbarrierArrive(full_ + stage_);
         } else {
-          PageCopy::Run(from, groups, ring_ + stage_ * kStageBytes, full_ + stage_);
+          PageCopy::Run(p_.pages + int64_t{kStageBytes} * now.block(), now.groups(),
+                        ring_ + stage_ * kStageBytes, full_ + stage_);
         }
       }
       __syncwarp();
