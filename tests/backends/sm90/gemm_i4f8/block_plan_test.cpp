@@ -40,6 +40,19 @@ TEST(BlockPlan, RefusesWhatAttentionDoesAlone) {
   EXPECT_TRUE(SpreadBlockHeads({28, 4, 128, 32}, {}));
 }
 
+// What a link writes to words must not reach what others' words may be.
+TEST(BlockPlan, OutputsHaveWords) {
+  EXPECT_TRUE(BlockLinkHasWords(kQkvPlace, 15360));
+  EXPECT_FALSE(BlockLinkHasWords(kQkvPlace, 15364));
+  for (const int place : {kOPlace, kDownPlace}) {
+    EXPECT_TRUE(BlockLinkHasWords(place, 5120));
+    EXPECT_FALSE(BlockLinkHasWords(place, 5124));
+  }
+  EXPECT_TRUE(BlockLinkHasWords(kGateUpPlace, 14336));
+  EXPECT_TRUE(BlockLinkHasWords(kGateUpPlace, 18944));   // Qwen2.5-7B, whose down is no link
+  EXPECT_FALSE(BlockLinkHasWords(kGateUpPlace, 32768));  // Mistral-Small-24B
+}
+
 TEST(BlockPlan, WhoAddsHasWrittenWhatItAddsTo) {
   EXPECT_TRUE(BlockLinkAddsToItsOwn(1, 4096));
   EXPECT_FALSE(BlockLinkAddsToItsOwn(1, 1024));

@@ -3,11 +3,6 @@
 #include <algorithm>
 
 namespace fireq::sm90 {
-namespace {
-
-constexpr int kAttention = 0, kO = 1, kQkv = 4;
-
-}  // namespace
 
 AwaitedGemms::AwaitedGemms(const GemmDevice& device)
     : device_(device),
@@ -16,18 +11,16 @@ AwaitedGemms::AwaitedGemms(const GemmDevice& device)
 
 // Where the linear goes on with what awaits; -1: nowhere.
 int AwaitedGemms::PlaceOf(const GemmI4F8Args& gemm) const {
-  const bool in_block = !awaited_.empty() && awaited_.front().link.place != kO;
+  const bool in_block = !awaited_.empty() && awaited_.front().link.place != kOPlace;
   const auto fits = [&](int place) {
     const bool does =
         in_block ? FitsBlockLink(gemm, place) : FitsGemmChain(gemm, static_cast<size_t>(place - 1));
     return does ? place : -1;
   };
-  if (awaited_.empty()) return std::max(fits(kO), blocks_ ? fits(kQkv) : -1);
-  const Awaited& last = awaited_.back();
-  if (last.link.place == kAttention &&
-      reinterpret_cast<const bf16_t*>(gemm.bf16_x) != last.link.out)
-    return -1;
-  return last.link.place == kQkv ? -1 : fits(last.link.place + 1);
+  if (awaited_.empty()) return std::max(fits(kOPlace), blocks_ ? fits(kQkvPlace) : -1);
+  const BlockLink& last = awaited_.back().link;
+  if (in_block && !ReadsBlockLink(gemm, last)) return -1;
+  return last.place == kQkvPlace ? -1 : fits(last.place + 1);
 }
 
 void AwaitedGemms::Ask(const GemmI4F8Args& gemm, const GemmPlan& plan, const LinearArgs& args,
@@ -35,19 +28,19 @@ void AwaitedGemms::Ask(const GemmI4F8Args& gemm, const GemmPlan& plan, const Lin
   if (PlaceOf(gemm) < 0) Make(stream);
   const int place = PlaceOf(gemm);
   if (place < 0) return LaunchGemmI4F8(plan, gemm, stream);
-  if (awaited_.empty() && place == kO) blocks_ = true;
+  if (awaited_.empty() && place == kOPlace) blocks_ = true;
   Awaited& linear = awaited_.emplace_back();
   linear.link.place = place;
   linear.link.gemm = gemm;
   linear.plan = plan;
   linear.args = args;
   linear.codes = codes;
-  if (place == kQkv && !blocks_) Make(stream);
+  if (place == kQkvPlace && !blocks_) Make(stream);
 }
 
 bool AwaitedGemms::AwaitsAttention(const void* y) const {
-  return blocks_ && !awaited_.empty() && awaited_.back().link.place == kQkv &&
-         awaited_.back().link.gemm.y == y && awaited_.front().link.place != kO;
+  return blocks_ && !awaited_.empty() && awaited_.back().link.place == kQkvPlace &&
+         awaited_.back().link.gemm.y == y && awaited_.front().link.place != kOPlace;
 }
 
 bool AwaitedGemms::AskAttention(const AttentionArgs& args, const RopeKvWriteParams& rope,
@@ -61,11 +54,12 @@ bool AwaitedGemms::AskAttention(const AttentionArgs& args, const RopeKvWritePara
                          .max_pages = batch.page_table.dim(1)},
                         device_))
     return false;
-  const auto begun = std::count_if(awaited_.begin(), awaited_.end(),
-                                   [](const Awaited& a) { return a.link.place == kAttention; });
+  const auto begun = std::count_if(awaited_.begin(), awaited_.end(), [](const Awaited& a) {
+    return a.link.place == kAttentionPlace;
+  });
   if (begun + 1 >= kMaxBlocks) Make(true, stream);
   Awaited& attention = awaited_.emplace_back();
-  attention.link = {.place = kAttention, .rope = rope, .out = args.out.as<bf16_t>()};
+  attention.link = {.place = kAttentionPlace, .rope = rope, .out = args.out.as<bf16_t>()};
   attention.attention = args;
   attention.batch = batch;
   return true;
@@ -74,12 +68,12 @@ bool AwaitedGemms::AskAttention(const AttentionArgs& args, const RopeKvWritePara
 void AwaitedGemms::Make(bool goes_on, cudaStream_t stream) {
   if (awaited_.empty()) return;
   const bool attends = goes_on || std::any_of(awaited_.begin(), awaited_.end(), [](const auto& a) {
-                         return a.link.place == kAttention;
+                         return a.link.place == kAttentionPlace;
                        });
   if (attends) {
     // Where o is no such linear (its outputs are a part of a sum) attention would end every launch,
     // and is better one of its own.
-    if (awaited_.back().link.place == kAttention) blocks_ = false;
+    if (awaited_.back().link.place == kAttentionPlace) blocks_ = false;
     std::vector<BlockLink> links;
     for (const Awaited& a : awaited_) links.push_back(a.link);
     LaunchBlockChain(links, device_, goes_on, meetings_.data(), exchange_.data(), stream);

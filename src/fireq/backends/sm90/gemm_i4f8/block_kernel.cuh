@@ -52,9 +52,6 @@ static_assert(kDownWords - kHiddenWords == kLongChainGroups * kGroup / 2 &&
               kBlockMostHeads * kBlockHeadDim == kShortChainGroups * kGroup);
 static_assert(sizeof(BlockChainParams) <= 32764, "what a kernel may be told");
 
-inline constexpr int kAttentionPlace = 0, kOPlace = 1, kGateUpPlace = 2, kDownPlace = 3,
-                     kQkvPlace = 4;
-
 // What becomes of one token's sums of a tile: four neighbouring outputs a thread, of a few threads.
 // As TileOutputs has it, but one code for all links: none is long enough for its instructions to be
 // at hand twice. What is needed of memory is read when this is made.

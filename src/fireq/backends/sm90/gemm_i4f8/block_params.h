@@ -14,16 +14,6 @@ struct BlockAttentionParams {
   bf16_t* out;             // as well as words
 };
 
-// What goes from CTA to CTA as words (words.cuh), of an even block or of an odd one: where outputs
-// of QKV, o, gate and up, down, and of attention begin, for the largest that a chain's links may
-// have.
-inline constexpr int kQkvWords = 0;
-inline constexpr int kOWords = kQkvWords + 3 * kBlockMostHeads * kBlockHeadDim / 2;
-inline constexpr int kHiddenWords = kOWords + kBlockMostHeads * kBlockHeadDim / 2;
-inline constexpr int kDownWords = kHiddenWords + 112 * kBlockHeadDim / 2;
-inline constexpr int kAttentionWords = kDownWords + kBlockMostHeads * kBlockHeadDim / 2;
-inline constexpr int kBlockWords = kAttentionWords + kBlockMostHeads * kBlockHeadDim / 2;
-
 // Of all: how heads are spread.
 struct BlockHeads {
   const int32_t* query_start;

@@ -21,7 +21,16 @@ std::optional<BlockSpread> SpreadBlockHeads(const BlockShape& s, const GemmDevic
 }
 
 bool BlockLinkAddsToItsOwn(int place, int64_t k) {
-  return place % 2 == 0 || GemmUnits(kGemmVariants[static_cast<size_t>(kChainVariant)], k) > 1;
+  const bool adds = place == kOPlace || place == kDownPlace;
+  return !adds || GemmUnits(kGemmVariants[static_cast<size_t>(kChainVariant)], k) > 1;
+}
+
+bool BlockLinkHasWords(int place, int64_t outputs) {
+  const int words = place == kQkvPlace      ? kOWords - kQkvWords
+                    : place == kOPlace      ? kHiddenWords - kOWords
+                    : place == kGateUpPlace ? kAttentionWords - kHiddenWords
+                                            : kAttentionWords - kDownWords;
+  return outputs <= 2 * int64_t{words};
 }
 
 }  // namespace fireq::sm90

@@ -9,6 +9,9 @@
 namespace fireq::sm90 {
 
 inline constexpr int kMaxBlocks = 9;  // of a launch: what a kernel may be told
+// Links of a block, in order.
+inline constexpr int kAttentionPlace = 0, kOPlace = 1, kGateUpPlace = 2, kDownPlace = 3,
+                     kQkvPlace = 4;
 inline constexpr int kBlockHeadDim = 128;
 inline constexpr int kBlockMostHeads = 40;   // of queries: o takes no more values
 inline constexpr int kBlockMostRows = 8;     // query heads a KV head
@@ -16,6 +19,16 @@ inline constexpr int kBlockSlots = 2;        // pages a CTA has at most
 inline constexpr int kBlockMostPages = 64;   // of a sequence: eight threads each
 inline constexpr int kBlockItems = 8;        // of outputs, four values each, that a CTA has
 inline constexpr int kBlockMostItems = 256;  // of a head
+
+// What goes from CTA to CTA as words (words.cuh), of an even block or of an odd one: where outputs
+// of QKV, o, gate and up, down, and of attention begin, for the largest that a chain's links may
+// have.
+inline constexpr int kQkvWords = 0;
+inline constexpr int kOWords = kQkvWords + 3 * kBlockMostHeads * kBlockHeadDim / 2;
+inline constexpr int kHiddenWords = kOWords + kBlockMostHeads * kBlockHeadDim / 2;
+inline constexpr int kDownWords = kHiddenWords + 112 * kBlockHeadDim / 2;
+inline constexpr int kAttentionWords = kDownWords + kBlockMostHeads * kBlockHeadDim / 2;
+inline constexpr int kBlockWords = kAttentionWords + kBlockMostHeads * kBlockHeadDim / 2;
 
 struct BlockShape {
   int64_t num_heads = 0;
@@ -34,9 +47,12 @@ struct BlockSpread {
 int BlockClusters(const GemmDevice& device);  // of kChainCluster CTAs
 // Empty where attention is a launch of its own: other heads, too many pages.
 std::optional<BlockSpread> SpreadBlockHeads(const BlockShape& shape, const GemmDevice& device);
-// Whether a linear in place `place` of a block (1 o, 2 gate and up, 3 down, 4 QKV) may be a link:
-// who adds to the residual stream must have written what it adds to, so that the first CTA of a
-// pair has the beginning of its tile. That is so where a tile has two steps.
+// What a linear in place `place` of a block must be to be a link. Who adds to the residual stream
+// must have written what it adds to, so that the first CTA of a pair has the beginning of its tile.
+// That is so where a tile has two steps.
 bool BlockLinkAddsToItsOwn(int place, int64_t k);
+// And there must be words for its outputs. Those of gate and up may reach into
+// down's: down is no link then, its K is too long.
+bool BlockLinkHasWords(int place, int64_t outputs);
 
 }  // namespace fireq::sm90

@@ -263,6 +263,11 @@ struct BlockExchange {
         parts(reinterpret_cast<uint4*>(words + 2 * kBlockWords)) {}
 };
 
+// Of a token.
+int64_t NumOutputs(const GemmI4F8Args& args) {
+  return args.epilogue == GemmEpilogue::kSiluMul ? args.layout.n / 2 : args.layout.n;
+}
+
 }  // namespace
 
 int64_t BlockExchangeBytes(const GemmDevice& device) {
@@ -272,7 +277,14 @@ int64_t BlockExchangeBytes(const GemmDevice& device) {
 
 bool FitsBlockLink(const GemmI4F8Args& args, int place) {
   return FitsGemmChain(args, static_cast<size_t>(place - 1)) &&
-         BlockLinkAddsToItsOwn(place, args.layout.k);
+         BlockLinkAddsToItsOwn(place, args.layout.k) && BlockLinkHasWords(place, NumOutputs(args));
+}
+
+bool ReadsBlockLink(const GemmI4F8Args& args, const BlockLink& before) {
+  if (before.place == kAttentionPlace)
+    return args.bf16_x == reinterpret_cast<const uint16_t*>(before.out) &&
+           args.layout.k == int64_t{before.rope.num_heads} * kBlockHeadDim;
+  return args.bf16_x == before.gemm.y && args.layout.k == NumOutputs(before.gemm);
 }
 
 void LaunchBlockChain(std::span<const BlockLink> links, const GemmDevice& device, bool goes_on,
@@ -297,7 +309,7 @@ void LaunchBlockChain(std::span<const BlockLink> links, const GemmDevice& device
     const BlockLink& link = links[l];
     FIREQ_CHECK(link.place == expected, kInvalidArgument, "gemm_i4f8: link ", link.place, " for ",
                 expected);
-    if (link.place == 0) {
+    if (link.place == kAttentionPlace) {
       if (l > 0) ++b;
       FIREQ_CHECK(b < kMaxBlocks, kInvalidArgument, "gemm_i4f8: too many blocks");
       const RopeKvWriteParams& rope = link.rope;
@@ -317,8 +329,9 @@ void LaunchBlockChain(std::span<const BlockLink> links, const GemmDevice& device
       const GemmPlan plan =
           MakeChainGemmPlan({link.gemm.m, link.gemm.layout.n, link.gemm.layout.k}, device);
       CheckArgs(plan, link.gemm);
-      FIREQ_CHECK(FitsBlockLink(link.gemm, link.place), kInvalidArgument, "gemm_i4f8: link ",
-                  link.place, " of a block");
+      FIREQ_CHECK(FitsBlockLink(link.gemm, link.place) &&
+                      (l == 0 || ReadsBlockLink(link.gemm, links[l - 1])),
+                  kInvalidArgument, "gemm_i4f8: link ", link.place, " of a block");
       params->block[b].gemm[i] = MakeParams(plan, link.gemm);
       GemmVariant piece = plan.kernel();
       piece.groups /= kChainPieces;

@@ -78,16 +78,19 @@ void LaunchGemmChain(std::span<const GemmI4F8Args> gemms, const GemmDevice& devi
 // o as RopeKvWrite and decode attention have it (but for the order of its sums). `qkv` and `q` of
 // `rope` are not read: they, and what o reads, go through `exchange`.
 struct BlockLink {
-  int place = 0;  // in the block: 0 attention, 1 o, 2 gate and up, 3 down, 4 QKV
+  int place = kAttentionPlace;  // in the block
   GemmI4F8Args gemm;
   RopeKvWriteParams rope;
   bf16_t* out = nullptr;  // attention's
 };
 bool FitsBlockLink(const GemmI4F8Args& args, int place);  // a linear
+// Whether `args` reads what `before` makes, which is all that a link may read.
+bool ReadsBlockLink(const GemmI4F8Args& args, const BlockLink& before);
 // Of words, all zero before their first use.
 int64_t BlockExchangeBytes(const GemmDevice& device);
-// Links in the order of a model, of which the first is QKV or attention; no more than kMaxBlocks
-// blocks. `goes_on`: the next launch begins with the attention behind this one's last QKV.
+// Links in the order of a model, of which the first is QKV or attention, each behind the one that
+// it reads; no more than kMaxBlocks blocks. `goes_on`: the next launch begins with the attention
+// behind this one's last QKV.
 void LaunchBlockChain(std::span<const BlockLink> links, const GemmDevice& device, bool goes_on,
                       uint32_t* meetings, void* exchange, cudaStream_t stream);
 
