@@ -43,10 +43,10 @@ bool AwaitedGemms::AwaitsAttention(const void* y) const {
          awaited_.back().link.gemm.y == y && awaited_.front().link.place != kOPlace;
 }
 
-bool AwaitedGemms::AskAttention(const AttentionArgs& args, const RopeKvWriteParams& rope,
+bool AwaitedGemms::AskAttention(const AttentionArgs& args, const AskedRope& rope,
                                 cudaStream_t stream) {
   const BatchView& batch = *args.batch;
-  if (!AwaitsAttention(rope.qkv) || batch.num_sequences != 1 || batch.num_tokens != 1 ||
+  if (!AwaitsAttention(rope.launch.qkv) || batch.num_sequences != 1 || batch.num_tokens != 1 ||
       !args.e4m3_probs ||
       !SpreadBlockHeads({.num_heads = args.num_heads,
                          .kv_heads = args.kv.layout.kv_heads,
@@ -59,9 +59,9 @@ bool AwaitedGemms::AskAttention(const AttentionArgs& args, const RopeKvWritePara
   });
   if (begun + 1 >= kMaxBlocks) Make(true, stream);
   Awaited& attention = awaited_.emplace_back();
-  attention.link = {.place = kAttentionPlace, .rope = rope, .out = args.out.as<bf16_t>()};
+  attention.link = {.place = kAttentionPlace, .rope = rope.launch, .out = args.out.as<bf16_t>()};
   attention.attention = args;
-  attention.batch = batch;
+  attention.rope = rope;
   return true;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "fireq/backends/sm90/backend/awaited_codes.h"
+#include "fireq/backends/sm90/backend/awaited_rope.h"
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
 #include "fireq/backends/sm90/runtime/device_buffer.h"
 
@@ -22,7 +23,7 @@ class AwaitedGemms {
   // Whether a linear that writes `y` is the last that awaits, and may be followed by attention.
   bool AwaitsAttention(const void* y) const;
   // Attention that makes what RopeKvWrite would, behind AwaitsAttention(); false: it does not fit.
-  bool AskAttention(const AttentionArgs& args, const RopeKvWriteParams& rope, cudaStream_t stream);
+  bool AskAttention(const AttentionArgs& args, const AskedRope& rope, cudaStream_t stream);
   void Make(cudaStream_t stream) { Make(false, stream); }
 
  private:
@@ -32,7 +33,7 @@ class AwaitedGemms {
     LinearArgs args;  // tensors, so that their memory is there as long as it may be read
     CodesToMake codes;
     AttentionArgs attention;
-    BatchView batch;
+    AskedRope rope;
   };
   // `goes_on`: the attention behind the last linear is asked for next.
   void Make(bool goes_on, cudaStream_t stream);

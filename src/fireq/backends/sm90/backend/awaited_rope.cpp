@@ -60,7 +60,7 @@ void AwaitedRope::Ask(const RopeKvWriteArgs& args, bool programmatic, cudaStream
   awaited_ = {args, *args.batch, launch};
 }
 
-const RopeKvWriteParams* AwaitedRope::Find(const AttentionArgs& args) const {
+const AskedRope* AwaitedRope::Find(const AttentionArgs& args) const {
   if (!awaited_) return nullptr;
   const BatchView& batch = *args.batch;
   const bool same = awaited_->launch.q == args.q.values.data() &&
@@ -69,14 +69,13 @@ const RopeKvWriteParams* AwaitedRope::Find(const AttentionArgs& args) const {
                     awaited_->launch.context_len == batch.context_len.data() &&
                     awaited_->launch.query_start == batch.query_start.data() &&
                     awaited_->batch.num_sequences == batch.num_sequences;
-  return same && DecodedSequences(batch, args.reduction).end == batch.num_sequences
-             ? &awaited_->launch
-             : nullptr;
+  return same && DecodedSequences(batch, args.reduction).end == batch.num_sequences ? &*awaited_
+                                                                                    : nullptr;
 }
 
 void AwaitedRope::Make(cudaStream_t stream) {
   if (!awaited_) return;
-  const Awaited rope = *awaited_;
+  const AskedRope rope = *awaited_;
   awaited_.reset();
   Launch(rope.launch, rope.batch, rope.args.kv.layout.head_dim, stream);
 }

@@ -10,6 +10,12 @@
 
 namespace fireq::sm90 {
 
+struct AskedRope {
+  RopeKvWriteArgs args;  // tensors, so that their memory is there as long as it may be read
+  BatchView batch;
+  RopeKvWriteParams launch;
+};
+
 // What awaits is settled before any other op is queued.
 class AwaitedRope {
  public:
@@ -19,7 +25,7 @@ class AwaitedRope {
   void Ask(const RopeKvWriteArgs& args, bool programmatic, cudaStream_t stream);
   // What awaits, if it is of the step and the cache of `args` and attention's kernel may do it;
   // null if not. Until then, or until attention says that it has.
-  const RopeKvWriteParams* Find(const AttentionArgs& args) const;
+  const AskedRope* Find(const AttentionArgs& args) const;
   void MadeByAttention() { awaited_.reset(); }
   bool Pending() const { return awaited_.has_value(); }
   // Whether it would await.
@@ -27,13 +33,8 @@ class AwaitedRope {
   void Make(cudaStream_t stream);
 
  private:
-  struct Awaited {
-    RopeKvWriteArgs args;  // tensors, so that their memory is there as long as it may be read
-    BatchView batch;
-    RopeKvWriteParams launch;
-  };
   int num_sms_;
-  std::optional<Awaited> awaited_;
+  std::optional<AskedRope> awaited_;
 };
 
 }  // namespace fireq::sm90

@@ -465,14 +465,14 @@ void Sm90Backend::RopeKvWrite(const RopeKvWriteArgs& args) {
 void Sm90Backend::Attention(const AttentionArgs& args) {
   Validate(args);
   const HeldTurn turn = party_.Take();
-  const RopeKvWriteParams* rope = awaited_rope_.Find(args);
+  const AskedRope* rope = awaited_rope_.Find(args);
   if (rope == nullptr) MakeCodes();
   FIREQ_CHECK(args.kv.layout.grid != KvGrid::kFloat && args.q.values.dtype() == DType::kE4M3,
               kUnsupported, "the GPU's attention needs E4M3 queries over an INT4 cache");
   CheckBorder(args.out, "the output of attention");
   if (rope == nullptr || !awaited_gemms_.AskAttention(args, *rope, stream_->get())) {
     awaited_gemms_.Make(stream_->get());
-    attention_.Run(args, rope);
+    attention_.Run(args, rope == nullptr ? nullptr : &rope->launch);
   }
   awaited_rope_.MadeByAttention();
 }
