@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/backends/sm90/attn_decode_i4/lengths.h"
+
 namespace fireq::sm90 {
 namespace {
 
@@ -21,11 +23,7 @@ struct Piece {
 // Sequences of `pages` pages, cut as the kernel does for `ctas` CTAs.
 struct CutLine {
   CutLine(const std::vector<int32_t>& pages, int32_t tracks, int32_t ctas)
-      : of_each(pages), before{{}} {
-    for (const int32_t p : pages)
-      before.push_back({before.back().pages + p,
-                        static_cast<uint16_t>(before.back().extra + DecodeExtraCost(p)),
-                        static_cast<uint16_t>(before.back().sequences + (p > 0))});
+      : of_each(pages), before(testing::BeforeEach(pages)) {
     line = {before.data(), static_cast<int32_t>(pages.size()), tracks};
     const int32_t rounds = (line.cost() + kWarps - 1) / kWarps;
     cuts = DecodeCuts::Of(rounds, ctas, ShortDivisor::Of(ctas), kWarps);
@@ -127,16 +125,9 @@ void Check(const std::vector<int32_t>& pages, int32_t tracks, int32_t ctas) {
 TEST(DecodeLine, PiecesOfRandomLengths) {
   std::mt19937 rng(std::random_device{}());
   for (int i = 0; i < 3000; ++i) {
-    const auto below = [&](uint32_t n) { return static_cast<int32_t>(rng() % n); };
-    std::vector<int32_t> pages(static_cast<size_t>(1 + below(i % 10 == 0 ? 600 : 40)));
-    const uint32_t kinds = 1 + rng() % 4;
-    int32_t run = 0, kind = 0;
-    for (int32_t& p : pages) {
-      if (run-- == 0) run = below(60), kind = below(kinds);  // the same kind next to each other
-      p = kind == 0 ? below(3) : kind == 1 ? 8 + below(60) : kind == 2 ? below(20) : below(2000);
-    }
-    const int32_t ctas = i % 3 == 0 ? 264 : i % 3 == 1 ? 228 : 1 + below(300);
-    ASSERT_NO_FATAL_FAILURE(Check(pages, 1 + below(32), ctas)) << i;
+    const auto pages = testing::RandomLengths(rng, i % 10 == 0 ? 600 : 40, 2000);
+    const int32_t ctas = testing::RandomCtas(rng, i);
+    ASSERT_NO_FATAL_FAILURE(Check(pages, 1 + static_cast<int32_t>(rng() % 32), ctas)) << i;
   }
 }
 

@@ -8,19 +8,15 @@
 #include <random>
 #include <vector>
 
+#include "tests/backends/sm90/attn_decode_i4/lengths.h"
+
 namespace fireq::sm90 {
 namespace {
 
 // Sequences of `pages` pages, dealt to `ctas` CTAs.
 struct DealtLine {
-  DealtLine(const std::vector<int32_t>& pages, int32_t tracks, int32_t ctas) : before{{}} {
-    for (const int32_t p : pages) {
-      DecodeBefore next = before.back();
-      next.pages += p;
-      next.extra = static_cast<uint16_t>(next.extra + DecodeExtraCost(p));
-      next.sequences = static_cast<uint16_t>(next.sequences + (p > 0));
-      before.push_back(next);
-    }
+  DealtLine(const std::vector<int32_t>& pages, int32_t tracks, int32_t ctas)
+      : before(testing::BeforeEach(pages)) {
     deal = DecodeDeal::Of({before.data(), static_cast<int32_t>(pages.size()), tracks}, ctas,
                           ShortDivisor::Of(ctas));
   }
@@ -125,16 +121,9 @@ void Check(const std::vector<int32_t>& pages, int32_t tracks, int32_t ctas) {
 TEST(DecodeLists, OfRandomLengths) {
   std::mt19937 rng(std::random_device{}());
   for (int i = 0; i < 400; ++i) {
-    const auto below = [&](uint32_t n) { return static_cast<int32_t>(rng() % n); };
-    std::vector<int32_t> pages(static_cast<size_t>(1 + below(i % 10 == 0 ? 600 : 40)));
-    const uint32_t kinds = 1 + rng() % 4;
-    int32_t run = 0, kind = 0;
-    for (int32_t& p : pages) {
-      if (run-- == 0) run = below(60), kind = below(kinds);  // the same kind next to each other
-      p = kind == 0 ? below(3) : kind == 1 ? 8 + below(60) : kind == 2 ? below(20) : below(500);
-    }
-    const int32_t ctas = i % 3 == 0 ? 264 : i % 3 == 1 ? 228 : 1 + below(300);
-    ASSERT_NO_FATAL_FAILURE(Check(pages, 1 + below(32), ctas)) << i;
+    const auto pages = testing::RandomLengths(rng, i % 10 == 0 ? 600 : 40, 500);
+    const int32_t ctas = testing::RandomCtas(rng, i);
+    ASSERT_NO_FATAL_FAILURE(Check(pages, 1 + static_cast<int32_t>(rng() % 32), ctas)) << i;
   }
 }
 
