@@ -119,27 +119,30 @@ TEST_F(DeviceModel, RecordedDecodeIsTheSameAsCalled) {
   EXPECT_GE(same, total * 95 / 100);
 }
 
-// One sequence, whose blocks are launched together, over the contexts in which they are.
+// One sequence, whose blocks are launched together, over the contexts in which they are; also
+// where gate and up have more outputs than such a launch hands on.
 TEST_F(DeviceModel, BlocksOfOneSequenceRecordedAreTheSameAsCalled) {
   ModelConfig config = SyntheticConfig("tiny");
   config.num_layers = sm90::kMaxBlocks + 2;
   config.hidden = 1536;
-  config.ffn = 2688;
   config.num_heads = 12;
   config.num_kv_heads = 3;
   config.head_dim = 128;
   config.max_context = 8192;
-  model_ = MakeSyntheticModel(*gpu_, config);
-  std::vector<Request> requests;
-  for (const int64_t tokens : {1, 63, 500, 2040, 4070})
-    requests.push_back({.prompt = RandomIds(tokens), .max_new_tokens = 40});
-  EngineOptions options = Options(80, Reduction::kFastest);
-  options.runner.max_sequences = 1;
-  options.runner.products = Products::kServed;
-  options.runner.record_decode = RecordDecode::kNever;
-  const auto called = Serve(options, requests);
-  options.runner.record_decode = RecordDecode::kAlways;
-  EXPECT_EQ(Serve(options, requests), called);
+  for (const int64_t ffn : {2688, 20480}) {
+    config.ffn = ffn;
+    model_ = MakeSyntheticModel(*gpu_, config);
+    std::vector<Request> requests;
+    for (const int64_t tokens : {1, 63, 500, 2040, 4070})
+      requests.push_back({.prompt = RandomIds(tokens), .max_new_tokens = 40});
+    EngineOptions options = Options(80, Reduction::kFastest);
+    options.runner.max_sequences = 1;
+    options.runner.products = Products::kServed;
+    options.runner.record_decode = RecordDecode::kNever;
+    const auto called = Serve(options, requests);
+    options.runner.record_decode = RecordDecode::kAlways;
+    EXPECT_EQ(Serve(options, requests), called) << ffn;
+  }
 }
 
 TEST_F(DeviceModel, BatchInvariantOutputsAreThoseOfTheRequestAlone) {

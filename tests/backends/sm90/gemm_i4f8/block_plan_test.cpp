@@ -36,6 +36,7 @@ TEST(BlockPlan, RefusesWhatAttentionDoesAlone) {
   EXPECT_FALSE(SpreadBlockHeads({32, 32, 128, 16}, {}));  // four CTAs a head
   EXPECT_FALSE(SpreadBlockHeads({64, 8, 128, 16}, {}));   // o too long
   EXPECT_FALSE(SpreadBlockHeads({36, 4, 128, 16}, {}));   // nine rows
+  EXPECT_FALSE(SpreadBlockHeads({40, 8, 128, 16}, {}));   // 256 items for 16 CTAs
   EXPECT_FALSE(SpreadBlockHeads({32, 0, 128, 16}, {}));
   EXPECT_TRUE(SpreadBlockHeads({28, 4, 128, 32}, {}));
 }
