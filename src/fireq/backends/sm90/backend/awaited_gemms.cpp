@@ -1,6 +1,7 @@
 #include "fireq/backends/sm90/backend/awaited_gemms.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace fireq::sm90 {
 
@@ -66,25 +67,25 @@ bool AwaitedGemms::AskAttention(const AttentionArgs& args, const AskedRope& rope
 }
 
 void AwaitedGemms::Make(bool goes_on, cudaStream_t stream) {
-  if (awaited_.empty()) return;
-  const bool attends = goes_on || std::any_of(awaited_.begin(), awaited_.end(), [](const auto& a) {
+  const std::vector<Awaited> awaited = std::exchange(awaited_, {});  // a launch may throw
+  if (awaited.empty()) return;
+  const bool attends = goes_on || std::any_of(awaited.begin(), awaited.end(), [](const auto& a) {
                          return a.link.place == kAttentionPlace;
                        });
   if (attends) {
     // Where o is no such linear (its outputs are a part of a sum) attention would end every launch,
     // and is better one of its own.
-    if (awaited_.back().link.place == kAttentionPlace) blocks_ = false;
+    if (awaited.back().link.place == kAttentionPlace) blocks_ = false;
     std::vector<BlockLink> links;
-    for (const Awaited& a : awaited_) links.push_back(a.link);
+    for (const Awaited& a : awaited) links.push_back(a.link);
     LaunchBlockChain(links, device_, goes_on, meetings_.data(), exchange_.data(), stream);
-  } else if (awaited_.size() == 1) {
-    LaunchGemmI4F8(awaited_[0].plan, awaited_[0].link.gemm, stream);
+  } else if (awaited.size() == 1) {
+    LaunchGemmI4F8(awaited[0].plan, awaited[0].link.gemm, stream);
   } else {
     std::vector<GemmI4F8Args> gemms;
-    for (const Awaited& a : awaited_) gemms.push_back(a.link.gemm);
+    for (const Awaited& a : awaited) gemms.push_back(a.link.gemm);
     LaunchGemmChain(gemms, device_, meetings_.data(), stream);
   }
-  awaited_.clear();
 }
 
 }  // namespace fireq::sm90
