@@ -91,12 +91,13 @@ void ExpectRow(const HostRows& got, int64_t row, const std::vector<float>& x, bo
   }
 }
 
+struct RowsOf {
+  int64_t k, rows;
+};
+
 TEST_F(RowQuant, QuantizeRowsIsTheFormatsRule) {
-  struct Shape2 {
-    int64_t k, rows;
-  };
   // Up to 264 rows some have launches of their own.
-  for (const auto& [k, rows] : {Shape2{64, 7},
+  for (const auto& [k, rows] : {RowsOf{64, 7},
                                 {576, 7},
                                 {4096, 7},
                                 {4096, 300},
@@ -161,10 +162,7 @@ TEST_F(RowQuant, SumsAreRoundedOnce) {
 }
 
 TEST_F(RowQuant, RmsNormQuantAddsNormsAndRounds) {
-  struct Shape2 {
-    int64_t k, rows;
-  };
-  for (const auto& [k, rows] : {Shape2{64, 5},
+  for (const auto& [k, rows] : {RowsOf{64, 5},
                                 {576, 5},
                                 {4096, 5},
                                 {4096, 265},

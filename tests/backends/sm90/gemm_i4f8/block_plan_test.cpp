@@ -55,11 +55,11 @@ TEST(BlockPlan, OutputsHaveWords) {
 }
 
 TEST(BlockPlan, WhoAddsHasWrittenWhatItAddsTo) {
-  EXPECT_TRUE(BlockLinkAddsToItsOwn(1, 4096));
-  EXPECT_FALSE(BlockLinkAddsToItsOwn(1, 1024));
-  EXPECT_FALSE(BlockLinkAddsToItsOwn(3, 1024));
-  EXPECT_TRUE(BlockLinkAddsToItsOwn(3, 1152));
-  EXPECT_TRUE(BlockLinkAddsToItsOwn(2, 1024));
+  EXPECT_TRUE(BlockLinkAddsToItsOwn(kOPlace, 4096));
+  EXPECT_FALSE(BlockLinkAddsToItsOwn(kOPlace, 1024));
+  EXPECT_FALSE(BlockLinkAddsToItsOwn(kDownPlace, 1024));
+  EXPECT_TRUE(BlockLinkAddsToItsOwn(kDownPlace, 1152));
+  EXPECT_TRUE(BlockLinkAddsToItsOwn(kGateUpPlace, 1024));
 }
 
 }  // namespace
