@@ -36,6 +36,8 @@ class AwaitedCodes {
   // Makes what is awaited and what is to be read from `wanted`. Throws kInternal if that was left
   // to a reader and is gone: such codes are for one reader, or for several one after the other.
   void Make(cudaStream_t stream, const void* wanted = nullptr);
+  // Of ops that will not be run.
+  void Drop() { *this = {}; }
 
  private:
   std::optional<CodesToMake> awaited_;

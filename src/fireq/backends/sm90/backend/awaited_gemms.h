@@ -25,6 +25,8 @@ class AwaitedGemms {
   // Attention that makes what RopeKvWrite would, behind AwaitsAttention(); false: it does not fit.
   bool AskAttention(const AttentionArgs& args, const AskedRope& rope, cudaStream_t stream);
   void Make(cudaStream_t stream) { Make(false, stream); }
+  // Of ops that will not be run: attention behind a launch that goes on would wait for it for ever.
+  void Drop() { awaited_.clear(); }
 
  private:
   struct Awaited {

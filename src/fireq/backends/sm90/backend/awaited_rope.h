@@ -31,6 +31,8 @@ class AwaitedRope {
   // Whether it would await.
   bool MayAwait(const RopeKvWriteArgs& args) const;
   void Make(cudaStream_t stream);
+  // Of ops that will not be run.
+  void Drop() { awaited_.reset(); }
 
  private:
   int num_sms_;

@@ -155,8 +155,13 @@ class Sm90Backend final : public Backend, public StreamOwner {
       ~ForgetsBehind() { attention.Forget(); }  // which has not been run then
     } forgets_behind{attention_};
     const auto ops = [&] {
-      body();
-      MakeCodes();
+      try {
+        body();
+        MakeCodes();
+      } catch (...) {
+        DropAwaited();
+        throw;
+      }
     };
     return std::make_unique<GraphRecording>(stream_, ops, [this] {
       attention_.Forget();
@@ -190,6 +195,14 @@ class Sm90Backend final : public Backend, public StreamOwner {
     awaited_gemms_.Make(stream_->get());
     awaited_.Make(stream_->get(), wanted);
     ForgetEarlyRows();
+  }
+  // Of a recording that there will not be.
+  void DropAwaited() {
+    awaited_gemms_.Drop();
+    awaited_rope_.Drop();
+    awaited_.Drop();
+    awaited_sum_.reset();
+    early_ = {};
   }
   // What is queued now may write there, and is what a reader then waits for. At once, in stream
   // order: a recording that is replayed next counts from zero, too.
