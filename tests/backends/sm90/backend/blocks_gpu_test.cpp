@@ -13,6 +13,7 @@
 #include "fireq/backends/sm90/gemm_i4f8/launch.h"
 #include "fireq/backends/sm90/runtime/stream.h"
 #include "tests/backends/sm90/attn_decode_i4/decode_on_device.h"
+#include "tests/backends/sm90/gemm_i4f8/weight_on_device.h"
 
 namespace fireq::sm90 {
 namespace {
@@ -28,27 +29,8 @@ struct Sizes {
   int64_t qkv() const { return int64_t{heads + 2 * kv_heads} * 128; }
 };
 
-struct Weight {
-  WeightTileLayout layout;
-  DeviceBuffer<uint8_t> tiles;
-  DeviceBuffer<float> row_scales;
-
-  Weight(int64_t n, int64_t k, std::mt19937& rng) : layout{n, k} {
-    const int64_t groups = layout.groups();
-    std::vector<uint8_t> codes(static_cast<size_t>(n * k / 2)),
-        scales(static_cast<size_t>(n * groups)), zeros(scales.size());
-    for (auto& c : codes) c = static_cast<uint8_t>(rng());
-    for (auto& s : scales) s = static_cast<uint8_t>(32 + rng() % 24);
-    for (auto& z : zeros) z = static_cast<uint8_t>(6 + rng() % 4);
-    const std::vector<WeightI4Part> parts = {
-        {n, codes.data(), scales.data(), zeros.data(), 32.0f * std::sqrt(static_cast<float>(k))}};
-    std::vector<uint8_t> packed(static_cast<size_t>(layout.size_bytes()));
-    std::vector<float> of_rows(static_cast<size_t>(n));
-    PackWeightTiles(parts, k, RowOrder::kStacked, 0, layout.row_blocks(), packed.data(),
-                    of_rows.data());
-    tiles = DeviceBuffer<uint8_t>(packed);
-    row_scales = DeviceBuffer<float>(of_rows);
-  }
+struct Weight : testing::WeightOnDevice {
+  Weight(int64_t n, int64_t k, std::mt19937& rng) : WeightOnDevice(n, k, 32.0f, rng) {}
 };
 
 struct Layer {
