@@ -95,6 +95,22 @@ struct RowsOf {
   int64_t k, rows;
 };
 
+// quantize_rows of BF16 x [rows, k], every row.
+void ExpectQuantizedRows(const std::vector<uint16_t>& x, int64_t rows, int64_t k) {
+  const DeviceBuffer<uint16_t> input(x);
+  const DeviceRows out(rows, k);
+  const Stream stream;
+  LaunchQuantizeRows({input.data(), rows, k, out.view()}, stream.get());
+  stream.Synchronize();
+  const HostRows got = out.ToHost();
+  for (int64_t row = 0; row < rows; ++row) {
+    std::vector<float> values;
+    for (int64_t j = 0; j < k; ++j)
+      values.push_back(Bf16ToFloat(x[static_cast<size_t>(row * k + j)]));
+    ExpectRow(got, row, values, true);
+  }
+}
+
 TEST_F(RowQuant, QuantizeRowsIsTheFormatsRule) {
   // Up to 264 rows some have launches of their own.
   for (const auto& [k, rows] : {RowsOf{64, 7},
@@ -116,18 +132,7 @@ TEST_F(RowQuant, QuantizeRowsIsTheFormatsRule) {
     std::vector<uint16_t> x = RandomBf16(rows * k, 3.0f, static_cast<uint32_t>(k));
     for (int64_t j = 0; j < k; ++j) x[static_cast<size_t>(2 * k + j)] = 0;
     x[static_cast<size_t>(4 * k + k / 2)] = 0x7FC0;  // NaN
-    const DeviceBuffer<uint16_t> input(x);
-    const DeviceRows out(rows, k);
-    const Stream stream;
-    LaunchQuantizeRows({input.data(), rows, k, out.view()}, stream.get());
-    stream.Synchronize();
-    const HostRows got = out.ToHost();
-    for (int64_t row = 0; row < rows; ++row) {
-      std::vector<float> values;
-      for (int64_t j = 0; j < k; ++j)
-        values.push_back(Bf16ToFloat(x[static_cast<size_t>(row * k + j)]));
-      ExpectRow(got, row, values, true);
-    }
+    ExpectQuantizedRows(x, rows, k);
   }
 }
 
@@ -146,18 +151,7 @@ TEST_F(RowQuant, SumsAreRoundedOnce) {
         x[static_cast<size_t>(row * k + j)] = FloatToBf16(rng() % 4 == 0 ? small : large);
       }
     }
-    const DeviceBuffer<uint16_t> input(x);
-    const DeviceRows out(rows, k);
-    const Stream stream;
-    LaunchQuantizeRows({input.data(), rows, k, out.view()}, stream.get());
-    stream.Synchronize();
-    const HostRows got = out.ToHost();
-    for (int64_t row = 0; row < rows; ++row) {
-      std::vector<float> values;
-      for (int64_t j = 0; j < k; ++j)
-        values.push_back(Bf16ToFloat(x[static_cast<size_t>(row * k + j)]));
-      ExpectRow(got, row, values, true);
-    }
+    ExpectQuantizedRows(x, rows, k);
   }
 }
 
