@@ -110,6 +110,20 @@ TEST(AttnDecodeI4, ManyRaggedSequences) {
   EXPECT_LE(RelativeError(device.Output(), ReferenceAttention(c, ProbRounding::kE4M3)), 3e-3);
 }
 
+// The output of one launch, which three more must have in every bit.
+std::vector<float> SameOutputOfEachLaunch(const Runner& runner, const AttentionCase& c,
+                                          AttentionOnDevice& device) {
+  std::vector<float> first;
+  for (int launch = 0; launch < 4; ++launch) {
+    device.out.FillBytes(0xFF);
+    runner.Launch(runner.Args(c, device));
+    const std::vector<float> out = device.Output();
+    if (launch == 0) first = out;
+    EXPECT_EQ(0, std::memcmp(first.data(), out.data(), out.size() * sizeof(float))) << launch;
+  }
+  return first;
+}
+
 // `copies` times the same sequences, with the same pages.
 AttentionCase Repeat(const AttentionCase& c, int copies) {
   AttentionCase all = c;
@@ -144,14 +158,7 @@ TEST(AttnDecodeI4, ManySegmentsACta) {
     AttentionOnDevice device(all);
     const Runner runner(all);
     EXPECT_TRUE(runner.plan().finishes);
-    std::vector<float> first;
-    for (int launch = 0; launch < 4; ++launch) {
-      device.out.FillBytes(0xFF);
-      runner.Launch(runner.Args(all, device));
-      const std::vector<float> out = device.Output();
-      if (launch == 0) first = out;
-      EXPECT_EQ(0, std::memcmp(first.data(), out.data(), out.size() * sizeof(float))) << launch;
-    }
+    const std::vector<float> first = SameOutputOfEachLaunch(runner, all, device);
     for (int i = 0; i < copies; ++i) {
       const auto begin = first.begin() + i * std::ssize(reference);
       const std::vector<float> copy(begin, begin + std::ssize(reference));
@@ -190,14 +197,7 @@ TEST(AttnDecodeI4, ShortSegmentsAmongLongOnes) {
     AttentionOnDevice device(c);
     const Runner runner(c);
     EXPECT_TRUE(runner.plan().finishes);
-    std::vector<float> first;
-    for (int launch = 0; launch < 4; ++launch) {
-      device.out.FillBytes(0xFF);
-      runner.Launch(runner.Args(c, device));
-      const std::vector<float> out = device.Output();
-      if (launch == 0) first = out;
-      EXPECT_EQ(0, std::memcmp(first.data(), out.data(), out.size() * sizeof(float))) << launch;
-    }
+    const std::vector<float> first = SameOutputOfEachLaunch(runner, c, device);
     EXPECT_LE(RelativeError(first, ReferenceAttention(c, ProbRounding::kE4M3)), 3e-3);
   }
 }

@@ -33,6 +33,23 @@ inline std::vector<int32_t> RandomLengths(std::mt19937& rng, uint32_t most, uint
   return pages;
 }
 
+// Nothing, one page, empty ones at either end, short ones behind long ones and a giant among them.
+inline std::vector<std::vector<int32_t>> UnusualLengths() {
+  std::vector<int32_t> long_and_short(200, 32);
+  long_and_short.resize(256, 1);
+  std::vector<int32_t> giant(301, 1);
+  giant[150] = 16384;
+  return {std::vector<int32_t>(256, 0),
+          std::vector<int32_t>(256, 1),
+          {1},
+          {0, 0, 7, 0},
+          {8, 0, 0, 7},
+          long_and_short,
+          giant,
+          std::vector<int32_t>(256, 21),
+          std::vector<int32_t>(64, 17)};
+}
+
 // As many CTAs as some GPU has room for, or any.
 inline int32_t RandomCtas(std::mt19937& rng, int i) {
   return i % 3 == 0 ? 264 : i % 3 == 1 ? 228 : 1 + static_cast<int32_t>(rng() % 300);

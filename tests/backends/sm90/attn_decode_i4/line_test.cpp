@@ -132,17 +132,7 @@ TEST(DecodeLine, PiecesOfRandomLengths) {
 }
 
 TEST(DecodeLine, PiecesOfUnusualLengths) {
-  std::vector<int32_t> long_and_short(200, 32);
-  long_and_short.resize(256, 1);
-  std::vector<int32_t> giant(301, 1);
-  giant[150] = 16384;
-  for (const std::vector<int32_t>& pages : {std::vector<int32_t>(256, 0),
-                                            std::vector<int32_t>(256, 1),
-                                            {1},
-                                            {0, 0, 7, 0},
-                                            {8, 0, 0, 7},
-                                            long_and_short,
-                                            giant})
+  for (const std::vector<int32_t>& pages : testing::UnusualLengths())
     for (const int32_t tracks : {1, 8, 32}) ASSERT_NO_FATAL_FAILURE(Check(pages, tracks, 264));
 }
 

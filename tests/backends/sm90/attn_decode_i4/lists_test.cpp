@@ -128,14 +128,7 @@ TEST(DecodeLists, OfRandomLengths) {
 }
 
 TEST(DecodeLists, OfUnusualLengths) {
-  std::vector<int32_t> giant(301, 1);
-  giant[150] = 16384;
-  std::vector<int32_t> long_and_short(200, 32);
-  long_and_short.resize(256, 1);
-  for (const std::vector<int32_t>& pages :
-       {std::vector<int32_t>(256, 21), std::vector<int32_t>(64, 17), std::vector<int32_t>(256, 0),
-        std::vector<int32_t>(256, 1), std::vector<int32_t>{1}, std::vector<int32_t>{0, 0, 7, 0},
-        std::vector<int32_t>{8, 0, 0, 7}, long_and_short, giant})
+  for (const std::vector<int32_t>& pages : testing::UnusualLengths())
     for (const int32_t tracks : {1, 8, 32}) ASSERT_NO_FATAL_FAILURE(Check(pages, tracks, 264));
 }
 
