@@ -67,13 +67,7 @@ class BlockVector : RopeKvWriter<kBlockHeadDim, RopeRuns::kFewShort> {
   __device__ __forceinline__ void PrepareTurn() { LoadRotation(); }
   // `factors` and `shift` of the KV head, or null.
   __device__ __forceinline__ void Turn(const float* factors, const float* shift) {
-#pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
-      const float a = x_[i];
-      const float b = x_[i + kPairs];
-      x_[i] = Turned(a, b, cosine_[i], -sine_[i]);
-      x_[i + kPairs] = Turned(a, b, sine_[i], cosine_[i]);
-    }
+    TurnPairs();
     if (factors != nullptr) With(factors, std::multiplies());
     if (shift != nullptr) With(shift, std::minus());
   }

@@ -235,6 +235,13 @@ class RopeKvWriter {
       With(norm, std::multiplies());
     }
     if constexpr (!kShort) RecallRotation();
+    TurnPairs();
+    if (crs != nullptr) With(crs + int64_t{KvHead()} * kDim, std::multiplies());
+    if (shift != nullptr) With(shift + int64_t{KvHead()} * kDim, std::minus());
+    if (p_.hadamard) Hadamard();
+  }
+
+  __device__ __forceinline__ void TurnPairs() {
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       const float a = x_[i];
@@ -242,9 +249,6 @@ class RopeKvWriter {
       x_[i] = Turned(a, b, cosine_[i], -sine_[i]);
       x_[i + kPairs] = Turned(a, b, sine_[i], cosine_[i]);
     }
-    if (crs != nullptr) With(crs + int64_t{KvHead()} * kDim, std::multiplies());
-    if (shift != nullptr) With(shift + int64_t{KvHead()} * kDim, std::minus());
-    if (p_.hadamard) Hadamard();
   }
 
   // Fast Walsh-Hadamard: the lowest bits of d and its top bit lie in the thread, the others in
