@@ -295,8 +295,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       FenceMbarrierInit();
     }
   } else if (lane == 0) {
-    for (int s = warp; s < Config::kStages; s += kWeightsWarp)
-      if (warp < kWeightsWarp) MbarrierInit(shared.empty(s), Config::kConsumerThreads / 32);
+    shared.InitEmpty(warp);
     if (warp == 0) {
       MbarrierInit(shared.handed_over(), 1);
       MbarrierInit(&of_attention.full, 1);

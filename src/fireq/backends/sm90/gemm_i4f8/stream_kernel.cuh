@@ -392,9 +392,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     if (CopiesOfWarp<Config>(lane)) weights.CopyFirst(maps.weights);
   } else if (lane == 0) {
     if (warp == kTokensWarp && !Config::kResident) PrefetchTensorMap(&maps.tokens);
-    // A warp's share each: one after another they would take a thread a microsecond.
-    for (int s = warp; s < Config::kStages; s += kWeightsWarp)
-      if (warp < kWeightsWarp) MbarrierInit(shared.empty(s), Config::kConsumerThreads / 32);
+    shared.InitEmpty(warp);
     if (warp == 0 && sends) {
       MbarrierInit(shared.handed_over(), 1);
       const uint32_t bytes =

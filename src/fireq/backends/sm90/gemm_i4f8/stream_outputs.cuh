@@ -51,6 +51,13 @@ struct StreamShared {
            stage;
   }
   __device__ Mbarrier* empty(int stage) const { return full(stage) + Config::kStages; }
+  // By a lane of every warp, a consuming one's share each: one after another they would take a
+  // thread a microsecond.
+  __device__ __forceinline__ void InitEmpty(int warp) const {
+    constexpr int kWarps = Config::kConsumerThreads / 32;
+    for (int s = warp; s < Config::kStages; s += kWarps)
+      if (warp < kWarps) MbarrierInit(empty(s), kWarps);
+  }
   __device__ ResidentTokens<Config> resident() const { return {base - Config::kResidentBytes}; }
 };
 
